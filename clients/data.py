@@ -1,0 +1,163 @@
+"""What a client reads: its own rows out of memory-mapped arrays that `simulations.datasets` wrote once.
+
+A partition directory holds partition.json, order.npy and offsets.npy: client c owns the rows
+order[offsets[c] : offsets[c + 1]] of the train split. partition.json points, by a relative path, to the data
+directory that all partitions of one data set share: meta.json and {train,test}_{features,labels}.npy, raw and
+compact (uint8 pixels in channels-first order, float16 vectors). Normalisation happens here, on the few rows
+that are asked for, so 1,000,000 clients cost no more to open than one.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+FORMAT = 1
+
+T = TypeVar("T")
+
+Kind = Literal["image", "vector"]
+Examples = tuple[NDArray[np.float32], NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """What a model must know of a data set; `input_shape` is (channels, height, width) or (features,)."""
+
+    input_shape: tuple[int, ...]
+    num_classes: int
+    class_names: tuple[str, ...]
+    kind: Kind
+
+
+@dataclass(frozen=True, eq=False)
+class FederatedData:
+    """One data set shared out among clients, opened from a partition directory."""
+
+    directory: Path
+    spec: DataSpec
+    _mean: NDArray[np.float32]
+    _std: NDArray[np.float32]
+    _splits: dict[str, tuple[NDArray[Any], NDArray[np.int64]]]
+    _order: NDArray[np.int64]
+    _offsets: NDArray[np.int64]
+
+    @classmethod
+    def open(cls, directory: str | Path) -> Self:
+        directory = Path(directory).absolute()
+        store = (directory / _read(directory / "partition.json", lambda link: str(link["data"]))).resolve()
+        spec, mean, std = _read(store / "meta.json", _parse_meta)
+        splits = {split: _load_split(store, split, spec) for split in ("train", "test")}
+        order, offsets = (_load(directory / f"{name}.npy", np.int64) for name in ("order", "offsets"))
+        if len(offsets) < 2 or offsets[0] != 0 or not offsets[-1] == len(order) <= len(splits["train"][1]):
+            raise _malformed(
+                directory / "offsets.npy",
+                f"offsets that run from {offsets[:1]} to {offsets[-1:]} over {len(order)} assigned rows "
+                f"of {len(splits['train'][1])}",
+            )
+        return cls(directory, spec, mean, std, splits, order, offsets)
+
+    def __reduce__(self) -> tuple[Callable[[Path], Self], tuple[Path]]:
+        # A memory map pickles as a copy of the whole array; the receiver opens its own instead.
+        return self.open, (self.directory,)
+
+    @property
+    def num_clients(self) -> int:
+        return len(self._offsets) - 1
+
+    def client_size(self, client: int) -> int:
+        """How many train examples the client has."""
+        start, stop = self._bounds(client)
+        return stop - start
+
+    def client(self, client: int) -> Examples:
+        """The client's train examples: float32 (n, *input_shape), normalised, and int64 labels (n,)."""
+        start, stop = self._bounds(client)
+        return self._examples("train", np.asarray(self._order[start:stop]))
+
+    def train(self) -> Examples:
+        """The whole train split in its stored order, whoever owns it."""
+        return self._examples("train", slice(None))
+
+    def test(self) -> Examples:
+        return self._examples("test", slice(None))
+
+    def _bounds(self, client: int) -> tuple[int, int]:
+        if not 0 <= client < self.num_clients:
+            raise IndexError(f"client {client} asked for, {self.directory} holds clients 0 to {self.num_clients - 1}")
+        start, stop = self._offsets[client : client + 2]
+        return int(start), int(stop)
+
+    def _examples(self, split: str, rows: NDArray[np.int64] | slice) -> Examples:
+        features, labels = self._splits[split]
+        values = features[rows].astype(np.float32)
+        channels = values.reshape(len(values), len(self._mean), -1)  # a view: a vector is one channel
+        channels -= self._mean[:, None]
+        channels /= self._std[:, None]
+        return values, np.array(labels[rows])
+
+
+def _parse_meta(meta: dict[str, Any]) -> tuple[DataSpec, NDArray[np.float32], NDArray[np.float32]]:
+    names = tuple(map(str, meta["class_names"]))
+    spec = DataSpec(tuple(map(int, meta["input_shape"])), len(names), names, meta["kind"])
+    if (spec.kind, len(spec.input_shape)) not in {("image", 3), ("vector", 1)}:
+        raise ValueError(f"kind {spec.kind!r} with input shape {spec.input_shape}")
+    mean, std = (np.asarray(meta[name], dtype=np.float32) for name in ("mean", "std"))
+    channels = spec.input_shape[0] if spec.kind == "image" else 1
+    if mean.shape != (channels,) or std.shape != (channels,):
+        raise ValueError(f"mean of shape {mean.shape} and std of shape {std.shape} for {channels} channels")
+    return spec, mean, std
+
+
+def _load_split(store: Path, split: str, spec: DataSpec) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    features = _load(store / f"{split}_features.npy", np.uint8 if spec.kind == "image" else np.float16)
+    labels = _load(store / f"{split}_labels.npy", np.int64)
+    if features.shape != (len(labels), *spec.input_shape):
+        raise _malformed(
+            store / f"{split}_features.npy",
+            f"shape {features.shape} for {len(labels)} labels and input shape {spec.input_shape}",
+        )
+    return features, labels
+
+
+def _load(path: Path, dtype: type[np.generic]) -> NDArray[Any]:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise _missing(path) from None
+    except (ValueError, EOFError) as error:
+        raise _malformed(path, str(error)) from error
+    if array.dtype != dtype or array.ndim == 0:
+        raise _malformed(path, f"{array.dtype} of shape {array.shape} where {np.dtype(dtype)} is due")
+    return array
+
+
+def _read(path: Path, parse: Callable[[dict[str, Any]], T]) -> T:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise _missing(path) from None
+    except ValueError as error:
+        raise _malformed(path, str(error)) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        seen = content.get("format") if isinstance(content, dict) else type(content).__name__
+        raise _malformed(path, f"format {seen!r} where {FORMAT} is due")
+    try:
+        return parse(content)
+    except (KeyError, TypeError, ValueError) as error:
+        raise _malformed(path, f"{type(error).__name__}: {error}") from error
+
+
+def _missing(path: Path) -> FileNotFoundError:
+    return FileNotFoundError(
+        f"{path} does not exist: expected what `simulations.datasets.prepare` returned. "
+        f"Prepare the data on this machine, or copy the whole data directory with its partitions/ here"
+    )
+
+
+def _malformed(path: Path, seen: str) -> ValueError:
+    return ValueError(f"{path} cannot be used: {seen}. Delete {path.parent} and prepare the data again")

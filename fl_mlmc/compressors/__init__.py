@@ -1,0 +1,1 @@
+"""Compressors that are not ladders, one a file; `base` says what a compressor is."""

@@ -1,0 +1,143 @@
+"""The run config: parsed once at the edge, passed down in pieces. No function deep inside reads a config key."""
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from . import parse
+from .compressors.base import Compressor
+from .models import parse_model
+from .submodels.rules import rule_named
+from .submodels.tier import Tier, parse_tiers
+
+Scalar = bool | int | float | str
+
+
+class ConfigError(ValueError):
+    """A run config that cannot be run: names the key, the value seen and what is allowed."""
+
+
+class RunConfig(BaseModel):
+    """Everything that decides a run. Keys are the fields' names with dashes."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, alias_generator=lambda name: name.replace("_", "-")
+    )
+
+    seed: int = Field(0, ge=0)
+    num_rounds: int = Field(20, ge=1)
+    num_clients: int = Field(60, ge=1)
+    clients_per_round: int = Field(20, ge=1)
+    engine: Literal["flower", "local"] = "local"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dataset: str = Field("digits", min_length=1)
+    data_dir: str = ""
+    partition: str = "iid"
+    model: str = "cnn"
+    tiers: str = "full:1.0:1.0"
+    width_rule: str = "nested"
+    compressor: str = "Identity()"
+    downlink_compressor: str = "Identity()"
+    scheme: Literal["direct"] = "direct"
+    local_steps: int = Field(0, ge=0, description="0: as many as local-epochs make")
+    local_epochs: int = Field(1, ge=1)
+    batch_size: int = Field(32, ge=1)
+    learning_rate: float = Field(0.05, gt=0)
+    client_optimizer: str = "sgd"
+    server_optimizer: str = "sgd"
+    server_learning_rate: float = Field(1.0, gt=0)
+    evaluate_every: int = Field(1, ge=1)
+    quorum: int | float = Field(0.5, description="good replies a round needs: a whole number, or a share such as 0.5")
+    round_timeout: float = Field(3600.0, gt=0, description="seconds to wait for a round's replies")
+    runs_dir: str = "runs"
+    run_name: str = ""
+
+    @classmethod
+    def from_flower(cls, raw: Mapping[str, Scalar]) -> Self:
+        """Parse dashed keys and plain values; ConfigError names every key that does not fit."""
+        known = [field.alias or name for name, field in cls.model_fields.items()]
+        for key in raw:
+            if key not in known:
+                near = difflib.get_close_matches(key, known, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise ConfigError(f"unknown run-config key {key!r}{hint} Known keys: {', '.join(known)}")
+        try:
+            return cls.model_validate(dict(raw))
+        except ValidationError as error:
+            raise ConfigError("; ".join(map(_message, error.errors()))) from None
+
+    def to_flower(self) -> dict[str, Scalar]:
+        """The same config as dashed keys and plain values; `from_flower` reads it back."""
+        return self.model_dump(by_alias=True)
+
+    def changed(self, **changes: Scalar | Path) -> Self:
+        """A config with some fields replaced and all of it checked again."""
+        named = {key.replace("_", "-"): str(value) if isinstance(value, Path) else value for key, value in changes.items()}
+        return self.from_flower({**self.to_flower(), **named})
+
+    @property
+    def tier_list(self) -> tuple[Tier, ...]:
+        """The tiers, parsed."""
+        return parse_tiers(self.tiers)
+
+    @property
+    def uplink(self) -> Compressor:
+        """The compressor of client updates, parsed."""
+        return parse(self.compressor)
+
+    @property
+    def downlink(self) -> Compressor:
+        """The compressor of the broadcast, parsed."""
+        return parse(self.downlink_compressor)
+
+    def least_replies(self, num_sampled: int) -> int:
+        """Good replies that a round of so many sampled clients needs."""
+        return self.quorum if isinstance(self.quorum, int) else max(1, -int(-self.quorum * num_sampled // 1))
+
+    @field_validator("compressor", "downlink_compressor")
+    @classmethod
+    def _is_compressor(cls, text: str) -> str:
+        return repr(parse(text))
+
+    @field_validator("tiers")
+    @classmethod
+    def _are_tiers(cls, text: str) -> str:
+        return ",".join(map(str, parse_tiers(text)))
+
+    @field_validator("model")
+    @classmethod
+    def _is_model(cls, text: str) -> str:
+        parse_model(text)
+        return text
+
+    @field_validator("width_rule")
+    @classmethod
+    def _is_rule(cls, name: str) -> str:
+        rule_named(name)
+        return name
+
+    @field_validator("quorum")
+    @classmethod
+    def _is_quorum(cls, value: int | float) -> int | float:
+        if isinstance(value, bool) or value < 0 or (isinstance(value, float) and not 0 < value <= 1):
+            raise ValueError(f"a whole number of replies, or a share in (0, 1], not {value!r}")
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.clients_per_round > self.num_clients:
+            raise ValueError(
+                f"clients-per-round is {self.clients_per_round}, more than num-clients, {self.num_clients}"
+            )
+        if isinstance(self.quorum, int) and self.quorum > self.clients_per_round:
+            raise ValueError(f"quorum is {self.quorum}, more than clients-per-round, {self.clients_per_round}")
+        return self
+
+
+def _message(error: Mapping[str, Any]) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    text = error["msg"].removeprefix("Value error, ")
+    return f"{key} = {error['input']!r}: {text}" if key else text

@@ -1,0 +1,1 @@
+"""Ladders, one biased family a file; `base` says what a ladder is."""

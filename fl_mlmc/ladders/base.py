@@ -1,0 +1,58 @@
+"""Ladders: families of biased compressors C^1, …, C^L that end in the identity, C^L(v) = v.
+
+Level l's increment is C^l(v) − C^(l−1)(v); the increments (and the base C^0, where it is not zero) sum to v. A biased
+compressor is a ladder plus the level it stops at; `MLMC` makes an unbiased one of the same ladder.
+"""
+
+from abc import abstractmethod
+
+import numpy as np
+from torch import Tensor
+
+from ..blocks import Block, Payload
+from ..compressors.base import Compressed, Compressor
+
+
+class Rungs:
+    """One ladder standing against one vector. Lazy: nothing is built before it is asked for."""
+
+    size: int
+    num_levels: int
+    base: Block | None = None
+    """C^0(v), always sent; None where it is zero."""
+
+    def norms(self) -> np.ndarray:
+        """(L,) float64 ‖C^l(v) − C^(l−1)(v)‖₂. Zero only where the increment is zero."""
+        raise NotImplementedError
+
+    def costs(self) -> np.ndarray:
+        """(L,) float64 expected bits of each increment."""
+        raise NotImplementedError
+
+    def prior(self) -> np.ndarray:
+        """(L,) the best level probabilities that do not look at the vector, for `probabilities="fixed"`."""
+        raise NotImplementedError
+
+    def increment(self, level: int) -> Block:
+        """C^l(v) − C^(l−1)(v) for l = 1 … L."""
+        raise NotImplementedError
+
+    def rung(self, level: int) -> tuple[Block, ...]:
+        """C^l(v) as blocks: the base and the increments up to `level`."""
+        base = () if self.base is None else (self.base,)
+        return base + tuple(self.increment(step) for step in range(1, level + 1))
+
+
+class Ladder(Compressor):
+    """A family of biased compressors; used alone, the member at level `stop`."""
+
+    stop: int = 1
+
+    @abstractmethod
+    def climb(self, vector: Tensor) -> Rungs:
+        """The ladder against one vector."""
+
+    def compress(self, vector: Tensor, rng: np.random.Generator) -> Compressed:
+        rungs = self.climb(vector)
+        bits = float(rungs.costs()[: self.stop].sum())
+        return Compressed(Payload(rungs.size, rungs.rung(self.stop)), bits)

@@ -1,0 +1,42 @@
+"""The neutral ladder: one level, the vector itself."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from ..blocks import DenseBlock
+from .base import Ladder, Rungs
+
+
+@dataclass(frozen=True, repr=False)
+class Identity(Ladder):
+    """Send the vector as it is, 32 bits a coordinate."""
+
+    def climb(self, vector: Tensor) -> "IdentityRungs":
+        return IdentityRungs(vector)
+
+    def omega(self, vector: Tensor) -> float:
+        return 0.0
+
+
+class IdentityRungs(Rungs):
+    """The one increment from nothing to the vector."""
+
+    num_levels = 1
+
+    def __init__(self, vector: Tensor) -> None:
+        self.size = vector.numel()
+        self._vector = vector
+
+    def norms(self) -> np.ndarray:
+        return np.array([float(self._vector.double().norm())])
+
+    def costs(self) -> np.ndarray:
+        return np.array([32.0 * self.size])
+
+    def prior(self) -> np.ndarray:
+        return np.ones(1)
+
+    def increment(self, level: int) -> DenseBlock:
+        return DenseBlock(self._vector)

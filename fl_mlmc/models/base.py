@@ -1,0 +1,44 @@
+"""What a model is to us: a builder at a width, and the spec that says how its tensors are cut."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..submodels.width_spec import WidthSpec
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A family of modules that differ in width only.
+
+    `build(units)` makes the module with that many units in each hidden dimension; `spec` describes the full one.
+    Inputs are float32 of shape (batch, *input_shape), outputs logits of shape (batch, num_classes).
+    """
+
+    build: Callable[[Mapping[str, int]], nn.Module]
+    spec: WidthSpec
+
+    def initial(self, seed: int) -> Tensor:
+        """The freshly initialised full model as a flat float32 vector, a function of the seed."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return to_vector(self.build(self.spec.units))
+
+
+def to_vector(module: nn.Module) -> Tensor:
+    """All tensors of a module as one flat float32 vector, in `state_dict` order."""
+    return torch.cat([tensor.detach().reshape(-1).float() for tensor in module.state_dict().values()])
+
+
+def load_vector(module: nn.Module, vector: Tensor) -> None:
+    """Set all tensors of a module from its flat vector; ValueError if it has another length."""
+    tensors = list(module.state_dict().values())
+    expected = sum(tensor.numel() for tensor in tensors)
+    if vector.numel() != expected:
+        raise ValueError(f"the module has {expected} parameters, the vector {vector.numel()}")
+    parts = vector.split([tensor.numel() for tensor in tensors])
+    with torch.no_grad():
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))

@@ -1,0 +1,30 @@
+"""A multilayer perceptron on flattened inputs."""
+
+import math
+from collections.abc import Mapping
+
+from torch import nn
+
+from ..submodels.width_spec import Axis, WidthSpec
+from .base import Model
+
+
+def mlp(input_shape: tuple[int, ...], num_classes: int, hidden: tuple[int, ...] = (200,)) -> Model:
+    """Linear layers of `hidden` units with ReLU between."""
+    units = {f"hidden{number}": count for number, count in enumerate(hidden, start=1)}
+
+    def build(units: Mapping[str, int]) -> nn.Module:
+        sizes = [math.prod(input_shape), *units.values()]
+        layers: list[nn.Module] = [nn.Flatten()]
+        for before, after in zip(sizes[:-1], sizes[1:], strict=True):
+            layers += [nn.Linear(before, after), nn.ReLU()]
+        return nn.Sequential(*layers, nn.Linear(sizes[-1], num_classes))
+
+    module = build(units)
+    names: list[str | None] = [None, *units, None]
+    axes: dict[str, tuple[Axis | str | None, ...]] = {}
+    linear = (name for name, layer in module.named_children() if isinstance(layer, nn.Linear))
+    for name, before, after in zip(linear, names[:-1], names[1:], strict=True):
+        axes[f"{name}.weight"] = (after, before)
+        axes[f"{name}.bias"] = (after,)
+    return Model(build, WidthSpec.of(module, units, axes))

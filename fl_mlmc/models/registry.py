@@ -1,0 +1,23 @@
+"""The models by name, as the config writes them: "cnn" or "cnn(dense=64)"."""
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+
+from ..spec import Call, parse_call
+from .base import Model
+from .cnn import cnn
+from .mlp import mlp
+
+MODELS: Mapping[str, Callable[..., Model]] = {"cnn": cnn, "mlp": mlp}
+
+
+def parse_model(text: str) -> Call:
+    """The name and options in `text`; ValueError that lists the known ones."""
+    return parse_call(text, MODELS, "model", given=2)
+
+
+@lru_cache(maxsize=8)
+def build_model(text: str, input_shape: tuple[int, ...], num_classes: int) -> Model:
+    """The model that `text` names, for data of that shape. Equal arguments give the same object."""
+    call = parse_model(text)
+    return MODELS[call.name](input_shape, num_classes, *call.args, **call.options)

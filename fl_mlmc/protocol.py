@@ -1,0 +1,104 @@
+"""What strategies and clients say to each other, as plain values; both wrap them in Flower's records.
+
+A train message carries one `Array` (the client's submodel as a payload, stype `PAYLOAD_STYPE`) and the fields of a
+`TrainTask`; its reply one `Array` (the update) and the fields of a `TrainUpdate`. A client that cannot give an
+update replies with a `TrainFailure` instead.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Self
+
+PAYLOAD_STYPE = "fl_mlmc.payload/1"
+ARRAYS, CONFIG, PAYLOAD = "arrays", "config", "payload"
+ROSTER_QUERY = "query.roster"
+
+
+class ProtocolError(ValueError):
+    """A message from elsewhere breaks a rule of the protocol. Drop it, log the drop, go on."""
+
+
+class _Record:
+    """A frozen dataclass of plain values that travels as a config record with dashed keys."""
+
+    def to_config(self) -> dict[str, Any]:
+        return {name.replace("_", "-"): value for name, value in asdict(self).items()}  # type: ignore[call-overload]
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Read it back; ProtocolError on a missing field or one of another type."""
+        values = {}
+        for field in fields(cls):  # type: ignore[arg-type]
+            key = field.name.replace("_", "-")
+            value = config.get(key)
+            if type(value) is not field.type:
+                raise ProtocolError(f"{cls.__name__} has {key} = {value!r}, expected {field.type.__name__}")
+            values[field.name] = value
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class TrainTask(_Record):
+    """What the server asks: train the submodel of `width` as client number `client`."""
+
+    server_round: int
+    client: int
+    tier: str
+    width: float
+    data: str
+    """Where the prepared data lies, for clients that share the server's disk."""
+
+
+@dataclass(frozen=True)
+class TrainUpdate(_Record):
+    """What the client sends beside its payload: update = after − before, over its own submodel."""
+
+    server_round: int
+    client: int
+    code_stamp: str
+    num_examples: int
+    train_loss: float
+    train_seconds: float
+    encode_seconds: float
+    expected_bits: float
+    levels: list
+    probabilities: list
+
+
+@dataclass(frozen=True)
+class TrainFailure(_Record):
+    """Why a client has no update to send."""
+
+    server_round: int
+    client: int
+    failure: str
+
+
+@dataclass(frozen=True)
+class RosterEntry(_Record):
+    """Who a node is: the clients it hosts are first, first + stride, … below the run's number of clients."""
+
+    first: int
+    stride: int
+    tier: str
+    """The tier it declares; empty where the run's shares decide."""
+    node: str
+    """A name that repeats from run to run."""
+    code_stamp: str
+
+
+@lru_cache(maxsize=1)
+def code_stamp() -> str:
+    """A digest of the source that both sides run: the files of `fl_mlmc` and `clients`.
+
+    The server compares it with each client's: a client that runs other code is left out by name, not averaged in.
+    """
+    root = Path(__file__).parent.parent
+    digest = hashlib.blake2b(digest_size=8)
+    for package in ("clients", "fl_mlmc"):
+        for path in sorted((root / package).rglob("*.py")):
+            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()

@@ -1,0 +1,79 @@
+"""The round log: what happened, one JSON object a line, appended and flushed whole.
+
+RUN_DIR/run.json holds the settings and the outcome, clients.jsonl a row per sampled client per round, rounds.jsonl
+a row per round. `fl_mlmc.frames` reads them back.
+"""
+
+import json
+import math
+import os
+import platform
+from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+RUN, CLIENTS, ROUNDS = "run.json", "clients.jsonl", "rounds.jsonl"
+
+
+class RoundLog:
+    """The writer of one run directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    @classmethod
+    def create(cls, directory: Path, header: Mapping[str, Any]) -> "RoundLog":
+        """Begin a run's log in a directory that has none; `header` goes into run.json beside the versions."""
+        directory.mkdir(parents=True, exist_ok=True)
+        if (directory / RUN).exists():
+            raise FileExistsError(f"{directory} already holds a run; choose another run-name or runs-dir")
+        log = cls(directory)
+        log._write_run({"status": "running", **header, "versions": _versions()})
+        for name in (CLIENTS, ROUNDS):
+            (directory / name).touch()
+        return log
+
+    def append_clients(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Add a round's client rows in one write."""
+        self._append(CLIENTS, rows)
+
+    def append_round(self, row: Mapping[str, Any]) -> None:
+        """Add a round's row; written last, so a round with a row is complete."""
+        self._append(ROUNDS, [row])
+
+    def finish(self, status: str) -> None:
+        """Record how the run ended: "completed" or "failed: <reason>"."""
+        self._write_run({**json.loads((self.directory / RUN).read_text()), "status": status})
+
+    def _append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        text = "".join(json.dumps(_plain(row), allow_nan=False) + "\n" for row in rows)
+        with open(self.directory / name, "a", encoding="utf-8") as file:
+            file.write(text)
+
+    def _write_run(self, content: Mapping[str, Any]) -> None:
+        partial = self.directory / (RUN + ".partial")
+        partial.write_text(json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
+        os.replace(partial, self.directory / RUN)
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN and no infinity: they become null."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {name: _version(name) for name in ("fl-mlmc", "flwr", "numpy", "ray", "torch")}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # a Flower bundle runs from its folder, without having been installed
+        return "not installed"

@@ -1,0 +1,72 @@
+"""Objects as text: `MLMC(TopK(fraction=0.01))` in TOML, logs, plots and Python alike.
+
+The text is a Python call of a known name; arguments are literals or further calls. Nothing is evaluated.
+"""
+
+import ast
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Call:
+    """A name and its arguments, as read from text; nested calls are already built."""
+
+    name: str
+    args: tuple[Any, ...]
+    options: Mapping[str, Any]
+
+
+def parse_call(text: str, known: Mapping[str, Callable[..., Any]], what: str, given: int = 0) -> Call:
+    """Read `text` as a call of one of `known`; a bare name is a call without arguments.
+
+    `what` names the kind of thing in errors. The first `given` parameters are not the text's to set: the caller
+    passes them. ValueError on text that is no such call, on unknown names and on unknown options.
+    """
+    try:
+        node = ast.parse(text.strip(), mode="eval").body
+    except SyntaxError as error:
+        raise ValueError(f"{what} {text!r} is not of the form Name(option=value)") from error
+    return _read(node, known, what, given)
+
+
+def build(text: str, known: Mapping[str, Callable[..., Any]], what: str) -> Any:
+    """The object that `text` describes: `parse_call`, then the call."""
+    call = parse_call(text, known, what)
+    return known[call.name](*call.args, **call.options)
+
+
+def _read(node: ast.expr, known: Mapping[str, Callable[..., Any]], what: str, given: int = 0) -> Call:
+    if isinstance(node, ast.Name):
+        node = ast.Call(node, [], [])
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+        raise ValueError(f"{what} {ast.unparse(node)!r} is not of the form Name(option=value)")
+    name = node.func.id
+    if name not in known:
+        raise ValueError(f"unknown {what} {name!r}; known: {', '.join(sorted(known))}")
+    allowed = list(inspect.signature(known[name]).parameters)[given:]
+    for keyword in node.keywords:
+        if keyword.arg not in allowed:
+            listed = ", ".join(allowed) or "none"
+            raise ValueError(f"{what} {name} has no option {keyword.arg!r}; its options: {listed}")
+    if len(node.args) > len(allowed):
+        raise ValueError(f"{what} {name} takes at most {len(allowed)} arguments, got {len(node.args)}")
+    args = tuple(_value(argument, known, what) for argument in node.args)
+    options = {str(keyword.arg): _value(keyword.value, known, what) for keyword in node.keywords}
+    try:
+        inspect.signature(known[name]).bind(*[None] * given, *args, **options)
+    except TypeError as error:
+        raise ValueError(f"{what} {ast.unparse(node)}: {error}; its options: {', '.join(allowed)}") from error
+    return Call(name, args, options)
+
+
+def _value(node: ast.expr, known: Mapping[str, Callable[..., Any]], what: str) -> Any:
+    if isinstance(node, ast.Call | ast.Name):
+        call = _read(node, known, what)
+        return known[call.name](*call.args, **call.options)
+    try:
+        return ast.literal_eval(node)
+    except ValueError as error:
+        raise ValueError(f"{what} option {ast.unparse(node)!r} is not a number, text or {what}") from error
