@@ -24,7 +24,10 @@ class RunConfig(BaseModel):
     """Everything that decides a run. Keys are the fields' names with dashes."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", validate_default=True, alias_generator=lambda name: name.replace("_", "-")
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+        alias_generator=lambda name: name.replace("_", "-"),
     )
 
     seed: int = Field(0, ge=0)
@@ -75,7 +78,9 @@ class RunConfig(BaseModel):
 
     def changed(self, **changes: Scalar | Path) -> Self:
         """A config with some fields replaced and all of it checked again."""
-        named = {key.replace("_", "-"): str(value) if isinstance(value, Path) else value for key, value in changes.items()}
+        named = {
+            key.replace("_", "-"): str(value) if isinstance(value, Path) else value for key, value in changes.items()
+        }
         return self.from_flower({**self.to_flower(), **named})
 
     @property

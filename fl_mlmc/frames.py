@@ -31,9 +31,7 @@ def read_rounds(*runs: str | Path | Iterable[str | Path]) -> pd.DataFrame:
 
 
 def _read(name: str, columns: tuple[str, ...], runs: tuple[str | Path | Iterable[str | Path], ...]) -> pd.DataFrame:
-    directories = [
-        Path(run) for group in runs for run in ([group] if isinstance(group, str | Path) else group)
-    ]
+    directories = [Path(run) for group in runs for run in ([group] if isinstance(group, str | Path) else group)]
     if not directories:
         raise ValueError("name at least one run directory")
     frames = [_frame(directory / name, columns) for directory in directories]

@@ -35,7 +35,7 @@ class _Record:
             key = field.name.replace("_", "-")
             value = config.get(key)
             if type(value) is not field.type:
-                raise ProtocolError(f"{cls.__name__} has {key} = {value!r}, expected {field.type.__name__}")
+                raise ProtocolError(f"{cls.__name__} has {key} = {value!r}, expected {field.type}")
             values[field.name] = value
         return cls(**values)
 

@@ -69,7 +69,9 @@ def _plain(value: Any) -> Any:
 
 
 def _versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {name: _version(name) for name in ("fl-mlmc", "flwr", "numpy", "ray", "torch")}
+    return {"python": platform.python_version()} | {
+        name: _version(name) for name in ("fl-mlmc", "flwr", "numpy", "ray", "torch")
+    }
 
 
 def _version(name: str) -> str:

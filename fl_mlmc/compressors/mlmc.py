@@ -34,9 +34,7 @@ class MLMC(Compressor):
         if not isinstance(self.ladder, Ladder):
             raise ValueError(f"MLMC wraps a ladder such as TopK(fraction=0.01), got {self.ladder!r}")
         if self.probabilities not in get_args(Probabilities):
-            raise ValueError(
-                f"MLMC's probabilities are one of {get_args(Probabilities)}, got {self.probabilities!r}"
-            )
+            raise ValueError(f"MLMC's probabilities are one of {get_args(Probabilities)}, got {self.probabilities!r}")
         if not isinstance(self.draws, int) or not 1 <= self.draws <= 254:
             raise ValueError(f"MLMC's draws is a whole number from 1 to 254, got {self.draws!r}")
 

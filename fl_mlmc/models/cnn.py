@@ -8,9 +8,7 @@ from ..submodels.width_spec import Axis, WidthSpec
 from .base import Model
 
 
-def cnn(
-    input_shape: tuple[int, ...], num_classes: int, conv: tuple[int, int] = (32, 64), dense: int = 128
-) -> Model:
+def cnn(input_shape: tuple[int, ...], num_classes: int, conv: tuple[int, int] = (32, 64), dense: int = 128) -> Model:
     """`conv` channels in each convolution, `dense` hidden units; for images (channels, height, width) of 4 × 4 or more."""
     if len(input_shape) != 3 or min(input_shape[1:]) < 4:
         raise ValueError(

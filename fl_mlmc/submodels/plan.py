@@ -32,9 +32,7 @@ class IndexPlan:
     @cached_property
     def is_full(self) -> bool:
         """Whether the submodel is the whole model, in its own order."""
-        return all(
-            np.array_equal(indices, np.arange(self.spec.units[name])) for name, indices in self.kept.items()
-        )
+        return all(np.array_equal(indices, np.arange(self.spec.units[name])) for name, indices in self.kept.items())
 
     @cached_property
     def indices(self) -> Tensor:
@@ -70,14 +68,10 @@ class IndexPlan:
         return (repeats + picked.ravel()).ravel()
 
 
-def plan(
-    spec: WidthSpec, rule: str, width: float, server_round: int = 0, client: int = 0, seed: int = 0
-) -> IndexPlan:
+def plan(spec: WidthSpec, rule: str, width: float, server_round: int = 0, client: int = 0, seed: int = 0) -> IndexPlan:
     """The submodel that `client` holds in `server_round` at `width`, by a rule of `RULES`."""
     chosen = rule_named(rule)
-    return _plan(
-        spec, rule, width, server_round if chosen.per_round else 0, client if chosen.per_client else 0, seed
-    )
+    return _plan(spec, rule, width, server_round if chosen.per_round else 0, client if chosen.per_client else 0, seed)
 
 
 @lru_cache(maxsize=32)
