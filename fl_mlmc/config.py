@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from . import parse
 from .compressors.base import Compressor
 from .models import parse_model
+from .optimizers import parse_optimizer
 from .submodels.rules import rule_named
 from .submodels.tier import Tier, parse_tiers
 
@@ -34,7 +35,7 @@ class RunConfig(BaseModel):
     num_rounds: int = Field(20, ge=1)
     num_clients: int = Field(60, ge=1)
     clients_per_round: int = Field(20, ge=1)
-    engine: Literal["flower", "local"] = "local"
+    engine: Literal["flower", "local"] = "flower"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dataset: str = Field("digits", min_length=1)
     data_dir: str = ""
@@ -116,6 +117,12 @@ class RunConfig(BaseModel):
     @classmethod
     def _is_model(cls, text: str) -> str:
         parse_model(text)
+        return text
+
+    @field_validator("client_optimizer", "server_optimizer")
+    @classmethod
+    def _is_optimizer(cls, text: str) -> str:
+        parse_optimizer(text)
         return text
 
     @field_validator("width_rule")

@@ -14,7 +14,8 @@ from typing import Any, Self
 
 PAYLOAD_STYPE = "fl_mlmc.payload/1"
 ARRAYS, CONFIG, PAYLOAD = "arrays", "config", "payload"
-ROSTER_QUERY = "query.roster"
+ROSTER_ACTION = "roster"
+"""The action of the query message that asks nodes for their RosterEntry."""
 
 
 class ProtocolError(ValueError):

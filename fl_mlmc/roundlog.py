@@ -8,7 +8,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,25 @@ RUN, CLIENTS, ROUNDS = "run.json", "clients.jsonl", "rounds.jsonl"
 class RoundLog:
     """The writer of one run directory."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, on_round: Callable[[Mapping[str, Any]], None] | None = None) -> None:
         self.directory = directory
+        self._on_round = on_round
 
     @classmethod
-    def create(cls, directory: Path, header: Mapping[str, Any]) -> "RoundLog":
-        """Begin a run's log in a directory that has none; `header` goes into run.json beside the versions."""
+    def create(
+        cls,
+        directory: Path,
+        header: Mapping[str, Any],
+        on_round: Callable[[Mapping[str, Any]], None] | None = None,
+    ) -> "RoundLog":
+        """Begin a run's log in a directory that has none; `header` goes into run.json beside the versions.
+
+        `on_round` hears every round's row once it is written.
+        """
         directory.mkdir(parents=True, exist_ok=True)
         if (directory / RUN).exists():
             raise FileExistsError(f"{directory} already holds a run; choose another run-name or runs-dir")
-        log = cls(directory)
+        log = cls(directory, on_round)
         log._write_run({"status": "running", **header, "versions": _versions()})
         for name in (CLIENTS, ROUNDS):
             (directory / name).touch()
@@ -41,6 +50,8 @@ class RoundLog:
     def append_round(self, row: Mapping[str, Any]) -> None:
         """Add a round's row; written last, so a round with a row is complete."""
         self._append(ROUNDS, [row])
+        if self._on_round is not None:
+            self._on_round(row)
 
     def finish(self, status: str) -> None:
         """Record how the run ended: "completed" or "failed: <reason>"."""

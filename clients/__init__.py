@@ -1,0 +1,1 @@
+"""The client side: imports on a device that has only flwr, torch and numpy."""

@@ -1,0 +1,72 @@
+"""One client's round: take the submodel, train it, send back the compressed update."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fl_mlmc.config import RunConfig
+from fl_mlmc.models import build_model
+from fl_mlmc.models.base import load_vector, to_vector
+from fl_mlmc.protocol import TrainTask, TrainUpdate, code_stamp
+from fl_mlmc.rng import stream
+from fl_mlmc.submodels import plan
+from fl_mlmc.wire import decode_payload, encode_payload
+
+from .data import FederatedData
+from .trainer import TrainingError, device_of, one_thread, train
+
+
+@dataclass(frozen=True)
+class ClientReply:
+    """An update and its payload."""
+
+    update: TrainUpdate
+    payload: bytes
+    size: int
+    """Coordinates of the submodel, and so of the payload."""
+
+
+def run_task(task: TrainTask, payload: bytes, config: RunConfig, data: FederatedData) -> ClientReply:
+    """Train what `payload` holds on the client's own examples, and encode update = after − before.
+
+    TrainingError if training gives no finite update; WireError if the payload is broken.
+    """
+    with one_thread():
+        model = build_model(config.model, data.spec.input_shape, data.spec.num_classes)
+        own = plan(model.spec, config.width_rule, task.width, task.server_round, task.client, config.seed)
+        before = decode_payload(payload, own.size).dense()
+        device = device_of(config)
+        module = model.build(own.units).to(device)
+        load_vector(module, before)
+        features, labels = (torch.from_numpy(part).to(device) for part in data.client(task.client))
+        rng = stream(config.seed, "batches", task.server_round, task.client)
+        trained = train(module, features, labels, config, rng)
+        start = time.perf_counter()
+        update = _checked(to_vector(module) - before.to(device))
+        rng = stream(config.seed, "level", task.server_round, task.client)
+        compressed = config.uplink.compress(update, rng)
+        encoded = encode_payload(compressed.payload)
+    return ClientReply(
+        TrainUpdate(
+            server_round=task.server_round,
+            client=task.client,
+            code_stamp=code_stamp(),
+            num_examples=len(labels),
+            train_loss=trained.loss,
+            train_seconds=trained.seconds,
+            encode_seconds=time.perf_counter() - start,
+            expected_bits=compressed.expected_bits,
+            levels=list(compressed.levels),
+            probabilities=list(compressed.probabilities),
+        ),
+        encoded,
+        own.size,
+    )
+
+
+def _checked(update: Tensor) -> Tensor:
+    if not bool(torch.isfinite(update).all()):
+        raise TrainingError("the update holds values that are not finite")
+    return update

@@ -1,0 +1,77 @@
+"""Local training: plain minibatch steps on one client's examples."""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fl_mlmc.config import RunConfig
+from fl_mlmc.optimizers import make_optimizer
+
+
+class TrainingError(RuntimeError):
+    """Local training went wrong in a way that the server should hear of."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training run on one client measured."""
+
+    loss: float
+    """Mean training loss over the steps taken."""
+    seconds: float
+
+
+def train(module: nn.Module, features: Tensor, labels: Tensor, config: RunConfig, rng: np.random.Generator) -> Trained:
+    """Train `module` in place by cross-entropy on (features, labels); TrainingError on a loss that is not finite."""
+    start = time.perf_counter()
+    optimizer = make_optimizer(config.client_optimizer, module.parameters(), config.learning_rate)
+    losses = []
+    module.train()
+    for batch in batches(len(labels), config, rng):
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(module(features[batch]), labels[batch])
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    mean = float(torch.stack(losses).mean())
+    if not math.isfinite(mean):
+        raise TrainingError(f"training loss is {mean} after {len(losses)} steps")
+    return Trained(mean, time.perf_counter() - start)
+
+
+def batches(num_examples: int, config: RunConfig, rng: np.random.Generator) -> Iterator[Tensor]:
+    """Index batches of one client's round: local-steps of them, or as many as local-epochs make.
+
+    Every epoch is a fresh permutation; its last batch may be shorter.
+    """
+    per_epoch = math.ceil(num_examples / config.batch_size)
+    num_steps = config.local_steps or config.local_epochs * per_epoch
+    for step in range(num_steps):
+        if step % per_epoch == 0:
+            order = torch.from_numpy(rng.permutation(num_examples))
+        start = step % per_epoch * config.batch_size
+        yield order[start : start + config.batch_size]
+
+
+def device_of(config: RunConfig) -> torch.device:
+    """The device to compute on; "auto" takes CUDA where there is one."""
+    if config.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(config.device)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute with one thread: clients run side by side, and sums come out the same on every engine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

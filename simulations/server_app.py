@@ -1,0 +1,117 @@
+"""The Flower ServerApp: puts data, model, strategy and engine together. The composition root."""
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+from torch import Tensor, nn
+
+from clients.client_app import app as client_app
+from clients.data import FederatedData
+from clients.trainer import device_of
+from fl_mlmc.config import RunConfig
+from fl_mlmc.models import Model, build_model
+from fl_mlmc.models.base import load_vector
+from fl_mlmc.protocol import code_stamp
+from fl_mlmc.roundlog import RoundLog
+from strategies.checkpoint import save_checkpoint
+from strategies.tiered import TieredStrategy, from_arrays, to_arrays
+
+from .datasets import prepare
+from .local_grid import LocalGrid
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """One run, on the engine that the run config names."""
+    config = RunConfig.from_flower(context.run_config)
+    serve(config, grid)
+
+
+def serve(
+    config: RunConfig, grid: Grid | None = None, on_round: Callable[[Mapping[str, Any]], None] | None = None
+) -> Path:
+    """Run `config` to its end and give its run directory; `grid` is what Flower handed over, if it did.
+
+    `on_round` hears every row of rounds.jsonl. Whatever ends the run early is recorded in run.json and raised.
+    """
+    directory = run_directory(config)
+    data = prepare(
+        config.dataset,
+        Path(config.data_dir) if config.data_dir else None,
+        config.partition,
+        config.num_clients,
+        config.seed,
+    )
+    federated = FederatedData.open(data)
+    model = build_model(config.model, federated.spec.input_shape, federated.spec.num_classes)
+    if config.engine == "local":
+        grid = LocalGrid(client_app, config.num_clients, config.to_flower())
+    if grid is None:
+        raise ValueError(f"engine {config.engine!r} needs Flower: use `flwr run` or `fl-mlmc run`")
+    round_log = RoundLog.create(directory, _header(config, model), on_round)
+    try:
+        strategy = TieredStrategy(config, model, round_log, str(data), _evaluator(config, model, federated))
+        result = strategy.start(
+            grid,
+            to_arrays(model.initial(config.seed)),
+            config.num_rounds,
+            timeout=config.round_timeout,
+            evaluate_fn=strategy.evaluate,
+        )
+        save_checkpoint(directory / "checkpoint", model.spec, from_arrays(result.arrays), config.num_rounds)
+    except BaseException as error:
+        round_log.finish(f"failed: {type(error).__name__}: {error}")
+        raise
+    round_log.finish("completed")
+    return directory
+
+
+def run_directory(config: RunConfig) -> Path:
+    """Where the run's log goes: runs-dir/run-name, the name by default the time in UTC."""
+    name = config.run_name or datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    return Path(config.runs_dir).expanduser().absolute() / name
+
+
+def _header(config: RunConfig, model: Model) -> Mapping[str, Any]:
+    return {
+        "config": config.to_flower(),
+        "seed": config.seed,
+        "tiers": [
+            {
+                "name": tier.name,
+                "width": tier.width,
+                "share": tier.share,
+            }
+            for tier in config.tier_list
+        ],
+        "num_parameters": model.spec.size,
+        "code_stamp": code_stamp(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _evaluator(config: RunConfig, model: Model, data: FederatedData) -> Callable[[Tensor], Mapping[str, float]]:
+    device = device_of(config)
+    module = model.build(model.spec.units).to(device)
+    features, labels = (torch.from_numpy(part) for part in data.test())
+
+    def evaluate(vector: Tensor) -> Mapping[str, float]:
+        load_vector(module, vector)
+        module.eval()
+        loss = correct = 0.0
+        with torch.inference_mode():
+            for start in range(0, len(labels), 1024):
+                wanted = labels[start : start + 1024].to(device)
+                logits = module(features[start : start + 1024].to(device))
+                loss += float(nn.functional.cross_entropy(logits, wanted, reduction="sum"))
+                correct += float((logits.argmax(1) == wanted).sum())
+        return {"loss": loss / len(labels), "accuracy": correct / len(labels)}
+
+    return evaluate

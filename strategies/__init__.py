@@ -1,0 +1,1 @@
+"""The server side: Flower strategies that decode compressed updates of submodels."""

@@ -1,0 +1,104 @@
+"""The roster: which node hosts which client, and each client's tier.
+
+Flower's node ids are random; everything that repeats from run to run uses the client number.
+"""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.serverapp import Grid
+
+from fl_mlmc.protocol import CONFIG, ROSTER_ACTION, ProtocolError, RosterEntry, code_stamp
+from fl_mlmc.submodels.tier import Tier, assign_tiers, tier_named
+
+
+class RosterError(RuntimeError):
+    """The federation cannot give the clients that the run config asks for."""
+
+
+@dataclass(frozen=True)
+class Seat:
+    """Where a client sits: Flower's handle of its node, the node's lasting name, and the client's tier."""
+
+    node_id: int
+    node: str
+    tier: Tier
+
+
+class Roster:
+    """Clients 0 to num_clients − 1 of a run and the nodes that host them."""
+
+    def __init__(self, tiers: Sequence[Tier], num_clients: int, seed: int) -> None:
+        self._tiers, self._num_clients, self._seed = tuple(tiers), num_clients, seed
+        self._entries: dict[int, RosterEntry] = {}
+        self._refused: dict[int, str] = {}
+        self._seats: dict[int, Seat] = {}
+
+    @property
+    def clients(self) -> Sequence[int]:
+        """The numbers of all clients that a node hosts now, ascending."""
+        return sorted(self._seats)
+
+    def seat(self, client: int) -> Seat:
+        """Where `client` sits."""
+        return self._seats[client]
+
+    def wait(self, grid: Grid, seconds: float = 60.0) -> None:
+        """Ask nodes who they are until every client has one; RosterError if that takes longer than `seconds`."""
+        deadline = time.monotonic() + seconds
+        while True:
+            self.refresh(grid)
+            if len(self._seats) == self._num_clients:
+                return
+            if time.monotonic() > deadline:
+                refused = "".join(f"; node {node} was refused: {reason}" for node, reason in self._refused.items())
+                raise RosterError(
+                    f"{len(self._seats)} of {self._num_clients} clients have a node, after {seconds:g} s{refused}. "
+                    f"Give the federation a node for each client, or set num-clients to what it has"
+                )
+            time.sleep(0.2)
+
+    def refresh(self, grid: Grid) -> None:
+        """Ask nodes that are new, forget nodes that are gone."""
+        present = set(grid.get_node_ids())
+        known = self._entries.keys() | self._refused.keys()
+        new = sorted(present - known)
+        if not new and known <= present:
+            return
+        self._entries = {node: entry for node, entry in self._entries.items() if node in present}
+        self._refused = {node: reason for node, reason in self._refused.items() if node in present}
+        for reply in grid.send_and_receive([_query(node) for node in new], timeout=60.0) if new else ():
+            self._add(reply)
+        self._seats = dict(self._seat_all())
+
+    def _add(self, reply: Message) -> None:
+        node_id = reply.metadata.src_node_id
+        if reply.has_error():
+            return  # it may answer the next time
+        try:
+            entry = RosterEntry.from_config(reply.content.config_records[CONFIG])
+            if entry.code_stamp != code_stamp():
+                raise ProtocolError(f"it runs code {entry.code_stamp}, the server runs {code_stamp()}")
+            if entry.tier:
+                tier_named(self._tiers, entry.tier)
+        except (KeyError, ValueError) as error:
+            self._refused[node_id] = str(error)
+        else:
+            self._entries[node_id] = entry
+
+    def _seat_all(self) -> Iterable[tuple[int, Seat]]:
+        by_share = assign_tiers(self._tiers, self._num_clients, self._seed)
+        for node_id, entry in self._entries.items():
+            hosted = range(entry.first, self._num_clients, entry.stride) if entry.stride else [entry.first]
+            for client in hosted:
+                if 0 <= client < self._num_clients:
+                    tier = tier_named(self._tiers, entry.tier) if entry.tier else self._tiers[by_share[client]]
+                    yield client, Seat(node_id, entry.node, tier)
+
+
+def _query(node_id: int) -> Message:
+    # A query needs no content, but Flower sends no empty message.
+    content = RecordDict({CONFIG: ConfigRecord({"ask": ROSTER_ACTION})})
+    return Message(content, dst_node_id=node_id, message_type=f"{MessageType.QUERY}.{ROSTER_ACTION}")

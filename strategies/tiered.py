@@ -1,0 +1,333 @@
+"""The strategy that all share: submodels by tier out, compressed updates back, a coverage-aware mean between."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from logging import INFO, WARNING
+from typing import Any
+
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.common.logger import log
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+from torch import Tensor
+
+from fl_mlmc.aggregate import CoverageMean
+from fl_mlmc.blocks import Payload
+from fl_mlmc.config import RunConfig
+from fl_mlmc.models import Model
+from fl_mlmc.protocol import (
+    ARRAYS,
+    CONFIG,
+    PAYLOAD,
+    PAYLOAD_STYPE,
+    ProtocolError,
+    TrainFailure,
+    TrainTask,
+    TrainUpdate,
+    code_stamp,
+)
+from fl_mlmc.rng import stream
+from fl_mlmc.roundlog import RoundLog
+from fl_mlmc.submodels import IndexPlan, plan
+from fl_mlmc.wire import decode_payload, encode_payload
+
+from .roster import Roster, Seat
+from .server_optimizer import ServerOptimizer
+
+Row = dict[str, Any]
+Evaluate = Callable[[Tensor], Mapping[str, float]]
+"""Metrics of a global model, given as a flat vector: loss, accuracy, …"""
+
+MODEL = "model"
+"""The key of the one array that holds the global model: flat, float32."""
+
+
+class QuorumError(RuntimeError):
+    """A round got fewer good replies than the run config demands."""
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """A task that awaits its reply."""
+
+    task: TrainTask
+    seat: Seat
+    plan: IndexPlan
+    downlink_bytes: int
+
+
+class TieredStrategy(Strategy):
+    """Every round: sample a cohort, send each client the submodel of its tier, decode and average the updates.
+
+    Replies that break a rule are dropped and logged with the reason; the round goes on. Fewer good replies than the
+    quorum end the run (`QuorumError`). Pass `evaluate` to `start` as `evaluate_fn`: it also closes the round's log.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        model: Model,
+        round_log: RoundLog,
+        data: str = "",
+        evaluate_model: Evaluate | None = None,
+    ) -> None:
+        self.config = config
+        self.model = model
+        self.round_log = round_log
+        self.roster = Roster(config.tier_list, config.num_clients, config.seed)
+        self._data = data
+        self._evaluate_model = evaluate_model
+        self._optimizer = ServerOptimizer(config.server_optimizer, config.server_learning_rate, model.spec.size)
+        self._vector = torch.empty(0)
+        self._sent: dict[int, _Sent] = {}
+        self._row: Row = {}
+        self._started = 0.0
+        self._cumulative_uplink_bytes = 0
+
+    def summary(self) -> None:
+        """Say what this run is."""
+        config = self.config
+        for line in (
+            f"model {config.model}: {self.model.spec.size:,} parameters",
+            f"clients {config.num_clients}, {config.clients_per_round} a round, tiers {config.tiers}",
+            f"compressor {config.compressor}, downlink {config.downlink_compressor}",
+            f"log {self.round_log.directory}",
+        ):
+            log(INFO, "\t└──> %s", line)
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """A message for each client of the round's cohort, in ascending order of client number."""
+        self._started = time.perf_counter()
+        self._vector = from_arrays(arrays)
+        if server_round == 1:
+            self.roster.wait(grid)
+        self.roster.refresh(grid)
+        self._sent = {}
+        return self._messages(server_round)
+
+    def _messages(self, server_round: int) -> Iterator[Message]:
+        submodels: dict[IndexPlan, bytes] = {}
+        for client in self._cohort(server_round):
+            seat = self.roster.seat(client)
+            own = plan(self.model.spec, self.config.width_rule, seat.tier.width, server_round, client, self.config.seed)
+            if own not in submodels:
+                submodels[own] = self._broadcast(own, server_round)
+            payload = submodels[own]
+            task = TrainTask(server_round, client, seat.tier.name, seat.tier.width, self._data)
+            self._sent[client] = _Sent(task, seat, own, len(payload))
+            array = Array("float32", (own.size,), PAYLOAD_STYPE, payload)
+            content = RecordDict({ARRAYS: ArrayRecord({PAYLOAD: array}), CONFIG: ConfigRecord(task.to_config())})
+            yield Message(
+                content,
+                dst_node_id=seat.node_id,
+                message_type=MessageType.TRAIN,
+                group_id=f"{server_round}/{client}",  # comes back on error replies too
+                ttl=self.config.round_timeout,
+            )
+
+    def _cohort(self, server_round: int) -> list[int]:
+        clients = self.roster.clients
+        count = min(self.config.clients_per_round, len(clients))
+        picked = stream(self.config.seed, "cohort", server_round).choice(len(clients), count, replace=False)
+        return sorted(clients[index] for index in picked)
+
+    def _broadcast(self, own: IndexPlan, server_round: int) -> bytes:
+        rng = stream(self.config.seed, "downlink", server_round, own.size)
+        return encode_payload(self.config.downlink.compress(own.gather(self._vector), rng).payload)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Average the good updates and step the model; every sampled client gets its row in the log."""
+        mean = CoverageMean(self.model.spec.size)
+        rows: list[Row] = []
+        server_seconds = 0.0
+        for client, reply in in_client_order(self._sent, replies):
+            start = time.perf_counter()
+            rows.append(self._fold(mean, self._sent[client], reply))
+            server_seconds += time.perf_counter() - start
+        start = time.perf_counter()
+        self.round_log.append_clients(rows)
+        num_ok = sum(row["status"] == "ok" for row in rows)
+        result = mean.result()
+        uplink_bytes = sum(row["payload_bytes"] for row in rows)
+        self._cumulative_uplink_bytes += uplink_bytes
+        self._row = {
+            "round": server_round,
+            "num_sampled": len(rows),
+            "num_ok": num_ok,
+            "coverage_min": int(result.coverage.min()),
+            "coverage_mean": float(result.coverage.double().mean()),
+            "uplink_bytes": uplink_bytes,
+            "downlink_bytes": sum(row["downlink_bytes"] for row in rows),
+            "cumulative_uplink_bytes": self._cumulative_uplink_bytes,
+            "update_norm": float(result.update.double().norm()),
+        }
+        needed = self.config.least_replies(len(rows))
+        if num_ok < needed:
+            self._close_round(start, server_seconds)
+            reasons = sorted({row["status"] for row in rows if row["status"] != "ok"})
+            raise QuorumError(
+                f"round {server_round} has {num_ok} good replies of {len(rows)}, the quorum is {needed}: "
+                + ("; ".join(reasons[:3]) or "no client was sampled")
+            )
+        stepped = self._optimizer.step(self._vector, result)
+        self._close_round(start, server_seconds, done=self._evaluate_model is None)
+        return to_arrays(stepped), None
+
+    def _close_round(self, start: float, server_seconds: float, done: bool = True) -> None:
+        now = time.perf_counter()
+        self._row |= {"seconds": now - self._started, "aggregate_seconds": server_seconds + now - start}
+        if done:
+            self.round_log.append_round(self._row)
+
+    def _fold(self, mean: CoverageMean, sent: _Sent, reply: Message | None) -> Row:
+        """Add one reply to the mean, if it keeps the rules; its row in the log."""
+        row: Row = {
+            "round": sent.task.server_round,
+            "client": sent.task.client,
+            "node": sent.seat.node,
+            "tier": sent.task.tier,
+            "width": sent.task.width,
+            "num_examples": None,
+            "num_parameters": sent.plan.size,
+            "compressor": self.config.compressor,
+            "level": None,
+            "probability": None,
+            "payload_bytes": 0,
+            "message_bytes": 0,
+            "downlink_bytes": sent.downlink_bytes,
+            "expected_bits": None,
+            "train_seconds": None,
+            "encode_seconds": None,
+            "simulated_seconds": None,
+            "train_loss": None,
+            "status": "ok",
+        }
+        try:
+            row |= _sizes(reply)
+            update, payload = _read(reply, sent)
+            mean.add(sent.plan, payload, update.num_examples)
+        except ValueError as error:
+            log(WARNING, "client %d dropped in round %d: %s", sent.task.client, sent.task.server_round, error)
+            return row | {"status": f"dropped: {error}"}
+        return row | {
+            "num_examples": update.num_examples,
+            "level": _one_or_all(update.levels),
+            "probability": _one_or_all(update.probabilities),
+            "expected_bits": update.expected_bits,
+            "train_seconds": update.train_seconds,
+            "encode_seconds": update.encode_seconds,
+            "train_loss": update.train_loss,
+        }
+
+    def evaluate(self, server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
+        """Evaluate the global model, every `evaluate-every` rounds and at the end, and close the round's row."""
+        if self._evaluate_model is None or server_round == 0:
+            return None
+        metrics: dict[str, float] = {"loss": float("nan"), "accuracy": float("nan")}
+        if server_round % self.config.evaluate_every == 0 or server_round == self.config.num_rounds:
+            metrics |= self._evaluate_model(from_arrays(arrays))
+        self.round_log.append_round(self._row | metrics)
+        return MetricRecord(dict(metrics))
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """No federated evaluation: the server evaluates on the test split."""
+        return []
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Nothing was asked."""
+        return None
+
+
+def to_arrays(vector: Tensor) -> ArrayRecord:
+    """A flat model as the ArrayRecord that Flower passes around."""
+    return ArrayRecord({MODEL: Array(vector.numpy())})
+
+
+def from_arrays(arrays: ArrayRecord) -> Tensor:
+    """The flat model in an ArrayRecord."""
+    return torch.from_numpy(arrays[MODEL].numpy())
+
+
+def in_client_order(sent: Mapping[int, _Sent], replies: Iterable[Message]) -> Iterator[tuple[int, Message | None]]:
+    """Pair every task with its reply, in the order sent; None for one that never came.
+
+    Sums of floats depend on their order, and replies come in any. A reply is held back only until its turn.
+    """
+    # `sent` may still grow while replies come in: an engine may send lazily.
+    waiting: dict[int, Message] = {}
+    turn = 0
+    for reply in replies:
+        client = _client_of(reply, sent)
+        if client is None or client in waiting:
+            log(WARNING, "ignored a reply of node %d that answers no open task", reply.metadata.src_node_id)
+            continue
+        waiting[client] = reply
+        order = list(sent)
+        while turn < len(order) and order[turn] in waiting:
+            yield order[turn], waiting.pop(order[turn])
+            turn += 1
+    for client in list(sent)[turn:]:
+        yield client, waiting.pop(client, None)
+
+
+def _client_of(reply: Message, sent: Mapping[int, _Sent]) -> int | None:
+    server_round, _, number = reply.metadata.group_id.partition("/")
+    if not number.isdecimal() or int(number) not in sent:
+        return None
+    task = sent[int(number)]
+    is_ours = str(task.task.server_round) == server_round and task.seat.node_id == reply.metadata.src_node_id
+    return task.task.client if is_ours else None
+
+
+def _sizes(reply: Message | None) -> Row:
+    if reply is None or not reply.has_content():
+        return {}
+    content = reply.content
+    return {
+        "payload_bytes": sum(len(array.data) for record in content.array_records.values() for array in record.values()),
+        "message_bytes": sum(record.count_bytes() for record in content.values()),
+    }
+
+
+def _read(reply: Message | None, sent: _Sent) -> tuple[TrainUpdate, Payload]:
+    """The update and payload of a reply; ProtocolError or WireError says which rule it breaks."""
+    if reply is None:
+        raise ProtocolError("no reply in time")
+    if reply.has_error():
+        raise ProtocolError(f"error {reply.error.code}: {_last_line(reply.error.reason)}")
+    config = reply.content.config_records.get(CONFIG, ConfigRecord())
+    if "failure" in config:
+        raise ProtocolError(TrainFailure.from_config(config).failure)
+    update = TrainUpdate.from_config(config)
+    if (update.server_round, update.client) != (sent.task.server_round, sent.task.client):
+        raise ProtocolError(
+            f"it answers round {update.server_round} for client {update.client}, the task was round "
+            f"{sent.task.server_round} for client {sent.task.client}"
+        )
+    if update.code_stamp != code_stamp():
+        raise ProtocolError(f"it runs code {update.code_stamp}, the server runs {code_stamp()}")
+    if not 0 < update.num_examples <= 2**31:
+        raise ProtocolError(f"it declares {update.num_examples} examples")
+    array = reply.content.array_records.get(ARRAYS, ArrayRecord()).get(PAYLOAD)
+    if array is None or array.stype != PAYLOAD_STYPE or array.shape != (sent.plan.size,):
+        found = "no array" if array is None else f"stype {array.stype!r} and shape {array.shape}"
+        raise ProtocolError(f"its update has {found}, expected {PAYLOAD_STYPE!r} and shape {(sent.plan.size,)}")
+    return update, decode_payload(array.data, sent.plan.size)
+
+
+def _last_line(reason: str | None) -> str:
+    lines = (reason or "no reason given").strip().splitlines()
+    return lines[-1] if lines else "no reason given"
+
+
+def _one_or_all(values: list[Any]) -> Any:
+    """A single draw is logged as a plain number, several as a list, none as null."""
+    return values if len(values) > 1 else next(iter(values), None)
