@@ -1,5 +1,6 @@
 """The `fl-mlmc` command."""
 
+import signal
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,6 +33,7 @@ def run(
     settings: Settings = None,
 ) -> None:
     """Run a scenario to its end, and exit with 0 only if it got there."""
+    signal.signal(signal.SIGTERM, _end)
     try:
         config = load_config(scenario, dict(map(parse_setting, settings or [])))
         with _Bar(config) as bar:
@@ -66,6 +68,11 @@ def report(
         errors.print(f"[red]error:[/] {error}", highlight=False)
         raise typer.Exit(2) from None
     console.print(f"picture  {picture}", highlight=False, soft_wrap=True)
+
+
+def _end(number: int, frame: object) -> None:
+    # A plain SIGTERM would leave without ending what the run started.
+    raise SystemExit(128 + number)
 
 
 def parse_setting(text: str) -> tuple[str, Scalar]:
