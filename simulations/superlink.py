@@ -145,9 +145,7 @@ class LocalSuperLink:
             if code is not None or time.monotonic() > deadline:
                 what = "did not answer" if code is None else f"exited with code {code}"
                 tail = _tail(self.log_path, 20)
-                raise SuperLinkError(
-                    f"the SuperLink on port {self.port} {what}; {self.log_path} ends:\n{tail}"
-                )
+                raise SuperLinkError(f"the SuperLink on port {self.port} {what}; {self.log_path} ends:\n{tail}")
             time.sleep(0.05)
 
     def _flwr(self, command: str, *arguments: str) -> dict[str, Any]:
@@ -179,9 +177,7 @@ class LocalSuperLink:
         found = shutil.which(name, path=self._env["PATH"])
         if found is None:
             beside = Path(sys.executable).parent
-            raise SuperLinkError(
-                f"no `{name}` in {beside} nor on PATH; `pip install 'flwr[simulation]'` brings it"
-            )
+            raise SuperLinkError(f"no `{name}` in {beside} nor on PATH; `pip install 'flwr[simulation]'` brings it")
         return found
 
 
