@@ -42,13 +42,7 @@ def serve(
     `on_round` hears every row of rounds.jsonl. Whatever ends the run early is recorded in run.json and raised.
     """
     directory = run_directory(config)
-    data = prepare(
-        config.dataset,
-        Path(config.data_dir) if config.data_dir else None,
-        config.partition,
-        config.num_clients,
-        config.seed,
-    )
+    data = prepare_data(config)
     federated = FederatedData.open(data)
     model = build_model(config.model, federated.spec.input_shape, federated.spec.num_classes)
     if config.engine == "local":
@@ -71,6 +65,12 @@ def serve(
         raise
     round_log.finish("completed")
     return directory
+
+
+def prepare_data(config: RunConfig) -> Path:
+    """Load and partition the run's data set, unless that was done before; where it lies."""
+    data_dir = Path(config.data_dir) if config.data_dir else None
+    return prepare(config.dataset, data_dir, config.partition, config.num_clients, config.seed)
 
 
 def run_directory(config: RunConfig) -> Path:

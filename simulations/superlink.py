@@ -1,8 +1,8 @@
 """A Flower SuperLink of our own, and runs on it.
 
 Left alone, `flwr run` starts a SuperLink that outlives it and that every checkout of a user shares, with the
-working directory, the environment and the dependency installer of whoever came first. The one here lives as long
-as a `with` block, answers on loopback only, and takes everything that it started with it.
+working directory, the environment and the dependency installer of whoever came first. The one here lives as
+long as a `with` block, answers on loopback only, and takes everything that it started with it.
 """
 
 import http.client
@@ -28,16 +28,6 @@ START_SECONDS = 60.0
 COMMAND_SECONDS = 120.0
 GRACE_SECONDS = 6.0  # Flower's processes force their own exit after 5
 
-# flower-superlink, tied to our life: its standard input is a pipe that closes when we are gone, however we went.
-# What it started watches it in turn, and follows.
-_DAEMON = """
-import os, sys, threading
-from importlib.metadata import entry_points
-threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
-(command,) = entry_points(group="console_scripts", name="flower-superlink")
-sys.exit(command.load()())
-"""
-
 
 class SuperLinkError(RuntimeError):
     """The SuperLink, or a command sent to it, did not do what was asked."""
@@ -62,8 +52,8 @@ class RunState:
 class LocalSuperLink:
     """A private SuperLink for simulations, alive inside a `with` block.
 
-    `home` becomes its FLWR_HOME: apps, logs and settings. `env` is added to the environment of this process for
-    all that runs on the SuperLink. Entering does not wait for the start; the first `submit` does.
+    `home` becomes its FLWR_HOME: apps, logs and settings. `env` is added to the environment of this process
+    for all that runs on the SuperLink. Entering does not wait for the start; the first `submit` does.
     """
 
     def __init__(self, home: Path, env: Mapping[str, str] | None = None) -> None:
@@ -76,8 +66,7 @@ class LocalSuperLink:
         self._finished: dict[int, RunState] = {}
 
     def __enter__(self) -> Self:
-        for name in ("flwr", "flower-superexec", "flwr-simulation"):
-            self._executable(name)
+        daemon = self._executable("flower-superlink")
         # Ray lets its workers import from the working directory of the SuperLink before the app's own folder.
         self._neutral.mkdir(parents=True, exist_ok=True)
         # With an address in the settings, `flwr` never starts a SuperLink of its own.
@@ -89,7 +78,7 @@ class LocalSuperLink:
         self._env["RAY_TMPDIR"] = self._ray.name
         address = ["--host", "127.0.0.1", "--port", str(self.port)]
         mode = ["--insecure", "--simulation", "--isolation", "subprocess"]
-        self._daemon = self._start([sys.executable, "-c", _DAEMON, *mode, *address], self.log_path)
+        self._daemon = self._start([daemon, *mode, *address], self.log_path)
         return self
 
     def __exit__(
@@ -105,7 +94,7 @@ class LocalSuperLink:
         return self.home / "superlink.log"
 
     def submit(self, app: Path, run_config: Path, federation_config: str) -> int:
-        """Start a run of the Flower app in `app`, its settings overridden by a TOML file; gives the run's id."""
+        """Start a run of the Flower app in `app`, its settings overridden by a TOML file; the run's id."""
         self._wait_until_healthy()
         settings = ["--run-config", str(run_config.resolve()), "--federation-config", federation_config]
         run_id = int(self._flwr("run", str(app.resolve()), *settings)["run-id"])
@@ -134,7 +123,7 @@ class LocalSuperLink:
         self._flwr("stop", str(run_id))
 
     def _watch(self, run_id: int) -> None:
-        # `flwr log` ends when the run does: one process that waits, for a second of CPU in each `flwr ls`.
+        # `flwr log` ends when the run does: one process that waits, where every `flwr ls` costs a second of CPU.
         command = [self._executable("flwr"), "log", str(run_id), "--stream"]
         self._watchers[run_id] = self._start(command, self.home / f"run-{run_id}.log")
 
@@ -189,7 +178,7 @@ def _environment(home: Path, outer: Mapping[str, str]) -> dict[str, str]:
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5",
         "RAY_USAGE_STATS_ENABLED": "0",
         "NO_PROXY": no_proxy,
         "no_proxy": no_proxy,

@@ -9,10 +9,10 @@ from .base import Model
 
 
 def cnn(input_shape: tuple[int, ...], num_classes: int, conv: tuple[int, int] = (32, 64), dense: int = 128) -> Model:
-    """`conv` channels in each convolution, `dense` hidden units; for images (channels, height, width) of 4 × 4 or more."""
+    """`conv` channels in each convolution, `dense` hidden units; for images of 4 × 4 pixels or more."""
     if len(input_shape) != 3 or min(input_shape[1:]) < 4:
         raise ValueError(
-            f"model cnn takes images of shape (channels, height, width), 4 × 4 or larger, the data has shape {input_shape}"
+            f"model cnn takes images of shape (channels, height, width), at least 4 × 4, the data has {input_shape}"
         )
     channels, height, width = input_shape
     pixels = (height // 4) * (width // 4)

@@ -1,0 +1,116 @@
+"""The `fl-mlmc` command."""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from fl_mlmc.config import ConfigError, RunConfig, Scalar
+
+from .launch import RunFailed, execute, load_config
+from .report import draw, summarise
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+console = Console()
+errors = Console(stderr=True)
+
+Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a run-config key.")]
+
+
+@app.callback()
+def main() -> None:
+    """Federated learning with multilevel Monte Carlo compression on unequal clients."""
+
+
+@app.command()
+def run(
+    scenario: Annotated[Path | None, typer.Argument(metavar="[SCENARIO.toml]", help="Run-config keys in TOML.")] = None,
+    settings: Settings = None,
+) -> None:
+    """Run a scenario to its end, and exit with 0 only if it got there."""
+    try:
+        config = load_config(scenario, dict(map(parse_setting, settings or [])))
+        with _Bar(config) as bar:
+            result = execute(config, bar.advance)
+    except (ConfigError, ValueError, OSError) as error:
+        errors.print(f"[red]error:[/] {error}", highlight=False)
+        raise typer.Exit(2) from None
+    except RunFailed as error:
+        errors.print(f"[red]run failed:[/] {error.reason}", highlight=False)
+        errors.print(f"log: {error.directory}", highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        errors.print("interrupted; everything that this run started is stopped")
+        raise typer.Exit(130) from None
+    console.print(summarise(result.directory))
+    picture = draw([result.directory], result.directory / "report.png")
+    console.print(f"run      {result.directory}", highlight=False, soft_wrap=True)
+    console.print(f"picture  {picture}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR…", help="Run directories.")],
+    out: Annotated[Path | None, typer.Option(help="Where the PNG goes; by default into the first run.")] = None,
+) -> None:
+    """Sum up runs, and draw accuracy against rounds and bytes, all runs in one picture."""
+    try:
+        for directory in runs:
+            console.print(summarise(directory))
+        picture = draw(runs, out or runs[0] / "report.png")
+    except (OSError, ValueError) as error:
+        errors.print(f"[red]error:[/] {error}", highlight=False)
+        raise typer.Exit(2) from None
+    console.print(f"picture  {picture}", highlight=False, soft_wrap=True)
+
+
+def parse_setting(text: str) -> tuple[str, Scalar]:
+    """("num_rounds", 5) from "num-rounds=5"; a value for a text key is taken as it stands."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"--set takes KEY=VALUE, got {text!r}")
+    field = RunConfig.model_fields.get(key.strip().replace("-", "_"))
+    if field is None or field.annotation in (bool, int, float, int | float):
+        try:
+            return key.strip().replace("-", "_"), tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            pass
+    return key.strip().replace("-", "_"), value.strip("\"'")
+
+
+class _Bar:
+    """A progress bar with round, accuracy, uplink bytes and time left."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self._progress = Progress(
+            TextColumn("round {task.completed:.0f}/{task.total:.0f}"),
+            BarColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._task = self._progress.add_task("", total=config.num_rounds, figures=f"starting engine {config.engine}")
+        self._accuracy = "–"
+
+    def __enter__(self) -> "_Bar":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self._progress.stop()
+
+    def advance(self, row: Mapping[str, Any]) -> None:
+        """Show a new row of rounds.jsonl."""
+        if row.get("accuracy") is not None:
+            self._accuracy = f"{row['accuracy']:.3f}"
+        uplink = row["cumulative_uplink_bytes"] / 1e6
+        figures = f"accuracy {self._accuracy}  uplink {uplink:.2f} MB"
+        self._progress.update(self._task, completed=row["round"], figures=figures)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,195 @@
+"""Runs from Python: `run("simulations/scenarios/quickstart.toml", engine="local", seed=1)`."""
+
+import contextlib
+import json
+import logging
+import os
+import tempfile
+import time
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fl_mlmc.config import ConfigError, RunConfig, Scalar
+from fl_mlmc.frames import read_clients, read_rounds
+from fl_mlmc.roundlog import ROUNDS, RUN, RoundLog
+from strategies.checkpoint import load_checkpoint
+
+from .superlink import LocalSuperLink, RunState, SuperLinkError
+
+APP = Path(__file__).parents[1]
+"""The folder that `flwr run` takes for the app."""
+
+OnRound = Callable[[Mapping[str, Any]], None]
+
+
+class RunFailed(RuntimeError):
+    """A run that did not reach its end; what it logged until then lies in `directory`."""
+
+    def __init__(self, directory: Path, reason: str) -> None:
+        super().__init__(f"{reason} (log: {directory})")
+        self.directory = directory
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a finished run left: its directory, the final model's named arrays, and both frames of its log."""
+
+    directory: Path
+    arrays: Mapping[str, np.ndarray]
+    clients: pd.DataFrame
+    rounds: pd.DataFrame
+
+    @classmethod
+    def read(cls, directory: Path) -> "RunResult":
+        """The result of the finished run in `directory`."""
+        tensors = load_checkpoint(directory / "checkpoint")
+        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+        return cls(directory, arrays, read_clients(directory), read_rounds(directory))
+
+
+def run(scenario: str | Path | None = None, *, on_round: OnRound | None = None, **changes: Scalar | Path) -> RunResult:
+    """Run a scenario (a TOML file of run-config keys) to its end.
+
+    `changes` are config keys with underscores; they win over the file. `on_round` hears every row of rounds.jsonl as
+    it is written. ConfigError on a config that cannot run, RunFailed on a run that ended early.
+    """
+    return execute(load_config(scenario, changes), on_round)
+
+
+def load_config(scenario: str | Path | None, changes: Mapping[str, Scalar | Path]) -> RunConfig:
+    """The config of a scenario file with changes, its paths made absolute and the run given a name."""
+    config = RunConfig.from_flower(_read_scenario(Path(scenario)) if scenario else {}).changed(**changes)
+    stem = Path(scenario).stem if scenario else "run"
+    name = config.run_name or f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    data_dir = Path(config.data_dir).expanduser().absolute() if config.data_dir else ""
+    return config.changed(runs_dir=Path(config.runs_dir).expanduser().absolute(), run_name=name, data_dir=data_dir)
+
+
+def execute(config: RunConfig, on_round: OnRound | None = None) -> RunResult:
+    """Run a config from `load_config` to its end."""
+    directory = Path(config.runs_dir) / config.run_name
+    if (directory / RUN).exists():
+        raise ConfigError(f"{directory} already holds a run; choose another run-name or runs-dir")
+    directory.mkdir(parents=True, exist_ok=True)
+    engine = _run_here if config.engine == "local" else _run_on_flower
+    try:
+        engine(config, directory, on_round)
+    except SuperLinkError as error:
+        raise RunFailed(directory, str(error)) from error
+    except BaseException as error:
+        _mark_failed(directory, error)
+        raise
+    return RunResult.read(directory)
+
+
+def _read_scenario(path: Path) -> dict[str, Scalar]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"there is no scenario {path}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"scenario {path} is not TOML: {error}") from None
+
+
+def _run_here(config: RunConfig, directory: Path, on_round: OnRound | None) -> None:
+    from .server_app import serve
+
+    with _flower_log_to(directory / "server.log"):
+        try:
+            serve(config, on_round=on_round)
+        except (ConfigError, OSError, ValueError):
+            raise
+        except Exception as error:
+            raise RunFailed(directory, str(error)) from error
+
+
+def _run_on_flower(config: RunConfig, directory: Path, on_round: OnRound | None) -> None:
+    from .server_app import prepare_data
+
+    if not (APP / "pyproject.toml").is_file():
+        raise ConfigError(
+            f"engine {config.engine!r} runs the app's folder, and {APP} has no pyproject.toml: "
+            "install from a checkout (`pip install -e .`), or use engine = 'local'"
+        )
+    with tempfile.TemporaryDirectory(prefix="fl-mlmc-", ignore_cleanup_errors=True) as home:
+        with LocalSuperLink(Path(home)) as link:
+            prepare_data(config)  # while the SuperLink starts; a mistake in the data is heard of here
+            settings = Path(home) / "run.toml"
+            settings.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in config.to_flower().items()))
+            federation = (
+                f"num-supernodes={config.num_clients} client-resources-num-cpus=1 init-args-num-cpus={os.cpu_count()}"
+            )
+            run_id = link.submit(APP, settings, federation)
+            rows = _Follower(directory / ROUNDS, on_round)
+            try:
+                while not link.state(run_id).is_finished:
+                    rows.poll()
+                    time.sleep(0.1)
+                rows.poll()
+                state = link.state(run_id)
+            finally:
+                (directory / "server.log").write_text(link.log(run_id, lines=1_000_000))
+        status = _status(directory)
+        if not state.is_success or status != "completed":
+            reason = status.removeprefix("failed: ") if status.startswith("failed") else _last_words(state, directory)
+            raise RunFailed(directory, reason)
+
+
+class _Follower:
+    """Reads the rows of a growing rounds.jsonl as they are completed."""
+
+    def __init__(self, path: Path, on_round: OnRound | None) -> None:
+        self._path, self._on_round, self._position = path, on_round, 0
+
+    def poll(self) -> None:
+        if self._on_round is None or not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._position)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self._position += len(line)
+                self._on_round(json.loads(line))
+
+
+def _status(directory: Path) -> str:
+    try:
+        return str(json.loads((directory / RUN).read_text())["status"])
+    except FileNotFoundError:
+        return "not started"
+
+
+def _last_words(state: RunState, directory: Path) -> str:
+    log = (directory / "server.log").read_text().strip().splitlines()
+    return f"Flower says {state.status} {state.details}\n" + "\n".join(log[-15:])
+
+
+def _mark_failed(directory: Path, error: BaseException) -> None:
+    # A server that was killed could not say so itself.
+    if _status(directory) == "running":
+        RoundLog(directory).finish(f"failed: {'interrupted' if isinstance(error, KeyboardInterrupt) else error}")
+    with contextlib.suppress(OSError):
+        directory.rmdir()  # nothing was logged, so nothing is left behind
+
+
+@contextlib.contextmanager
+def _flower_log_to(path: Path) -> Iterator[None]:
+    """Send what Flower logs in this process to a file."""
+    logger = logging.getLogger("flwr")
+    handler = logging.FileHandler(path, delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    before, propagate = logger.handlers[:], logger.propagate
+    logger.handlers[:], logger.propagate = [handler], False
+    try:
+        yield
+    finally:
+        logger.handlers[:], logger.propagate = before, propagate
+        handler.close()

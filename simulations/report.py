@@ -1,0 +1,79 @@
+"""What a run came to: a table of its key figures, and a picture of accuracy against rounds and against bytes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from fl_mlmc.frames import read_clients, read_rounds
+
+MEGABYTE = 1e6
+FLOAT_BYTES = 4
+
+
+def summarise(directory: Path) -> Table:
+    """Final accuracy, uplink against uncompressed, bytes per tier and least coverage of one run."""
+    clients, rounds = read_clients(directory), read_rounds(directory)
+    table = Table(title=f"{directory.name}: {len(rounds)} rounds", show_header=False, title_justify="left")
+    table.add_column(justify="left")
+    table.add_column(justify="right")
+    scored = rounds.dropna(subset=["accuracy"])
+    if len(scored):
+        table.add_row("final accuracy", f"{scored['accuracy'].iloc[-1]:.4f}")
+    sent, plain = clients["payload_bytes"].sum(), uncompressed_bytes(clients).sum()
+    table.add_row("uplink", f"{sent / MEGABYTE:.2f} MB")
+    table.add_row("uncompressed, same rounds", f"{plain / MEGABYTE:.2f} MB ({plain / max(sent, 1):.1f} ×)")
+    for tier, group in clients.groupby("tier", sort=False):
+        per_update = group["payload_bytes"].sum() / max(len(group), 1)
+        table.add_row(
+            f"uplink of tier {tier} (width {group['width'].iloc[0]:g})",
+            f"{group['payload_bytes'].sum() / MEGABYTE:.2f} MB, {per_update:,.0f} B an update",
+        )
+    table.add_row("least coverage of a coordinate", f"{rounds['coverage_min'].min():.0f} clients")
+    dropped = int((clients["status"] != "ok").sum())
+    if dropped:
+        table.add_row("dropped replies", f"{dropped} of {len(clients)}")
+    return table
+
+
+def uncompressed_bytes(clients: pd.DataFrame) -> pd.Series:
+    """Bytes of the same updates as plain float32, a number for each client row; 0 for a dropped one."""
+    return (FLOAT_BYTES * clients["num_parameters"]).where(clients["status"] == "ok", 0)
+
+
+def draw(directories: Sequence[Path], target: Path) -> Path:
+    """Write a PNG of accuracy against rounds and against cumulative uplink bytes, one line a run."""
+    with mpl.rc_context({"font.size": 10, "axes.grid": True, "grid.alpha": 0.3}):
+        figure = Figure(figsize=(9, 3.6), layout="constrained")
+        by_round, by_bytes = figure.subplots(1, 2, sharey=True)
+        for directory in directories:
+            rounds = read_rounds(directory).dropna(subset=["accuracy"])
+            label = directory.name
+            by_round.plot(rounds["round"], rounds["accuracy"], label=label, linewidth=1.8)
+            megabytes = rounds["cumulative_uplink_bytes"] / MEGABYTE
+            by_bytes.plot(megabytes, rounds["accuracy"], label=label, linewidth=1.8)
+            if len(directories) == 1:
+                _draw_uncompressed(by_bytes, directory, rounds)
+        by_round.set(xlabel="round", ylabel="test accuracy")
+        by_bytes.set(xlabel="cumulative uplink (MB)")
+        if len(directories) == 1:
+            by_bytes.set_xscale("log")
+        by_bytes.legend(fontsize=8, loc="lower right")
+        figure.savefig(target, dpi=140)
+    return target
+
+
+def _draw_uncompressed(axes: mpl.axes.Axes, directory: Path, rounds: pd.DataFrame) -> None:
+    clients = read_clients(directory)
+    plain = uncompressed_bytes(clients).groupby(clients["round"]).sum().cumsum()
+    axes.plot(
+        plain.reindex(rounds["round"]) / MEGABYTE,
+        rounds["accuracy"],
+        label="same rounds, float32 updates",
+        linewidth=1.4,
+        linestyle="--",
+        color="0.5",
+    )

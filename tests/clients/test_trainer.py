@@ -1,0 +1,1 @@
+from fl_mlmc.config import RunConfig
