@@ -1,6 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
 from fl_mlmc import MLMC, TopK
 from fl_mlmc.aggregate import CoverageMean
 from fl_mlmc.blocks import DenseBlock, Payload, SparseBlock
@@ -8,9 +12,6 @@ from fl_mlmc.submodels import WidthSpec, plan
 from fl_mlmc.submodels.laws import reference_mean
 from fl_mlmc.submodels.plan import IndexPlan
 from fl_mlmc.submodels.rules import RULES
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import nn
 
 SPEC = WidthSpec.of(nn.Linear(3, 4), {"out": 4, "in": 3}, {"weight": ("out", "in"), "bias": ("out",)})
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from fl_mlmc.models import build_model, parse_model
 from fl_mlmc.models.base import load_vector, to_vector
 from fl_mlmc.submodels import plan

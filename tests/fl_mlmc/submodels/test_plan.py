@@ -1,14 +1,15 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
 from fl_mlmc.models import build_model
 from fl_mlmc.submodels import Axis, WidthSpec, plan
 from fl_mlmc.submodels.laws import check_plan, cut
 from fl_mlmc.submodels.plan import IndexPlan
 from fl_mlmc.submodels.rules import RULES
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import nn
 
 WIDTHS = (0.0625, 0.25, 0.3, 0.5, 1.0)
 SPEC = build_model("cnn(conv=(6, 10), dense=9)", (3, 9, 8), 4).spec

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from fl_mlmc.submodels.tier import Tier, assign_tiers, parse_tiers, tier_named
 
 

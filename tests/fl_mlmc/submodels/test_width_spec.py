@@ -1,6 +1,7 @@
 import pytest
-from fl_mlmc.submodels import Axis, WidthSpec
 from torch import nn
+
+from fl_mlmc.submodels import Axis, WidthSpec
 
 
 def spec(weight, bias=("hidden",), units=None):
