@@ -18,6 +18,7 @@ from .plan import IndexPlan
 def check_plan(plan: IndexPlan) -> None:
     """A plan names different coordinates of the full model; gather and scatter are adjoint; gather ∘ scatter = id."""
     for name, kept in plan.kept.items():
+        assert kept.dtype == np.int64
         assert len(kept) >= 1, f"the plan keeps nothing of {name!r}"
         assert (np.diff(kept) > 0).all(), f"the kept units of {name!r} do not ascend: {kept}"
         assert 0 <= kept[0] <= kept[-1] < plan.spec.units[name], f"{kept} of {plan.spec.units[name]} {name!r}"

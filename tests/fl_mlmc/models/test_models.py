@@ -16,13 +16,15 @@ MODELS = {
 }
 
 
+CASES = [(name, rule) for name in MODELS for rule in sorted(RULES) if rule != "depth"]
+
+
 def built(name):
     text, shape = MODELS[name]
     return build_model(text, shape, 5), torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("rule", sorted(RULES))
+@pytest.mark.parametrize(("name", "rule"), CASES)
 @pytest.mark.parametrize("width", WIDTHS)
 def test_every_model_can_be_cut_by_every_rule(name, rule, width):
     model, inputs = built(name)
@@ -33,8 +35,7 @@ def test_every_model_can_be_cut_by_every_rule(name, rule, width):
     assert torch.isfinite(outputs).all()
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("rule", sorted(RULES))
+@pytest.mark.parametrize(("name", "rule"), CASES)
 def test_a_sliced_submodel_equals_the_masked_full_model(name, rule):
     model, inputs = built(name)
     check_sliced_equals_masked(model, plan(model.spec, rule, 0.3, server_round=4, client=1), inputs)

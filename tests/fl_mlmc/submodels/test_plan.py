@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -11,18 +11,19 @@ from fl_mlmc.submodels.laws import check_plan, cut
 from fl_mlmc.submodels.plan import IndexPlan
 from fl_mlmc.submodels.rules import RULES
 
+WIDTH_RULES = sorted(set(RULES) - {"depth"})
 WIDTHS = (0.0625, 0.25, 0.3, 0.5, 1.0)
 SPEC = build_model("cnn(conv=(6, 10), dense=9)", (3, 9, 8), 4).spec
 
 
-@pytest.mark.parametrize("rule", sorted(RULES))
+@pytest.mark.parametrize("rule", WIDTH_RULES)
 @pytest.mark.parametrize("width", WIDTHS)
 def test_every_rule_keeps_the_laws_of_plans(rule, width):
     for server_round, client in ((1, 0), (2, 0), (7, 3)):
         check_plan(plan(SPEC, rule, width, server_round, client, seed=5))
 
 
-@pytest.mark.parametrize("rule", sorted(RULES))
+@pytest.mark.parametrize("rule", WIDTH_RULES)
 def test_full_width_is_the_full_model_bit_for_bit(rule):
     vector = torch.randn(SPEC.size)
     own = plan(SPEC, rule, 1.0, server_round=3, client=2)
@@ -31,7 +32,7 @@ def test_full_width_is_the_full_model_bit_for_bit(rule):
     assert torch.equal(own.gather(vector), vector)
 
 
-@pytest.mark.parametrize("rule", sorted(RULES))
+@pytest.mark.parametrize("rule", WIDTH_RULES)
 def test_both_sides_compute_the_same_plan(rule):
     from fl_mlmc.submodels.plan import _plan
 
@@ -77,7 +78,12 @@ def random_plans(draw):
         name: np.array(sorted(draw(st.sets(st.integers(0, size - 1), min_size=1))), np.int64)
         for name, size in sizes.items()
     }
-    return IndexPlan(WidthSpec(sizes, shapes, axes), kept)
+    needs = {}
+    if axes and draw(st.booleans()):
+        needs["t0"] = ("a", draw(st.integers(1, sizes["a"])))
+    own = IndexPlan(WidthSpec(sizes, shapes, axes, needs), kept)
+    assume(own.size > 0)
+    return own
 
 
 @settings(max_examples=150, deadline=None)
@@ -89,5 +95,45 @@ def test_plans_of_any_shape_keep_the_laws_and_cut_tensor_by_tensor(own):
     cuts = [
         cut(own, name, part.view(shape)).reshape(-1)
         for (name, shape), part in zip(own.spec.shapes.items(), parts, strict=True)
+        if own.spec.has(name, own.units)
     ]
     assert torch.equal(own.gather(full), torch.cat(cuts))
+
+
+@given(random_plans(), st.data())
+def test_places_of_a_few_coordinates_are_those_of_the_whole_table(own, data):
+    some = torch.tensor(sorted(data.draw(st.sets(st.integers(0, own.size - 1)))), dtype=torch.int64)
+    assert torch.equal(own.places(some), own.indices[some])
+
+
+def test_a_rolling_window_moves_by_one_unit_a_round_and_wraps():
+    spec = WidthSpec.of(nn.Linear(1, 5, bias=False), {"h": 5}, {"weight": ("h", None)})
+    windows = [plan(spec, "rolling", 0.6, server_round).kept["h"].tolist() for server_round in (1, 2, 3, 4, 5)]
+    assert windows == [[1, 2, 3], [2, 3, 4], [0, 3, 4], [0, 1, 4], [0, 1, 2]]
+
+
+def test_over_as_many_rounds_as_units_rolling_trains_each_unit_equally():
+    counts = np.zeros(SPEC.units["conv2"], int)
+    for server_round in range(1, SPEC.units["conv2"] + 1):
+        counts[plan(SPEC, "rolling", 0.25, server_round).kept["conv2"]] += 1
+    assert set(counts) == {3}  # ⌈0.25 · 10⌉
+
+
+def test_random_subsets_differ_by_client_and_round():
+    subsets = {
+        tuple(plan(SPEC, "random", 0.5, server_round, client).kept["conv2"])
+        for server_round in range(1, 4)
+        for client in range(4)
+    }
+    assert len(subsets) > 6
+
+
+def test_only_random_plans_depend_on_the_client():
+    for rule in WIDTH_RULES:
+        same = plan(SPEC, rule, 0.5, 3, client=1) is plan(SPEC, rule, 0.5, 3, client=2)
+        assert same == (rule != "random")
+
+
+def test_the_depth_rule_needs_a_model_with_exits():
+    with pytest.raises(ValueError, match=r"this one has none\. Build it with exits"):
+        plan(SPEC, "depth", 0.5)
