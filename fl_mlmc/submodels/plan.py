@@ -58,7 +58,7 @@ class IndexPlan:
             cut.gather(vector, out)
         return out
 
-    def scatter_add(self, accumulator: Tensor, update: Tensor, scale: float = 1.0) -> None:
+    def scatter_add(self, accumulator: Tensor, update: Tensor, scale: float = 1) -> None:
         """Add `scale` times a submodel's update, shape (size,), to its places in `accumulator`."""
         update = update.to(accumulator.device)
         if self.is_full:
