@@ -1,12 +1,16 @@
 """The coverage-aware mean: every coordinate averaged over the clients that hold it."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from .blocks import Payload
+from .blocks import Block, Payload, SparseBlock
 from .submodels.plan import IndexPlan
+from .submodels.width_spec import CLASSES
 
 
 @dataclass(frozen=True)
@@ -34,15 +38,22 @@ class CoverageMean:
         # Clients of a tier mostly share a plan: its weight is scattered once, not once a client.
         self._pending: dict[IndexPlan, tuple[float, int]] = {}
 
-    def add(self, plan: IndexPlan, payload: Payload, weight: float) -> None:
-        """Fold in one client's update over its own submodel, with a weight above zero."""
+    def add(self, plan: IndexPlan, payload: Payload, weight: float, labels: Collection[int] | None = None) -> None:
+        """Fold in one client's update over its own submodel, with a weight above zero.
+
+        `labels`: the classes among the client's examples. Classifier rows of other classes are then left out of its
+        update, as if it did not hold them (HeteroFL, arXiv 2010.01264, section 3).
+        """
         if payload.size != plan.size:
             raise ValueError(f"the update has {payload.size} coordinates, its plan {plan.size}")
         if not weight > 0:
             raise ValueError(f"a weight is positive, got {weight}")
-        payload.add_to(self._sums, weight, None if plan.is_full else plan.indices)
-        total, count = self._pending.pop(plan, (0.0, 0))
-        self._pending[plan] = (total + weight, count + 1)
+        held = plan if labels is None else _holding(plan, tuple(sorted(set(labels))))
+        counted = None if held is plan else _own_mask(plan, held)
+        for block in payload.blocks:
+            self._add_block(plan, block, weight, counted)
+        total, count = self._pending.pop(held, (0.0, 0))
+        self._pending[held] = (total + weight, count + 1)
         if len(self._pending) > 16:
             self._flush()
 
@@ -53,9 +64,37 @@ class CoverageMean:
         update = torch.where(held, self._sums / self._weights.clamp(min=1e-300), 0.0)
         return Mean(update.float(), self._coverage.clone())
 
+    def _add_block(self, plan: IndexPlan, block: Block, weight: float, counted: Tensor | None) -> None:
+        if isinstance(block, SparseBlock):
+            values = block.values if counted is None else block.values * counted[block.indices]
+            self._sums.index_add_(0, plan.places(block.indices), values.to(self._sums), alpha=weight)
+        else:
+            values = block.dense()
+            plan.scatter_add(self._sums, values if counted is None else values * counted, weight)
+
     def _flush(self) -> None:
         for plan, (weight, count) in self._pending.items():
-            places = slice(None) if plan.is_full else plan.indices
-            self._weights[places] += weight
-            self._coverage[places] += count
+            plan.scatter_add(self._weights, self._weights.new_full((1,), weight).expand(plan.size))
+            plan.scatter_add(self._coverage, self._coverage.new_full((1,), count).expand(plan.size))
         self._pending.clear()
+
+
+@lru_cache(maxsize=64)
+def _holding(plan: IndexPlan, labels: tuple[int, ...]) -> IndexPlan:
+    if CLASSES not in plan.kept:
+        raise ValueError(
+            f"averaging by label needs a model whose classifier follows the hidden dimension {CLASSES!r}; "
+            f"this one has {', '.join(plan.kept)}"
+        )
+    if not labels or not set(labels) <= set(plan.kept[CLASSES].tolist()):
+        raise ValueError(f"labels lie below {plan.spec.units[CLASSES]}, at least one, got {list(labels)}")
+    return plan.only(CLASSES, np.array(labels))
+
+
+def _own_mask(plan: IndexPlan, held: IndexPlan) -> Tensor:
+    """float32 (plan.size,): 1 where `held` has the coordinate too; it keeps less of the classes, all else alike."""
+    own = IndexPlan(plan.own_spec, {name: np.arange(count) for name, count in plan.units.items()})
+    inner = own.only(CLASSES, np.searchsorted(plan.kept[CLASSES], held.kept[CLASSES]))
+    mask = torch.zeros(plan.size)
+    inner.scatter_add(mask, torch.ones(1).expand(inner.size))
+    return mask

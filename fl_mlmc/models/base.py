@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..submodels.width_spec import WidthSpec
+from ..submodels.width_spec import WidthSpec, vector_tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,17 +28,20 @@ class Model:
 
 
 def to_vector(module: nn.Module) -> Tensor:
-    """All tensors of a module as one flat float32 vector, in `state_dict` order."""
-    return torch.cat([tensor.detach().reshape(-1).float() for tensor in module.state_dict().values()])
+    """The floating-point state of a module as one flat float32 vector, in `state_dict` order."""
+    return torch.cat([tensor.detach().reshape(-1).float() for tensor in vector_tensors(module).values()])
 
 
 def load_vector(module: nn.Module, vector: Tensor) -> None:
-    """Set all tensors of a module from its flat vector; ValueError if it has another length."""
-    tensors = list(module.state_dict().values())
-    expected = sum(tensor.numel() for tensor in tensors)
+    """Set the floating-point state of a module from its flat vector; ValueError if it has another length."""
+    tensors = vector_tensors(module)
+    expected = sum(tensor.numel() for tensor in tensors.values())
     if vector.numel() != expected:
         raise ValueError(f"the module has {expected} parameters, the vector {vector.numel()}")
-    parts = vector.split([tensor.numel() for tensor in tensors])
+    parts = vector.split([tensor.numel() for tensor in tensors.values()])
     with torch.no_grad():
-        for tensor, part in zip(tensors, parts, strict=True):
+        for (name, tensor), part in zip(tensors.items(), parts, strict=True):
             tensor.copy_(part.view_as(tensor))
+            if name.endswith("running_var"):
+                # A mean of compressed updates may take a variance below zero; the root of it would be NaN.
+                tensor.clamp_(min=0.0)

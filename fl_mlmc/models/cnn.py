@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from ..submodels.width_spec import Axis, WidthSpec
+from ..submodels.width_spec import CLASSES, Axis, WidthSpec
 from .base import Model
 
 
@@ -31,7 +31,7 @@ def cnn(input_shape: tuple[int, ...], num_classes: int, conv: tuple[int, int] = 
             nn.Linear(units["dense"], num_classes),
         )
 
-    units = {"conv1": conv[0], "conv2": conv[1], "dense": dense}
+    units = {"conv1": conv[0], "conv2": conv[1], "dense": dense, CLASSES: num_classes}
     axes = {
         "0.weight": ("conv1", None, None, None),
         "0.bias": ("conv1",),
@@ -39,7 +39,7 @@ def cnn(input_shape: tuple[int, ...], num_classes: int, conv: tuple[int, int] = 
         "3.bias": ("conv2",),
         "7.weight": ("dense", Axis("conv2", inner=pixels)),
         "7.bias": ("dense",),
-        "9.weight": (None, "dense"),
-        "9.bias": (None,),
+        "9.weight": (CLASSES, "dense"),
+        "9.bias": (CLASSES,),
     }
     return Model(build, WidthSpec.of(build(units), units, axes))

@@ -1,4 +1,8 @@
-"""Width rules: which units of a hidden dimension a submodel keeps."""
+"""Width rules: which units of a hidden dimension a submodel keeps.
+
+Tensors that follow the same hidden dimension get the same units, whatever the rule: both ends of a residual
+connection agree.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,21 +14,42 @@ import numpy as np
 class Rule:
     """Picks units, as a pure function of the plan's arguments.
 
-    `pick(units, kept, server_round, rng)` gives `kept` different indices below `units`, int64. `rng` is seeded by
-    the run, the hidden dimension and whichever of round and client the rule looks at.
+    `pick(units, kept, server_round, rng)` gives `kept` different indices below `units`, int64, ascending. `rng` is
+    seeded by the run, the hidden dimension and whichever of round and client the rule looks at. `cuts_depth`: the
+    rule keeps whole stages with all their units, instead of some units of every stage.
     """
 
     pick: Callable[[int, int, int, np.random.Generator], np.ndarray]
     per_round: bool = False
     per_client: bool = False
+    cuts_depth: bool = False
 
 
-def _nested(units: int, kept: int, server_round: int, rng: np.random.Generator) -> np.ndarray:
+def _first(units: int, kept: int, server_round: int, rng: np.random.Generator) -> np.ndarray:
     return np.arange(kept)
 
 
+def _window(units: int, kept: int, server_round: int, rng: np.random.Generator) -> np.ndarray:
+    # Ascending, where the paper keeps the window's own order: units carry no order, and two runs are two slices.
+    return np.sort((server_round + np.arange(kept)) % units)
+
+
+def _subset(units: int, kept: int, server_round: int, rng: np.random.Generator) -> np.ndarray:
+    return np.sort(rng.choice(units, kept, replace=False))
+
+
 RULES: Mapping[str, Rule] = {
-    "nested": Rule(_nested),  # the first units, always: HeteroFL, Diao et al. 2021, arXiv 2010.01264
+    # The first units, always: HeteroFL, Diao et al. 2021, arXiv 2010.01264, section 3.
+    "nested": Rule(_first),
+    # The first units too; the client draws a width up to its own for each minibatch (`OrderedDropout`): FjORD,
+    # Horváth et al. 2021, arXiv 2102.13451.
+    "ordered-dropout": Rule(_first),
+    # A window that moves by one unit a round and wraps around: FedRolex, Alam et al. 2022, arXiv 2212.01548, eq. 2.
+    "rolling": Rule(_window, per_round=True),
+    # A subset drawn anew for each client and round: federated dropout, Caldas et al. 2018, arXiv 1812.07210.
+    "random": Rule(_subset, per_round=True, per_client=True),
+    # The first stages, each whole, with their classifiers: DepthFL, Kim et al. 2023 (ICLR).
+    "depth": Rule(_first, cuts_depth=True),
 }
 
 

@@ -1,1 +1,0 @@
-from fl_mlmc.config import RunConfig

@@ -1,0 +1,74 @@
+"""Every model through the same laws: adding a model is adding a row."""
+
+import pytest
+import torch
+
+from fl_mlmc.models import build_model, parse_model
+from fl_mlmc.models.base import load_vector, to_vector
+from fl_mlmc.submodels import plan
+from fl_mlmc.submodels.laws import check_plan, check_sliced_equals_masked, check_submodule
+from fl_mlmc.submodels.rules import RULES
+
+WIDTHS = (0.0625, 0.3, 1.0)
+MODELS = {
+    "mlp": ("mlp(hidden=(12, 7))", (3, 4)),
+    "cnn": ("cnn(conv=(6, 10), dense=9)", (1, 9, 8)),
+}
+
+
+CASES = [(name, rule) for name in MODELS for rule in sorted(RULES) if rule != "depth"]
+
+
+def built(name):
+    text, shape = MODELS[name]
+    return build_model(text, shape, 5), torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(("name", "rule"), CASES)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_every_model_can_be_cut_by_every_rule(name, rule, width):
+    model, inputs = built(name)
+    own = plan(model.spec, rule, width, server_round=4, client=1)
+    check_plan(own)
+    outputs = check_submodule(model, own)(inputs)
+    assert outputs.shape == (3, 5)
+    assert torch.isfinite(outputs).all()
+
+
+@pytest.mark.parametrize(("name", "rule"), CASES)
+def test_a_sliced_submodel_equals_the_masked_full_model(name, rule):
+    model, inputs = built(name)
+    check_sliced_equals_masked(model, plan(model.spec, rule, 0.3, server_round=4, client=1), inputs)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_initial_model_is_a_function_of_the_seed(name):
+    model, _ = built(name)
+    assert torch.equal(model.initial(1), model.initial(1))
+    assert not torch.equal(model.initial(1), model.initial(2))
+
+
+def test_a_vector_of_another_length_is_refused():
+    model, _ = built("mlp")
+    module = model.build(model.spec.units)
+    load_vector(module, torch.zeros(model.spec.size))
+    assert not to_vector(module).any()
+    with pytest.raises(ValueError, match="the module has 287 parameters, the vector 3"):
+        load_vector(module, torch.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("vgg", "unknown model 'vgg'; known: .*cnn.*mlp"),
+        ("cnn(convs=3)", "model cnn has no option 'convs'; its options: conv, dense"),
+    ],
+)
+def test_an_unknown_model_or_option_is_an_error_that_lists_the_known(text, message):
+    with pytest.raises(ValueError, match=message):
+        parse_model(text)
+
+
+def test_the_cnn_says_which_images_it_takes():
+    with pytest.raises(ValueError, match=r"model cnn takes images .* the data has \(12,\)"):
+        build_model("cnn", (12,), 5)
