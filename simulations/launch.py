@@ -127,7 +127,7 @@ def _run_on_flower(config: RunConfig, directory: Path, on_round: OnRound | None)
             federation = (
                 f"num-supernodes={config.num_clients} client-resources-num-cpus=1 init-args-num-cpus={os.cpu_count()}"
             )
-            run_id = link.submit(_staged(Path(home) / "app"), settings, federation)
+            run_id = link.submit(stage_app(Path(home) / "app"), settings, federation)
             rows = _Follower(directory / ROUNDS, on_round)
             try:
                 while not link.state(run_id).is_finished:
@@ -143,7 +143,7 @@ def _run_on_flower(config: RunConfig, directory: Path, on_round: OnRound | None)
             raise RunFailed(directory, reason)
 
 
-def _staged(target: Path) -> Path:
+def stage_app(target: Path) -> Path:
     """A copy of the app's own files; in the checkout Flower would first walk through .venv and all else there."""
     target.mkdir()
     shutil.copy(APP / "pyproject.toml", target)
