@@ -31,13 +31,14 @@ def main() -> None:
 def run(
     scenario: Annotated[Path | None, typer.Argument(metavar="[SCENARIO.toml]", help="Run-config keys in TOML.")] = None,
     settings: Settings = None,
+    ray_address: Annotated[str, typer.Option(metavar="ADDRESS", help="Run on the Ray cluster there.")] = "",
 ) -> None:
     """Run a scenario to its end, and exit with 0 only if it got there."""
     signal.signal(signal.SIGTERM, _end)
     try:
         config = load_config(scenario, dict(map(parse_setting, settings or [])))
         with _Bar(config) as bar:
-            result = execute(config, bar.advance)
+            result = execute(config, bar.advance, in_flower=True, ray_address=ray_address)
     except (ConfigError, ValueError, OSError) as error:
         errors.print(f"[red]error:[/] {error}", highlight=False)
         raise typer.Exit(2) from None

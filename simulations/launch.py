@@ -73,15 +73,27 @@ def load_config(scenario: str | Path | None, changes: Mapping[str, Scalar | Path
     return config.changed(runs_dir=Path(config.runs_dir).expanduser().absolute(), run_name=name, data_dir=data_dir)
 
 
-def execute(config: RunConfig, on_round: OnRound | None = None) -> RunResult:
-    """Run a config from `load_config` to its end."""
+def execute(
+    config: RunConfig, on_round: OnRound | None = None, *, in_flower: bool = False, ray_address: str = ""
+) -> RunResult:
+    """Run a config from `load_config` to its end.
+
+    Engine `ray` runs in this process, on the cluster at `ray_address` if there is one; `in_flower` puts it into a
+    ServerApp process under `flwr run`, where engine `flower` always is.
+    """
+    if ray_address and config.engine != "ray":
+        raise ConfigError(f"a Ray address is for engine 'ray', the run config has engine {config.engine!r}")
     directory = Path(config.runs_dir) / config.run_name
     if (directory / RUN).exists():
         raise ConfigError(f"{directory} already holds a run; choose another run-name or runs-dir")
     directory.mkdir(parents=True, exist_ok=True)
-    engine = _run_here if config.engine == "local" else _run_on_flower
     try:
-        engine(config, directory, on_round)
+        if config.engine == "flower" or (config.engine == "ray" and in_flower and not ray_address):
+            _run_on_flower(config, directory, on_round)
+        elif ray_address:
+            _run_on_cluster(config, directory, on_round, ray_address)
+        else:
+            _run_here(config, directory, on_round)
     except SuperLinkError as error:
         raise RunFailed(directory, str(error)) from error
     except BaseException as error:
@@ -124,8 +136,10 @@ def _run_on_flower(config: RunConfig, directory: Path, on_round: OnRound | None)
             prepare_data(config)  # while the SuperLink starts; a mistake in the data is heard of here
             settings = Path(home) / "run.toml"
             settings.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in config.to_flower().items()))
+            # Beside our engine Flower's own stands idle; one node with all processors is the least of it.
+            nodes, cpus = (1, os.cpu_count()) if config.engine == "ray" else (config.num_clients, 1)
             federation = (
-                f"num-supernodes={config.num_clients} client-resources-num-cpus=1 init-args-num-cpus={os.cpu_count()}"
+                f"num-supernodes={nodes} client-resources-num-cpus={cpus} init-args-num-cpus={os.cpu_count()}"
             )
             run_id = link.submit(_staged(Path(home) / "app"), settings, federation)
             rows = _Follower(directory / ROUNDS, on_round)
@@ -141,6 +155,13 @@ def _run_on_flower(config: RunConfig, directory: Path, on_round: OnRound | None)
         if not state.is_success or status != "completed":
             reason = status.removeprefix("failed: ") if status.startswith("failed") else _last_words(state, directory)
             raise RunFailed(directory, reason)
+
+
+def _run_on_cluster(config: RunConfig, directory: Path, on_round: OnRound | None, address: str) -> None:
+    from .ray_session import ray_session
+
+    with tempfile.TemporaryDirectory(prefix="fl-mlmc-") as home, ray_session(address, _staged(Path(home) / "app")):
+        _run_here(config, directory, on_round)
 
 
 def _staged(target: Path) -> Path:

@@ -1,6 +1,7 @@
 """The Flower ServerApp: puts data, model, strategy and engine together. The composition root."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -45,26 +46,42 @@ def serve(
     data = prepare_data(config)
     federated = FederatedData.open(data)
     model = build_model(config.model, federated.spec.input_shape, federated.spec.num_classes)
-    if config.engine == "local":
-        grid = LocalGrid(client_app, config.num_clients, config.to_flower())
-    if grid is None:
-        raise ValueError(f"engine {config.engine!r} needs Flower: use `flwr run` or `fl-mlmc run`")
     round_log = RoundLog.create(directory, _header(config, model), on_round)
     try:
         strategy = TieredStrategy(config, model, round_log, str(data), _evaluator(config, model, federated))
-        result = strategy.start(
-            grid,
-            to_arrays(model.initial(config.seed)),
-            config.num_rounds,
-            timeout=config.round_timeout,
-            evaluate_fn=strategy.evaluate,
-        )
+        with _engine(config, grid) as engine:
+            result = strategy.start(
+                engine,
+                to_arrays(model.initial(config.seed)),
+                config.num_rounds,
+                timeout=config.round_timeout,
+                evaluate_fn=strategy.evaluate,
+            )
         save_checkpoint(directory / "checkpoint", model.spec, from_arrays(result.arrays), config.num_rounds)
     except BaseException as error:
         round_log.finish(f"failed: {type(error).__name__}: {error}")
         raise
     round_log.finish("completed")
     return directory
+
+
+@contextmanager
+def _engine(config: RunConfig, flowers: Grid | None) -> Iterator[Grid]:
+    """The Grid of the config's engine; `flowers` is Flower's own, inside Flower's process."""
+    if config.engine == "local":
+        yield LocalGrid(client_app, config.num_clients, config.to_flower())
+    elif config.engine == "ray":
+        from .ray_grid import RayGrid  # Ray takes a second to import
+        from .ray_session import ray_ready
+
+        limits = (config.client_cpus, config.client_gpus, config.client_timeout)
+        with ray_ready(in_flower=flowers is not None):
+            with RayGrid(client_app, config.num_clients, config.to_flower(), *limits) as grid:
+                yield grid
+    elif flowers is not None:
+        yield flowers
+    else:
+        raise ValueError("engine 'flower' needs Flower: use `flwr run` or `fl-mlmc run`")
 
 
 def prepare_data(config: RunConfig) -> Path:

@@ -264,6 +264,7 @@ def in_client_order(sent: Mapping[int, _Sent], replies: Iterable[Message]) -> It
     """
     # `sent` may still grow while replies come in: an engine may send lazily.
     waiting: dict[int, Message] = {}
+    order: list[int] = []
     turn = 0
     for reply in replies:
         client = _client_of(reply, sent)
@@ -271,7 +272,8 @@ def in_client_order(sent: Mapping[int, _Sent], replies: Iterable[Message]) -> It
             log(WARNING, "ignored a reply of node %d that answers no open task", reply.metadata.src_node_id)
             continue
         waiting[client] = reply
-        order = list(sent)
+        if len(order) < len(sent):
+            order = list(sent)
         while turn < len(order) and order[turn] in waiting:
             yield order[turn], waiting.pop(order[turn])
             turn += 1
