@@ -138,9 +138,7 @@ def _run_on_flower(config: RunConfig, directory: Path, on_round: OnRound | None)
             settings.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in config.to_flower().items()))
             # Beside our engine Flower's own stands idle; one node with all processors is the least of it.
             nodes, cpus = (1, os.cpu_count()) if config.engine == "ray" else (config.num_clients, 1)
-            federation = (
-                f"num-supernodes={nodes} client-resources-num-cpus={cpus} init-args-num-cpus={os.cpu_count()}"
-            )
+            federation = f"num-supernodes={nodes} client-resources-num-cpus={cpus} init-args-num-cpus={os.cpu_count()}"
             run_id = link.submit(_staged(Path(home) / "app"), settings, federation)
             rows = _Follower(directory / ROUNDS, on_round)
             try:

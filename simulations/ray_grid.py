@@ -80,7 +80,9 @@ class RayGrid(SimulatedGrid):
         queue: deque[_Job] = deque()
         try:
             while time.monotonic() < deadline:
-                queue.extend(itertools.islice(source, max(0, self._cost.look_ahead(len(self._crew.workers)) - len(queue))))
+                queue.extend(
+                    itertools.islice(source, max(0, self._cost.look_ahead(len(self._crew.workers)) - len(queue)))
+                )
                 self._hand_out(queue, server_round, broadcast)
                 if not queue and not self._crew.is_busy:
                     return
@@ -190,7 +192,8 @@ class _Cost:
     def take(self, queue: deque[_Job], num_workers: int) -> list[_Job]:
         """The next batch. Batches get smaller as the queue runs out, so that all workers end together."""
         most = min(MAX_BATCH, math.ceil(len(queue) / (2 * num_workers)))
-        batch, seconds = [], 0.0
+        batch: list[_Job] = []
+        seconds = 0.0
         while queue and len(batch) < most and seconds < BATCH_SECONDS:
             batch.append(queue.popleft())
             seconds += self._seconds.get(batch[-1].kind, self._mean)

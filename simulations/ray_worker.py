@@ -8,14 +8,12 @@ import copyreg
 import faulthandler
 import io
 import mmap
-import os
 import pickle
 import struct
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ray
 import torch
@@ -86,12 +84,14 @@ class Parcel(NamedTuple):
     """Indices into `shared`: which of them each large array of the jobs is, in the order of unpickling."""
 
     @classmethod
-    def pack(cls, number: int, server_round: int, jobs: Sequence[Job], put: Callable[[bytes], ray.ObjectRef]) -> "Parcel":
+    def pack(
+        cls, number: int, server_round: int, jobs: Sequence[Job], put: Callable[[bytes], ray.ObjectRef]
+    ) -> "Parcel":
         """Pack jobs; `put` lays bytes into the object store, once for the same bytes object."""
         shared: dict[ray.ObjectRef, int] = {}
         order: list[int] = []
 
-        def reduce_array(array: Array) -> object:
+        def reduce_array(array: Array) -> Any:
             if len(array.data) < SHARED_BYTES:
                 return array.__reduce_ex__(5)
             order.append(shared.setdefault(put(array.data), len(shared)))
@@ -159,7 +159,7 @@ class _TimeLimit:
 
     def renew(self, now: float) -> None:
         if self._seconds and now - self._armed > 0.1 * self._seconds:
-            faulthandler.dump_traceback_later(1.1 * self._seconds, exit=True, file=sys.__stderr__ or os.devnull)
+            faulthandler.dump_traceback_later(1.1 * self._seconds, exit=True, file=2)
             self._armed = now
 
     def lift(self) -> None:
