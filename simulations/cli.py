@@ -40,10 +40,10 @@ def run(
         with _Bar(config) as bar:
             result = execute(config, bar.advance, in_flower=True, ray_address=ray_address)
     except (ConfigError, ValueError, OSError) as error:
-        errors.print(f"[red]error:[/] {error}", highlight=False)
+        errors.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from None
     except RunFailed as error:
-        errors.print(f"[red]run failed:[/] {error.reason}", highlight=False)
+        errors.print(f"[red]run failed:[/] {error.reason}", highlight=False, soft_wrap=True)
         errors.print(f"log: {error.directory}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
@@ -66,7 +66,7 @@ def report(
             console.print(summarise(directory))
         picture = draw(runs, out or runs[0] / "report.png")
     except (OSError, ValueError) as error:
-        errors.print(f"[red]error:[/] {error}", highlight=False)
+        errors.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from None
     console.print(f"picture  {picture}", highlight=False, soft_wrap=True)
 

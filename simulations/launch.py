@@ -139,7 +139,7 @@ def _run_on_flower(config: RunConfig, directory: Path, on_round: OnRound | None)
             # Beside our engine Flower's own stands idle; one node with all processors is the least of it.
             nodes, cpus = (1, os.cpu_count()) if config.engine == "ray" else (config.num_clients, 1)
             federation = f"num-supernodes={nodes} client-resources-num-cpus={cpus} init-args-num-cpus={os.cpu_count()}"
-            run_id = link.submit(_staged(Path(home) / "app"), settings, federation)
+            run_id = link.submit(stage_app(Path(home) / "app"), settings, federation)
             rows = _Follower(directory / ROUNDS, on_round)
             try:
                 while not link.state(run_id).is_finished:
@@ -158,11 +158,11 @@ def _run_on_flower(config: RunConfig, directory: Path, on_round: OnRound | None)
 def _run_on_cluster(config: RunConfig, directory: Path, on_round: OnRound | None, address: str) -> None:
     from .ray_session import ray_session
 
-    with tempfile.TemporaryDirectory(prefix="fl-mlmc-") as home, ray_session(address, _staged(Path(home) / "app")):
+    with tempfile.TemporaryDirectory(prefix="fl-mlmc-") as home, ray_session(address, stage_app(Path(home) / "app")):
         _run_here(config, directory, on_round)
 
 
-def _staged(target: Path) -> Path:
+def stage_app(target: Path) -> Path:
     """A copy of the app's own files; in the checkout Flower would first walk through .venv and all else there."""
     target.mkdir()
     shutil.copy(APP / "pyproject.toml", target)

@@ -74,10 +74,12 @@ def _engine(config: RunConfig, flowers: Grid | None) -> Iterator[Grid]:
         from .ray_grid import RayGrid  # Ray takes a second to import
         from .ray_session import ray_ready
 
-        limits = (config.client_cpus, config.client_gpus, config.client_timeout)
-        with ray_ready(in_flower=flowers is not None):
-            with RayGrid(client_app, config.num_clients, config.to_flower(), *limits) as grid:
-                yield grid
+        needs = (config.client_cpus, config.client_gpus, config.client_timeout)
+        with (
+            ray_ready(in_flower=flowers is not None),
+            RayGrid(client_app, config.num_clients, config.to_flower(), *needs) as grid,
+        ):
+            yield grid
     elif flowers is not None:
         yield flowers
     else:
