@@ -19,7 +19,7 @@ import pandas as pd
 from fl_mlmc.config import ConfigError, RunConfig, Scalar
 from fl_mlmc.frames import read_clients, read_rounds
 from fl_mlmc.roundlog import ROUNDS, RUN, RoundLog
-from strategies.checkpoint import load_checkpoint
+from strategies.checkpoint import CHECKPOINT, load_checkpoint, load_state
 
 from .superlink import LocalSuperLink, RunState, SuperLinkError
 
@@ -50,7 +50,7 @@ class RunResult:
     @classmethod
     def read(cls, directory: Path) -> "RunResult":
         """The result of the finished run in `directory`."""
-        tensors = load_checkpoint(directory / "checkpoint")
+        tensors = load_checkpoint(directory / CHECKPOINT)
         arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
         return cls(directory, arrays, read_clients(directory), read_rounds(directory))
 
@@ -73,6 +73,17 @@ def load_config(scenario: str | Path | None, changes: Mapping[str, Scalar | Path
     return config.changed(runs_dir=Path(config.runs_dir).expanduser().absolute(), run_name=name, data_dir=data_dir)
 
 
+def load_run(directory: Path) -> RunConfig:
+    """The config that goes on with the run in `directory` after its last checkpoint; ConfigError if none is there."""
+    directory = directory.expanduser().absolute()
+    try:
+        header = json.loads((directory / RUN).read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"{directory} holds no run to resume: it has no {RUN}") from None
+    config = RunConfig.from_flower(header["config"])
+    return config.changed(resume=True, runs_dir=directory.parent, run_name=directory.name)
+
+
 def execute(
     config: RunConfig, on_round: OnRound | None = None, *, in_flower: bool = False, ray_address: str = ""
 ) -> RunResult:
@@ -84,7 +95,12 @@ def execute(
     if ray_address and config.engine != "ray":
         raise ConfigError(f"a Ray address is for engine 'ray', the run config has engine {config.engine!r}")
     directory = Path(config.runs_dir) / config.run_name
-    if (directory / RUN).exists():
+    if config.resume:
+        if _status(directory) == "completed":
+            return RunResult.read(directory)
+        saved = load_state(directory / CHECKPOINT)
+        RoundLog.resume(directory, saved.log_sizes if saved else {})  # before anybody follows the log
+    elif (directory / RUN).exists():
         raise ConfigError(f"{directory} already holds a run; choose another run-name or runs-dir")
     directory.mkdir(parents=True, exist_ok=True)
     try:
@@ -204,7 +220,8 @@ def _last_words(state: RunState, directory: Path) -> str:
 def _mark_failed(directory: Path, error: BaseException) -> None:
     # A server that was killed could not say so itself.
     if _status(directory) == "running":
-        RoundLog(directory).finish(f"failed: {'interrupted' if isinstance(error, KeyboardInterrupt) else error}")
+        with contextlib.suppress(OSError):
+            RoundLog(directory).finish(f"failed: {'interrupted' if isinstance(error, KeyboardInterrupt) else error}")
     with contextlib.suppress(OSError):
         directory.rmdir()  # nothing was logged, so nothing is left behind
 

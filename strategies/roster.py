@@ -42,6 +42,11 @@ class Roster:
         """The numbers of all clients that a node hosts now, ascending."""
         return sorted(self._seats) if self._alike is None else range(self._num_clients)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no node was ever found."""
+        return not self.clients
+
     def seat(self, client: int) -> Seat:
         """Where `client` sits."""
         if self._alike is None:
