@@ -7,8 +7,9 @@ from ..spec import Call, parse_call
 from .base import Model
 from .cnn import cnn
 from .mlp import mlp
+from .resnet import resnet18
 
-MODELS: Mapping[str, Callable[..., Model]] = {"cnn": cnn, "mlp": mlp}
+MODELS: Mapping[str, Callable[..., Model]] = {"cnn": cnn, "mlp": mlp, "resnet18": resnet18}
 
 
 def parse_model(text: str) -> Call:

@@ -72,7 +72,7 @@ class IndexPlan:
         if self.is_full:
             return own
         starts = torch.tensor([cut.own_start for cut in self._cuts] + [self.size], device=own.device)
-        bounds = torch.searchsorted(own, starts).tolist()
+        bounds = torch.searchsorted(own.contiguous(), starts).tolist()
         parts = [
             cut.places(own[first:last])
             for cut, first, last in zip(self._cuts, bounds[:-1], bounds[1:], strict=True)
