@@ -20,10 +20,11 @@ MODELS = {
     "resnet-static": ("resnet18(hidden=(4, 6, 8, 10), depths=(2, 1, 1, 1))", (3, 16, 16)),
     "resnet-group": ("resnet18(hidden=(4, 6, 8, 10), depths=(1, 1, 1, 1), norm='group', groups=2)", (3, 16, 16)),
     "resnet-exits": ("resnet18(hidden=(4, 6, 8, 10), depths=(1, 1, 1, 2), exits=True)", (3, 16, 16)),
+    "char-lstm": ("char_lstm(embedding=4, hidden=(6, 7), vocabulary=11)", (9,)),
+    "transformer": ("transformer(layers=2, stream=12, heads=3, feed_forward=10, vocabulary=11)", (9,)),
 }
-WIDTHWISE = "resnet18(hidden=(4, 6, 8, 10), depths=(1, 1, 1, 1), norm='batch', widths=(0.3, 0.5, 1.0))"
 # Norms whose moments run over units see the zeros of a masked unit; they are tested by themselves.
-MASKABLE = [name for name in MODELS if not name.endswith("-group")]
+MASKABLE = [name for name in MODELS if not name.endswith(("-group", "transformer"))]
 
 
 CASES = [(name, rule) for name in MODELS for rule in sorted(RULES) if rule != "depth" or name.endswith("exits")]
@@ -39,7 +40,10 @@ def _one_thread():
 
 def built(name):
     text, shape = MODELS[name]
-    return build_model(text, shape, 5), torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    if len(shape) == 1:
+        return build_model(text, shape, 5), torch.randint(11, (3, *shape), generator=generator)
+    return build_model(text, shape, 5), torch.randn(3, *shape, generator=generator)
 
 
 @pytest.mark.parametrize(("name", "rule"), CASES)
