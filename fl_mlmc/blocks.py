@@ -46,7 +46,7 @@ class DenseBlock(Block):
         return self.values.numel()
 
     def scaled(self, factor: float) -> "DenseBlock":
-        return replace(self, values=self.values * factor)
+        return replace(self, values=_times(self.values, factor))
 
     def add_to(self, accumulator: Tensor, scale: float = 1.0, index: Tensor | None = None) -> None:
         if index is None:
@@ -67,7 +67,7 @@ class SparseBlock(Block):
     values: Tensor
 
     def scaled(self, factor: float) -> "SparseBlock":
-        return replace(self, values=self.values * factor)
+        return replace(self, values=_times(self.values, factor))
 
     def add_to(self, accumulator: Tensor, scale: float = 1.0, index: Tensor | None = None) -> None:
         where = self.indices if index is None else index[self.indices]
@@ -91,3 +91,8 @@ class Payload:
         """Add `scale` times the sum to `accumulator`, in place; `index` as in `Block.add_to`."""
         for block in self.blocks:
             block.add_to(accumulator, scale, index)
+
+
+def _times(values: Tensor, factor: float) -> Tensor:
+    # A rare level of tiny entries has a factor beyond float32 although the products are not.
+    return values * factor if abs(factor) < 1e30 else (values.double() * factor).float()

@@ -26,6 +26,7 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(
         frozen=True,
+        populate_by_name=True,
         extra="forbid",
         validate_default=True,
         alias_generator=lambda name: name.replace("_", "-"),

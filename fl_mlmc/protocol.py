@@ -26,7 +26,9 @@ class _Record:
     """A frozen dataclass of plain values that travels as a config record with dashed keys."""
 
     def to_config(self) -> dict[str, Any]:
-        return {name.replace("_", "-"): value for name, value in asdict(self).items()}  # type: ignore[call-overload]
+        # Flower cannot size an empty list, so one is sent as nothing.
+        values = asdict(self).items()  # type: ignore[call-overload]
+        return {name.replace("_", "-"): value for name, value in values if value != []}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
@@ -34,7 +36,7 @@ class _Record:
         values = {}
         for field in fields(cls):  # type: ignore[arg-type]
             key = field.name.replace("_", "-")
-            value = config.get(key)
+            value = config.get(key, [] if field.type is list else None)
             if type(value) is not field.type:
                 raise ProtocolError(f"{cls.__name__} has {key} = {value!r}, expected {field.type}")
             values[field.name] = value

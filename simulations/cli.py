@@ -1,5 +1,6 @@
 """The `fl-mlmc` command."""
 
+import signal
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,15 +33,16 @@ def run(
     settings: Settings = None,
 ) -> None:
     """Run a scenario to its end, and exit with 0 only if it got there."""
+    signal.signal(signal.SIGTERM, _end)
     try:
         config = load_config(scenario, dict(map(parse_setting, settings or [])))
         with _Bar(config) as bar:
             result = execute(config, bar.advance)
     except (ConfigError, ValueError, OSError) as error:
-        errors.print(f"[red]error:[/] {error}", highlight=False)
+        errors.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from None
     except RunFailed as error:
-        errors.print(f"[red]run failed:[/] {error.reason}", highlight=False)
+        errors.print(f"[red]run failed:[/] {error.reason}", highlight=False, soft_wrap=True)
         errors.print(f"log: {error.directory}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
@@ -63,9 +65,14 @@ def report(
             console.print(summarise(directory))
         picture = draw(runs, out or runs[0] / "report.png")
     except (OSError, ValueError) as error:
-        errors.print(f"[red]error:[/] {error}", highlight=False)
+        errors.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from None
     console.print(f"picture  {picture}", highlight=False, soft_wrap=True)
+
+
+def _end(number: int, frame: object) -> None:
+    # A plain SIGTERM would leave without ending what the run started.
+    raise SystemExit(128 + number)
 
 
 def parse_setting(text: str) -> tuple[str, Scalar]:

@@ -181,7 +181,7 @@ class Hub:
         fetched = self._fetched()
         train = hub_table("train", fetched.load_split("train"))
         # The hub withholds some test labels (they are -1, as in SST-2): validation is the test split then.
-        tests = (self._split(fetched, name) for name in ("test", "validation"))
+        tests = (self._as_test(fetched, name) for name in ("test", "validation"))
         test = next((table for table in tests if table and table.is_labelled()), None)
         if test is None:
             raise ValueError(
@@ -193,9 +193,9 @@ class Hub:
     def column(self, name: str) -> NDArray[Any]:
         return hub_table("train", self._fetched().load_split("train")).values(name)
 
-    def _split(self, fetched: "FederatedDataset", name: str) -> Table | None:
+    def _as_test(self, fetched: "FederatedDataset", name: str) -> Table | None:
         try:
-            return hub_table(name, fetched.load_split(name))
+            return hub_table("test", fetched.load_split(name))
         except ValueError:  # flwr-datasets' answer to a split that is not there
             return None
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import tempfile
 import time
 import tomllib
@@ -126,7 +127,7 @@ def _run_on_flower(config: RunConfig, directory: Path, on_round: OnRound | None)
             federation = (
                 f"num-supernodes={config.num_clients} client-resources-num-cpus=1 init-args-num-cpus={os.cpu_count()}"
             )
-            run_id = link.submit(APP, settings, federation)
+            run_id = link.submit(stage_app(Path(home) / "app"), settings, federation)
             rows = _Follower(directory / ROUNDS, on_round)
             try:
                 while not link.state(run_id).is_finished:
@@ -140,6 +141,15 @@ def _run_on_flower(config: RunConfig, directory: Path, on_round: OnRound | None)
         if not state.is_success or status != "completed":
             reason = status.removeprefix("failed: ") if status.startswith("failed") else _last_words(state, directory)
             raise RunFailed(directory, reason)
+
+
+def stage_app(target: Path) -> Path:
+    """A copy of the app's own files; in the checkout Flower would first walk through .venv and all else there."""
+    target.mkdir()
+    shutil.copy(APP / "pyproject.toml", target)
+    for package in ("clients", "fl_mlmc", "simulations", "strategies"):
+        shutil.copytree(APP / package, target / package, ignore=shutil.ignore_patterns("__pycache__"))
+    return target
 
 
 class _Follower:

@@ -24,10 +24,11 @@ def save_checkpoint(directory: Path, spec: WidthSpec, vector: Tensor, server_rou
     save_file(tensors, partial, metadata={"round": str(server_round)})
     os.replace(partial, directory / MODEL)
     partial = directory / (STATE + ".partial")
-    partial.write_text(json.dumps({"round": server_round}) + "\n")
+    partial.write_text(json.dumps({"round": server_round, "tensors": list(tensors)}) + "\n")
     os.replace(partial, directory / STATE)
 
 
 def load_checkpoint(directory: Path) -> dict[str, Tensor]:
-    """The named tensors of a checkpoint."""
-    return load_file(directory / MODEL)
+    """The named tensors of a checkpoint, in the model's order."""
+    tensors = load_file(directory / MODEL)  # sorted by name
+    return {name: tensors[name] for name in json.loads((directory / STATE).read_text())["tensors"]}

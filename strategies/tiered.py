@@ -1,5 +1,6 @@
 """The strategy that all share: submodels by tier out, compressed updates back, a coverage-aware mean between."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -316,6 +317,8 @@ def _read(reply: Message | None, sent: _Sent) -> tuple[TrainUpdate, Payload]:
         raise ProtocolError(f"it runs code {update.code_stamp}, the server runs {code_stamp()}")
     if not 0 < update.num_examples <= 2**31:
         raise ProtocolError(f"it declares {update.num_examples} examples")
+    if not math.isfinite(update.train_loss):
+        raise ProtocolError(f"its train-loss is {update.train_loss}")
     array = reply.content.array_records.get(ARRAYS, ArrayRecord()).get(PAYLOAD)
     if array is None or array.stype != PAYLOAD_STYPE or array.shape != (sent.plan.size,):
         found = "no array" if array is None else f"stype {array.stype!r} and shape {array.shape}"

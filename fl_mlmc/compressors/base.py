@@ -1,7 +1,9 @@
 """What a compressor is: a random map from a vector to a payload, lossy here and nowhere else."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -30,9 +32,16 @@ class Compressor(ABC):
     Subclasses are frozen dataclasses with `repr=False`; their fields are the options of that text.
     """
 
+    unbiased: ClassVar[bool] = True
+    """Whether E C(v) = v for every v."""
+
     @abstractmethod
     def compress(self, vector: Tensor, rng: np.random.Generator) -> Compressed:
         """One outcome of C(v); `vector` is 1-D float32, finite, of at least one coordinate."""
+
+    @abstractmethod
+    def outcomes(self, vector: Tensor) -> Iterator[tuple[float, Payload]]:
+        """Every outcome of C(v) with its probability: the slow, exact meaning of `compress`, for short vectors."""
 
     def encode(self, vector: Tensor, rng: np.random.Generator) -> bytes:
         """The payload bytes of one outcome of C(v).
@@ -64,7 +73,8 @@ def checked(vector: Tensor) -> Tensor:
         raise ValueError(
             f"a vector is a non-empty 1-D float32 tensor, this has shape {tuple(vector.shape)} and {vector.dtype}"
         )
-    if not bool(torch.isfinite(vector).all()):
+    # NaN and infinity both survive into the extremes, which takes one pass without a temporary.
+    if not bool(torch.isfinite(torch.stack(torch.aminmax(vector.detach()))).all()):
         num_bad = int((~torch.isfinite(vector)).sum())
         raise ValueError(f"a vector must be finite, {num_bad} of {vector.numel()} coordinates are NaN or infinite")
     return vector.detach()

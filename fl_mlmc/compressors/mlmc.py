@@ -4,7 +4,10 @@ arXiv 2507.05508 (ICML 2025), Algorithms 2 and 3: draw a level l with probabilit
 C^0(v) + (C^l(v) − C^(l−1)(v)) / p_l. The factor 1 / p_l is folded into the values, so neither l nor p_l travels.
 """
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal, get_args
 
 import numpy as np
@@ -59,12 +62,21 @@ class MLMC(Compressor):
 
     def outcome(self, rungs: Rungs, levels: tuple[int, ...], probabilities: np.ndarray) -> Payload:
         """The payload when `levels` are drawn: the base and the mean of their increments / p_l."""
-        base = () if rungs.base is None else (rungs.base,)
-        draws = tuple(
-            rungs.increment(level).scaled(levels.count(level) / (len(levels) * float(probabilities[level - 1])))
-            for level in sorted(set(levels))
-        )
-        return Payload(rungs.size, base + draws)
+        factors = {
+            level: levels.count(level) / (len(levels) * float(probabilities[level - 1])) for level in set(levels)
+        }
+        return Payload(rungs.size, rungs.estimate(factors))
+
+    def outcomes(self, vector: Tensor) -> Iterator[tuple[float, Payload]]:
+        rungs = self.ladder.climb(vector)
+        probabilities = self.level_probabilities(rungs)
+        drawn = [int(level) + 1 for level in np.flatnonzero(probabilities)]
+        if not drawn:
+            yield 1.0, self.outcome(rungs, (), probabilities)
+            return
+        for levels in product(drawn, repeat=self.draws):
+            chance = math.prod(float(probabilities[level - 1]) for level in levels)
+            yield chance, self.outcome(rungs, levels, probabilities)
 
     def omega(self, vector: Tensor) -> float:
         """Exact E‖C(v) − v‖² / ‖v‖² (Lemma 3.4, with a base: of the part above it)."""

@@ -5,6 +5,7 @@ compressor is a ladder plus the level it stops at; `MLMC` makes an unbiased one 
 """
 
 from abc import abstractmethod
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from torch import Tensor
@@ -37,15 +38,20 @@ class Rungs:
         """C^l(v) − C^(l−1)(v) for l = 1 … L."""
         raise NotImplementedError
 
-    def rung(self, level: int) -> tuple[Block, ...]:
-        """C^l(v) as blocks: the base and the increments up to `level`."""
+    def estimate(self, factors: Mapping[int, float]) -> tuple[Block, ...]:
+        """The base plus factor · increment(l) for each level l in `factors`, as blocks."""
         base = () if self.base is None else (self.base,)
-        return base + tuple(self.increment(step) for step in range(1, level + 1))
+        return base + tuple(self.increment(level).scaled(factor) for level, factor in sorted(factors.items()))
+
+    def rung(self, level: int) -> tuple[Block, ...]:
+        """C^l(v) as blocks: the base and the increments up to `level`, unless the ladder has a shorter form."""
+        return self.estimate(dict.fromkeys(range(1, level + 1), 1.0))
 
 
 class Ladder(Compressor):
     """A family of biased compressors; used alone, the member at level `stop`."""
 
+    unbiased = False
     stop: int = 1
 
     @abstractmethod
@@ -56,3 +62,7 @@ class Ladder(Compressor):
         rungs = self.climb(vector)
         bits = float(rungs.costs()[: self.stop].sum())
         return Compressed(Payload(rungs.size, rungs.rung(self.stop)), bits)
+
+    def outcomes(self, vector: Tensor) -> Iterator[tuple[float, Payload]]:
+        rungs = self.climb(vector)
+        yield 1.0, Payload(rungs.size, rungs.rung(self.stop))

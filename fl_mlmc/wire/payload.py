@@ -25,6 +25,11 @@ _SPARSE = struct.Struct("<IB")  # number of entries, Rice shift
 _DENSE_KIND, _SPARSE_KIND = 1, 2
 
 
+def sparse_limit(size: int) -> int:
+    """The most entries of a sparse block: decoding more would take more memory than two dense vectors."""
+    return min(size, max(size // 8, 1024))
+
+
 def encode_payload(payload: Payload) -> bytes:
     """The bytes of a payload, the same on every machine."""
     if not 0 < payload.size <= MAX_SIZE:
@@ -71,7 +76,7 @@ def _checksum(head: bytes, body: bytes | memoryview) -> int:
 
 def _encode_block(block: Block) -> bytes:
     dense_length = 4 * block.size
-    if isinstance(block, SparseBlock):
+    if isinstance(block, SparseBlock) and block.indices.numel() <= sparse_limit(block.size):
         body = _encode_sparse(block)
         if len(body) < dense_length:
             return _BLOCK.pack(_SPARSE_KIND, len(body)) + body
@@ -99,13 +104,17 @@ def _decode_sparse(body: memoryview, size: int) -> SparseBlock:
     count, shift = _SPARSE.unpack_from(body)
     values_end = _SPARSE.size + 4 * count
     low_end = values_end + (count * shift + 7) // 8
-    if count > size or shift > 31 or low_end > len(body):
+    if count > sparse_limit(size) or low_end > len(body):
         raise WireError(f"sparse block of {len(body)} bytes cannot hold {count} entries of shift {shift}")
     indices = decode_indices(count, size, shift, bytes(body[values_end:low_end]), bytes(body[low_end:]))
     return SparseBlock(size, torch.from_numpy(indices), _floats(body[_SPARSE.size : values_end]))
 
 
 def _float_bytes(values: Tensor) -> bytes:
+    if values.numel() and not bool(torch.isfinite(torch.stack(torch.aminmax(values))).all()):
+        raise ValueError(
+            "a payload's values must be finite; rescaled, these leave float32's range: scale the vector down"
+        )
     return values.detach().cpu().contiguous().numpy().astype("<f4", copy=False).tobytes()
 
 

@@ -1,0 +1,49 @@
+# `make run` and `make test` need nothing but Python 3.11 or newer; both make .venv when it is missing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SCENARIO ?= simulations/scenarios/quickstart.toml
+
+.PHONY: run test test-slow check bundle format benchmark vectors clean
+
+run: $(VENV)/.installed
+	$(BIN)/fl-mlmc run $(SCENARIO)
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-slow: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q -m slow
+
+check: $(VENV)/.installed-dev bundle
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bundle: $(VENV)/.installed-dev
+	@folder=$$(mktemp -d)/fl-mlmc && \
+	$(BIN)/python -c "from simulations.launch import stage_app; from pathlib import Path; stage_app(Path('$$folder'))" && \
+	cd $$folder && FLWR_HOME=$$folder.home FLWR_DISABLE_UPDATE_CHECK=1 FLWR_TELEMETRY_ENABLED=0 $(CURDIR)/$(BIN)/flwr build && \
+	rm -rf $$(dirname $$folder)
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+benchmark: $(VENV)/.installed
+	$(BIN)/python benchmarks/rounds.py
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(BIN)/python pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(BIN)/python pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@ $(VENV)/.installed

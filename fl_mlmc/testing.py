@@ -1,0 +1,318 @@
+"""The laws that every ladder, compressor and payload keeps, and the plain definitions that fast code is held against.
+
+A law takes the thing and an input and raises AssertionError. They live in the library so that whoever writes a ladder
+or a compressor of their own can put it through the same battery:
+
+    from fl_mlmc.testing import check_compressor, check_ladder
+    check_ladder(MyLadder(), vector)
+    check_compressor(MLMC(MyLadder()), vector)
+
+Expectations are exact: `Compressor.outcomes` lists every outcome with its probability, so vectors must be short.
+"""
+
+import struct
+import tracemalloc
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import COMPRESSORS, decode, parse
+from .blocks import Block, DenseBlock, Payload, SparseBlock
+from .compressors.base import Compressor
+from .ladders.base import Ladder
+from .wire import WireError, decode_payload, encode_payload
+
+# Scaled values travel as float32: a sum of outcomes carries a few of its rounding errors.
+RELATIVE = 2e-6
+
+
+def edge_vectors() -> Mapping[str, Tensor]:
+    """Short inputs that have broken compressors before."""
+    generator = torch.Generator().manual_seed(7)
+    return {
+        "zero": torch.zeros(5),
+        "one element": torch.tensor([-3.5]),
+        "one zero": torch.zeros(1),
+        "one non-zero": torch.tensor([0.0, 0.0, 2.5, 0.0, 0.0, 0.0, 0.0]),
+        "all ties": torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0, 1.0, -1.0]),
+        "negative zero": torch.tensor([-0.0, 1.0, -2.0]),
+        "prime length": torch.randn(7, generator=generator),
+        "denormals": torch.tensor([1e-45, -3e-42, 0.0, 7e-40, 2e-39]),
+        "denormals beside ones": torch.tensor([1e-40, 1.0, -1e-42, 0.75, -0.5]),
+        "large": torch.tensor([3e37, -1e37, 5e36, 0.0, 2.5e37]),
+        "wide range": torch.tensor([1e-20, -1e-10, 1.0, 1e10, -1e15, 3e-5]),
+        "powers of two": torch.tensor([1.0, -2.0, 4.0, -0.5, 0.25, 8.0]),
+    }
+
+
+def sorted_groups(vector: Tensor, edges: list[int]) -> list[tuple[list[int], list[float]]]:
+    """Top-k's increments by their plain definition: (indices, values) of ranks edges[l] to edges[l + 1].
+
+    Ranks are by falling magnitude, ties by position; the indices of a group come sorted.
+    """
+    values = vector.tolist()
+    order = sorted(range(len(values)), key=lambda i: (-abs(values[i]), i))
+    groups = [sorted(order[low:high]) for low, high in pairwise(edges)]
+    return [(group, [values[i] for i in group]) for group in groups]
+
+
+def check_compressor(compressor: Compressor, vector: Tensor) -> None:
+    """All laws of a compressor at one short vector; those of unbiased ones if it says that it is one."""
+    check_text(compressor)
+    check_encoding(compressor, vector)
+    check_refusals(compressor)
+    if compressor.unbiased:
+        check_unbiased(compressor, vector)
+        check_omega(compressor, vector)
+
+
+def check_ladder(ladder: Ladder, vector: Tensor, norm_tolerance: float = 0.01) -> None:
+    """Increments and base sum to the vector, and what the rungs say of them is true."""
+    rungs = ladder.climb(vector)
+    scale = float(vector.abs().max())
+    assert rungs.size == vector.numel()
+    assert 1 <= ladder.stop <= rungs.num_levels, f"{ladder} stops at {ladder.stop} of {rungs.num_levels} levels"
+    increments = [rungs.increment(level).dense().double() for level in range(1, rungs.num_levels + 1)]
+    base = torch.zeros(vector.numel()) if rungs.base is None else rungs.base.dense()
+    total = base.double() + torch.stack(increments).sum(dim=0)
+    _assert_close(total, vector, scale, f"{ladder}: base and increments do not sum to the vector")
+
+    norms, costs, prior = rungs.norms(), rungs.costs(), rungs.prior()
+    actual = np.array([float(increment.norm()) for increment in increments])
+    assert norms.shape == costs.shape == prior.shape == (rungs.num_levels,)
+    # Increments below float32's smallest number are zero as blocks and positive as norms.
+    np.testing.assert_allclose(norms, actual, rtol=norm_tolerance, atol=1e-38, err_msg=f"{ladder}: norms")
+    assert (norms[actual > 0] > 0).all(), f"{ladder}: a level with an increment has norm zero, it would never be drawn"
+    assert (prior[actual > 0] > 0).all(), f"{ladder}: a level with an increment has prior zero"
+    assert np.isfinite(costs).all()
+    assert (costs > 0).all(), f"{ladder}: costs are bits, got {costs}"
+    assert abs(prior.sum() - 1) < 1e-9, f"{ladder}: the prior sums to {prior.sum()}"
+
+    for level in {1, ladder.stop, rungs.num_levels}:
+        climbed = Payload(rungs.size, rungs.rung(level)).dense()
+        plain = base.double() + torch.stack(increments[:level]).sum(dim=0)
+        _assert_close(climbed, plain, scale, f"{ladder}: rung {level} is not the base and its increments")
+    _assert_close(Payload(rungs.size, rungs.rung(rungs.num_levels)).dense(), vector, scale, f"{ladder}: top rung")
+
+
+def check_unbiased(compressor: Compressor, vector: Tensor) -> None:
+    """Averaged exactly over its outcomes, what the receiver decodes is the vector."""
+    mean = torch.zeros(vector.numel(), dtype=torch.float64)
+    chance, largest = 0.0, float(vector.abs().max())
+    for probability, payload in compressor.outcomes(vector):
+        decoded = decode(encode_payload(payload), vector.numel()).double()
+        mean += probability * decoded
+        chance += probability
+        largest = max(largest, probability * float(decoded.abs().max()))
+    assert abs(chance - 1) < 1e-9, f"{compressor}: the probabilities of its outcomes sum to {chance}"
+    _assert_close(mean, vector, largest, f"{compressor} is biased")
+
+
+def check_omega(compressor: Compressor, vector: Tensor) -> None:
+    """`omega` is E‖C(v) − v‖² / ‖v‖², summed over the outcomes; compressors without a formula say None."""
+    omega = compressor.omega(vector)
+    energy = float(vector.double().square().sum())
+    if omega is None:
+        return
+    if energy == 0:
+        assert omega == 0, f"{compressor}: omega of the zero vector is {omega}"
+        return
+    error = sum(
+        probability * float((payload.dense().double() - vector.double()).square().sum())
+        for probability, payload in compressor.outcomes(vector)
+    )
+    # Denormal values keep few digits, on the wire as in the vector.
+    slack = 1e-5 if float(vector.abs().max()) > 1e-30 else 0.1
+    np.testing.assert_allclose(omega, error / energy, rtol=slack, atol=slack, err_msg=f"{compressor}: omega")
+
+
+def check_encoding(compressor: Compressor, vector: Tensor, seed: int = 0) -> None:
+    """Equal generators give equal bytes; the bytes hold the very payload; blocks add up the same in every way."""
+    compressed = compressor.compress(vector, np.random.default_rng(seed))
+    data = compressor.encode(vector, np.random.default_rng(seed))
+    assert data == encode_payload(compressed.payload) == compressor.encode(vector, np.random.default_rng(seed))
+    assert compressed.expected_bits >= 0
+    assert len(compressed.levels) == len(compressed.probabilities)
+    check_round_trip(compressed.payload)
+    assert decode_payload(data, vector.numel()).dense().isfinite().all()
+
+
+def check_round_trip(payload: Payload) -> None:
+    """Decoding gives back the payload bit for bit, and a sum is the same dense, added and added by index."""
+    data = encode_payload(payload)
+    decoded = decode_payload(data, payload.size)
+    assert _bits(decoded.dense()) == _bits(payload.dense()), "decoding changed a value"
+    assert encode_payload(decoded) == data, "a decoded payload has other bytes than it came from"
+
+    twice = torch.zeros(payload.size, dtype=torch.float64)
+    decoded.add_to(twice, 2.0)
+    mirrored = torch.zeros(payload.size + 3, dtype=torch.float64)
+    decoded.add_to(mirrored, 2.0, torch.arange(payload.size).flip(0) + 3)
+    assert torch.equal(mirrored[3:].flip(0), twice)
+    assert not mirrored[:3].any()
+    scale = float(payload.dense().abs().max())
+    _assert_close(twice, payload.dense().double() * 2, 4 * scale, "add_to and dense disagree")
+
+
+def check_draws(compressor: Compressor, vector: Tensor, num_draws: int = 400) -> None:
+    """`compress` gives the outcomes that `outcomes` lists, about as often as listed."""
+    expected: Counter[bytes] = Counter()
+    for probability, payload in compressor.outcomes(vector):
+        expected[_bits(payload.dense())] += probability  # type: ignore[assignment]
+    rng = np.random.default_rng(11)
+    seen = Counter(_bits(compressor.compress(vector, rng).payload.dense()) for _ in range(num_draws))
+    unknown = set(seen) - set(expected)
+    assert not unknown, f"{compressor} gave {len(unknown)} results that it does not list as outcomes"
+    for outcome, probability in expected.items():
+        spread = np.sqrt(num_draws * probability * (1 - min(probability, 1)))
+        assert abs(seen[outcome] - num_draws * probability) <= 5 * spread + 1, (
+            f"{compressor} gave an outcome of probability {probability} {seen[outcome]} times in {num_draws}"
+        )
+
+
+def check_text(compressor: Compressor) -> None:
+    """`repr` is the text that `parse` reads back, if the name is a registered one."""
+    if COMPRESSORS.get(type(compressor).__name__) is type(compressor):
+        assert parse(repr(compressor)) == compressor
+        assert repr(parse(repr(compressor))) == repr(compressor)
+
+
+def check_refusals(compressor: Compressor) -> None:
+    """What is no finite, non-empty 1-D float32 tensor is refused with an error that says so."""
+    bad = [
+        (torch.zeros(0), "non-empty"),
+        (torch.zeros(2, 2), "1-D"),
+        (torch.zeros(3, dtype=torch.float64), "float64"),
+        (torch.tensor([1.0, float("nan")]), "finite"),
+        (torch.tensor([1.0, float("inf")]), "finite"),
+        (torch.tensor([-float("inf"), 0.0]), "finite"),
+    ]
+    for vector, word in bad:
+        refusal = _refusal(compressor, vector)
+        assert word in refusal, f"{compressor} refused {vector} without saying {word!r}: {refusal}"
+
+
+def _refusal(compressor: Compressor, vector: Tensor) -> str:
+    try:
+        compressor.encode(vector, np.random.default_rng(0))
+    except ValueError as error:
+        return str(error)
+    raise AssertionError(f"{compressor} took {vector}")
+
+
+def check_hostile(data: bytes, size: int, rng: np.random.Generator, num_forgeries: int = 200) -> None:
+    """Damaged bytes raise WireError; forged ones with a valid checksum do, or hold a sound payload. Never more memory.
+
+    `data` is a valid payload of `size` coordinates.
+    """
+    for damaged in _damages(data):
+        _assert_refused(damaged, size)
+    for other in {size - 1, size + 1, 1, 2**32 - 1, 0, -1} - {size}:
+        _assert_refused(data, other)
+    for forged in _forgeries(data, rng, num_forgeries):
+        decode_within_memory(forged, size)
+
+
+def decode_within_memory(data: bytes, size: int) -> Payload | None:
+    """The payload in bytes that nobody vouches for, None if they are refused; AssertionError on anything else.
+
+    Other errors, unsound payloads and allocations beyond twice the expected vector (and 256 KiB) are failures.
+    """
+    already = tracemalloc.is_tracing()
+    if not already:
+        tracemalloc.start()
+    tracemalloc.reset_peak()
+    before = tracemalloc.get_traced_memory()[0]
+    try:
+        payload = decode_payload(data, size)
+    except WireError:
+        payload = None
+    peak = tracemalloc.get_traced_memory()[1] - before
+    if not already:
+        tracemalloc.stop()
+    assert peak <= 2 * 4 * size + 2**18, f"decoding {len(data)} bytes took {peak} bytes for {size} coordinates"
+    if payload is not None:
+        assert payload.size == size
+        dense = payload.dense()
+        assert dense.shape == (size,)
+        assert dense.dtype == torch.float32
+    return payload
+
+
+def sealed(data: bytes) -> bytes:
+    """`data` with the checksum that its other bytes call for: a forgery that only a careful reader refuses."""
+    if len(data) < 14:
+        return data
+    checksum = zlib.crc32(data[14:], zlib.crc32(data[:10] + bytes(4)))
+    return data[:10] + struct.pack("<I", checksum) + data[14:]
+
+
+def sample_payloads() -> Mapping[str, Payload]:
+    """One payload of every kind of block, for golden vectors and as seeds of a fuzzer."""
+    return {name: Payload(blocks[0].size if blocks else 4, blocks) for name, blocks in _sample_blocks().items()}
+
+
+def _sample_blocks() -> Mapping[str, tuple[Block, ...]]:
+    indices = torch.tensor([0, 3, 4, 17, 40, 99])
+    values = torch.tensor([1.5, -2.0, 1e-40, 3e38, -0.0, 0.1])
+    return {
+        "zero": (),
+        "dense": (DenseBlock(torch.tensor([0.0, -1.0, 0.1, 1e-45, 3e38])),),
+        "sparse": (SparseBlock(100, indices, values),),
+        "sparse-empty": (SparseBlock(9, indices[:0], values[:0]),),
+        "sparse-first": (SparseBlock(50, indices[:1], values[:1]),),
+        "dense-as-sparse-is-longer": (SparseBlock(2, torch.tensor([0, 1]), torch.tensor([1.0, 2.0])),),
+        "two-blocks": (SparseBlock(100, indices, values), SparseBlock(100, indices[:2] + 1, values[:2])),
+    }
+
+
+def _damages(data: bytes) -> Iterator[bytes]:
+    for length in range(len(data)):
+        yield data[:length]
+    yield data + b"\0"
+    yield data * 2
+    for position in range(len(data)):
+        for flip in (1, 128, 255):
+            yield data[:position] + bytes([data[position] ^ flip]) + data[position + 1 :]
+
+
+def _forgeries(data: bytes, rng: np.random.Generator, count: int) -> Iterator[bytes]:
+    yield sealed(data + b"\0")
+    for position in range(14, min(len(data), 64)):
+        for byte in (0, 1, 127, 255):
+            yield sealed(data[:position] + bytes([byte]) + data[position + 1 :])
+        yield sealed(data[:position] + b"\xff\xff\xff\xff" + data[position + 4 :])
+        yield sealed(data[:position])
+    for _ in range(count):
+        forged = bytearray(data)
+        for _ in range(int(rng.integers(1, 6))):
+            forged[int(rng.integers(len(forged)))] = int(rng.integers(256))
+        forged[:10] = data[:10]
+        yield sealed(bytes(forged))
+
+
+def _assert_refused(data: bytes, size: int) -> None:
+    try:
+        decode_payload(data, size)
+    except WireError:
+        return
+    raise AssertionError(f"{len(data)} damaged bytes were decoded as {size} coordinates: {data[:64].hex()}")
+
+
+def _assert_close(actual: Tensor, expected: Tensor, scale: float, message: str) -> None:
+    np.testing.assert_allclose(
+        actual.double().cpu().numpy(),
+        expected.double().cpu().numpy(),
+        rtol=RELATIVE,
+        atol=scale * RELATIVE + 1e-43,
+        err_msg=message,
+    )
+
+
+def _bits(vector: Tensor) -> bytes:
+    return vector.cpu().numpy().tobytes()

@@ -1,0 +1,97 @@
+"""The ClientApp through Flower's own records, and on a device that has no more than its short list."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+
+from clients.client_app import app
+from fl_mlmc.blocks import DenseBlock, Payload
+from fl_mlmc.config import RunConfig
+from fl_mlmc.models import build_model
+from fl_mlmc.protocol import ARRAYS, CONFIG, PAYLOAD, PAYLOAD_STYPE, RosterEntry, TrainTask, TrainUpdate
+from fl_mlmc.submodels import plan
+from fl_mlmc.wire import decode_payload, encode_payload
+from simulations.local_grid import identify_process
+from simulations.server_app import prepare_data
+
+ROOT = Path(__file__).parents[2]
+
+
+def ask(config: RunConfig, data: str, width: float = 0.5, values: torch.Tensor | None = None) -> Message:
+    identify_process()
+    model = build_model(config.model, (1, 8, 8), 10)
+    own = plan(model.spec, "nested", width)
+    if values is None:
+        values = own.gather(model.initial(0))
+    payload = encode_payload(Payload(len(values), (DenseBlock(values),)))
+    task = TrainTask(1, 2, "small", width, data)
+    array = Array("float32", (len(values),), PAYLOAD_STYPE, payload)
+    content = RecordDict({ARRAYS: ArrayRecord({PAYLOAD: array}), CONFIG: ConfigRecord(task.to_config())})
+    return Message(content, dst_node_id=3, message_type="train", group_id="1/2")
+
+
+def context(config: RunConfig, **node_config: object) -> Context:
+    return Context(1, 3, node_config, RecordDict(), config.to_flower())  # type: ignore[arg-type]
+
+
+def test_an_update_is_after_minus_before_on_the_submodel(small: RunConfig) -> None:
+    config = small.changed(compressor="Identity()")
+    data = str(prepare_data(config))
+    message = ask(config, data)
+    reply = app(message, context(config))
+    update = TrainUpdate.from_config(reply.content.config_records[CONFIG])
+    array = reply.content.array_records[ARRAYS][PAYLOAD]
+    assert (update.server_round, update.client, array.stype) == (1, 2, PAYLOAD_STYPE)
+    assert decode_payload(array.data, array.shape[0]).dense().norm() > 0
+    assert update.num_examples > 0
+    assert reply.metadata.group_id == "1/2"
+
+
+def test_the_reply_is_a_function_of_the_message(small: RunConfig) -> None:
+    data = str(prepare_data(small))
+    payloads = [
+        app(ask(small, data), context(small)).content.array_records[ARRAYS][PAYLOAD].data for _ in range(2)
+    ]
+    assert payloads[0] == payloads[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"learning_rate": 1e30}, "not finite|training loss is nan"),
+        ({"batch_size": 7, "data": "/does/not/exist"}, "/does/not/exist"),
+    ],
+)
+def test_a_client_that_cannot_train_says_why(small: RunConfig, change: dict, reason: str) -> None:
+    data = change.pop("data", None) or str(prepare_data(small))
+    config = small.changed(**change, local_steps=20)
+    failure = app(ask(config, data), context(config)).content.config_records[CONFIG]["failure"]
+    assert np.any([part in str(failure) for part in reason.split("|")]), failure
+
+
+def test_a_broken_payload_is_answered_not_raised(small: RunConfig) -> None:
+    message = ask(small, str(prepare_data(small)), values=torch.zeros(3))
+    failure = app(message, context(small)).content.config_records[CONFIG]["failure"]
+    assert "describes 3 coordinates" in str(failure)
+
+
+def test_a_node_says_who_it_hosts(small: RunConfig) -> None:
+    identify_process()
+    query = Message(RecordDict({CONFIG: ConfigRecord({"ask": 1})}), dst_node_id=3, message_type="query.roster")
+    entries = [
+        RosterEntry.from_config(app(query, context(small, **node)).content.config_records[CONFIG])
+        for node in ({"partition-id": 4, "num-partitions": 9}, {"partition-id": 1, "tier": "small"})
+    ]
+    assert (entries[0].first, entries[0].stride, entries[0].tier, entries[0].node) == (4, 9, "", "partition-4")
+    assert (entries[1].first, entries[1].stride, entries[1].tier, entries[1].node) == (1, 0, "small", "3")
+
+
+def test_a_device_needs_no_more_than_flwr_torch_and_numpy() -> None:
+    missing = ["ray", "pandas", "datasets", "flwr_datasets", "matplotlib", "sklearn", "pyarrow", "safetensors"]
+    code = f"import sys; sys.modules.update(dict.fromkeys({missing!r})); import clients.client_app"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -1,0 +1,78 @@
+"""Every compressor keeps the laws of `fl_mlmc.testing`: adding one is adding a row."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fl_mlmc import MLMC, Compressor, Identity, Ladder, TopK
+from fl_mlmc.testing import (
+    check_compressor,
+    check_draws,
+    check_encoding,
+    check_hostile,
+    check_ladder,
+    check_omega,
+    check_unbiased,
+    edge_vectors,
+)
+
+LADDERS: list[Ladder] = [
+    Identity(),
+    TopK(fraction=0.3),
+    TopK(count=1),
+    TopK(count=2),
+    TopK(fraction=1.0),
+]
+
+COMPRESSORS: list[Compressor] = [
+    *LADDERS,
+    *(MLMC(ladder) for ladder in LADDERS),
+    MLMC(TopK(count=2), "fixed"),
+    MLMC(TopK(count=3), draws=2),
+]
+
+FLOATS = st.floats(-(2.0**100), 2.0**100, width=32)
+VECTORS = st.lists(FLOATS, min_size=1, max_size=7).map(torch.tensor)
+
+
+@pytest.mark.parametrize("name", edge_vectors())
+@pytest.mark.parametrize("ladder", LADDERS, ids=repr)
+def test_a_ladder_keeps_its_laws_on_edge_vectors(ladder: Ladder, name: str) -> None:
+    check_ladder(ladder, edge_vectors()[name])
+
+
+@pytest.mark.parametrize("name", edge_vectors())
+@pytest.mark.parametrize("compressor", COMPRESSORS, ids=repr)
+def test_a_compressor_keeps_its_laws_on_edge_vectors(compressor: Compressor, name: str) -> None:
+    check_compressor(compressor, edge_vectors()[name])
+
+
+@pytest.mark.parametrize("ladder", LADDERS, ids=repr)
+@settings(max_examples=25, deadline=None)
+@given(vector=VECTORS)
+def test_a_ladder_sums_to_any_vector(ladder: Ladder, vector: Tensor) -> None:
+    check_ladder(ladder, vector)
+
+
+@pytest.mark.parametrize("compressor", COMPRESSORS, ids=repr)
+@settings(max_examples=15, deadline=None)
+@given(vector=VECTORS)
+def test_a_compressor_has_the_mean_and_variance_that_it_says(compressor: Compressor, vector: Tensor) -> None:
+    check_encoding(compressor, vector)
+    if compressor.unbiased:
+        check_unbiased(compressor, vector)
+        check_omega(compressor, vector)
+
+
+@pytest.mark.parametrize("compressor", COMPRESSORS, ids=repr)
+def test_draws_are_the_listed_outcomes_as_often_as_listed(compressor: Compressor) -> None:
+    check_draws(compressor, torch.tensor([0.3, -1.2, 0.5, 2.0, -0.1]))
+
+
+@pytest.mark.parametrize("compressor", COMPRESSORS, ids=repr)
+def test_damaged_payloads_are_refused(compressor: Compressor) -> None:
+    vector = torch.randn(60, generator=torch.Generator().manual_seed(3))
+    check_hostile(compressor.encode(vector, np.random.default_rng(1)), 60, np.random.default_rng(2), 50)

@@ -1,0 +1,105 @@
+import struct
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fl_mlmc.blocks import DenseBlock, Payload, SparseBlock
+from fl_mlmc.testing import check_hostile, check_round_trip, decode_within_memory, sample_payloads, sealed
+from fl_mlmc.wire import WireError, decode_payload, encode_payload
+
+OVERHEAD = 48
+
+
+@st.composite
+def sparse_payloads(draw: st.DrawFn) -> Payload:
+    size = draw(st.integers(1, 3000))
+    indices = sorted(draw(st.sets(st.integers(0, size - 1), max_size=60)))
+    values = draw(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=60, max_size=60))
+    return Payload(
+        size, (SparseBlock(size, torch.tensor(indices, dtype=torch.int64), torch.tensor(values[: len(indices)])),)
+    )
+
+
+@settings(max_examples=100, deadline=None)
+@given(payload=sparse_payloads())
+def test_any_sparse_payload_survives_the_trip(payload: Payload) -> None:
+    check_round_trip(payload)
+
+
+@pytest.mark.parametrize("name", sorted(sample_payloads()))
+def test_a_sample_survives_the_trip(name: str) -> None:
+    check_round_trip(sample_payloads()[name])
+
+
+@pytest.mark.parametrize("name", sorted(sample_payloads()))
+def test_damaged_and_forged_samples_are_refused_or_sound(name: str) -> None:
+    payload = sample_payloads()[name]
+    check_hostile(encode_payload(payload), payload.size, np.random.default_rng(5), 150)
+
+
+@pytest.mark.parametrize("share", [0.001, 0.01, 0.03, 0.1])
+def test_an_index_stream_is_within_two_percent_of_the_bound(share: float) -> None:
+    size = 200_000
+    count = int(share * size)
+    rng = np.random.default_rng(4)
+    indices = torch.from_numpy(np.sort(rng.choice(size, count, replace=False)))
+    data = encode_payload(Payload(size, (SparseBlock(size, indices, torch.ones(count)),)))
+    stream_bits = 8 * (len(data) - 4 * count - OVERHEAD)
+    assert stream_bits <= 1.02 * _log2_binomial(size, count)
+
+
+def test_a_block_is_dense_once_dense_is_smaller() -> None:
+    size = 1000
+    block = SparseBlock(size, torch.arange(size), torch.ones(size))
+    assert len(encode_payload(Payload(size, (block,)))) <= 4 * size + OVERHEAD
+
+
+@pytest.mark.parametrize(
+    ("data", "size", "word"),
+    [
+        (b"", 4, "0 bytes"),
+        (b"MLMC", 4, "4 bytes"),
+        (b"ZZZZ" + bytes(10), 4, "expected b'MLMC'"),
+        (b"MLMC\x63" + bytes(9), 4, "version 99"),
+        (encode_payload(Payload(5)), 4, "5 coordinates, expected 4"),
+        (encode_payload(Payload(4)) + b"\0", 4, "checksum"),
+        (sealed(encode_payload(Payload(4)) + b"\0"), 4, "after its last block"),
+    ],
+)
+def test_an_error_says_what_was_seen_and_expected(data: bytes, size: int, word: str) -> None:
+    with pytest.raises(WireError, match=word):
+        decode_payload(data, size)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_values_that_are_not_finite_are_refused(value: float) -> None:
+    data = encode_payload(Payload(3, (DenseBlock(torch.tensor([1.0, 2.0, 3.0])),)))
+    forged = sealed(data[:-4] + struct.pack("<f", value))
+    with pytest.raises(WireError, match="finite"):
+        decode_payload(forged, 3)
+
+
+def test_a_small_payload_that_declares_much_takes_little_memory() -> None:
+    size = 50_000
+    for count in (size, 2**31, 2**32 - 1):
+        for shift in (0, 31, 255):
+            body = struct.pack("<IB", count, shift) + b"\xff" * 100
+            block = struct.pack("<BI", 2, len(body)) + body
+            head = b"MLMC" + struct.pack("<BBII", 1, 1, size, 0)
+            assert decode_within_memory(sealed(head + block), size) is None
+
+
+def test_what_cannot_be_written_is_the_callers_mistake() -> None:
+    with pytest.raises(ValueError, match="1 to"):
+        encode_payload(Payload(0))
+    with pytest.raises(ValueError, match="255 blocks"):
+        encode_payload(Payload(1, (DenseBlock(torch.zeros(1)),) * 256))
+
+
+def _log2_binomial(size: int, count: int) -> float:
+    from math import lgamma, log
+
+    return (lgamma(size + 1) - lgamma(count + 1) - lgamma(size - count + 1)) / log(2)

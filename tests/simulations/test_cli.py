@@ -1,0 +1,108 @@
+"""The command as a person uses it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from fl_mlmc.config import RunConfig
+from simulations.cli import app, parse_setting
+
+ROOT = Path(__file__).parents[2]
+
+
+def arguments(config: RunConfig, **changes: object) -> list[str]:
+    settings = {**config.to_flower(), **changes}
+    return ["run", *(part for key, value in settings.items() for part in ("--set", f"{key}={value}"))]
+
+
+def test_a_run_ends_with_its_figures_and_a_picture(small: RunConfig) -> None:
+    done = CliRunner().invoke(app, arguments(small))
+    assert done.exit_code == 0, done.output
+    directory = Path(small.runs_dir) / "small"
+    for part in ("final accuracy", "uplink", "uncompressed, same rounds", "tier full", "least coverage"):
+        assert part in done.output
+    assert str(directory) in done.output
+    assert (directory / "report.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_several_runs_make_one_picture(small: RunConfig, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        assert CliRunner().invoke(app, arguments(small, **{"run-name": name})).exit_code == 0
+    runs = [str(Path(small.runs_dir) / name) for name in ("one", "two")]
+    done = CliRunner().invoke(app, ["report", *runs, "--out", str(tmp_path / "both.png")])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "both.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num-round": 3}, "did you mean 'num-rounds'"),
+        ({"tiers": "a:0.5:0.5"}, "add up to 0.5"),
+        ({"data-dir": "nowhere"}, "nowhere"),
+        ({"partition": "dirichlet"}, "dirichlet"),
+        ({"num-clients": "3"}, "clients-per-round is 4"),
+    ],
+)
+def test_bad_input_ends_with_one_line_and_code_2(small: RunConfig, change: dict[str, str], message: str) -> None:
+    done = CliRunner().invoke(app, arguments(small, **change))
+    assert done.exit_code == 2
+    assert message in " ".join(done.output.split())
+    assert "Traceback" not in done.output
+    assert not (Path(small.runs_dir) / "small").exists()
+
+
+def test_a_report_of_nothing_is_refused(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["report", str(tmp_path)])
+    assert done.exit_code == 2
+    assert "does not exist" in done.output
+
+
+def test_settings_are_read_as_the_key_wants_them() -> None:
+    assert parse_setting("num-rounds=3") == ("num_rounds", 3)
+    assert parse_setting("quorum=0.5") == ("quorum", 0.5)
+    assert parse_setting("run-name=7") == ("run_name", "7")
+    assert parse_setting("compressor=MLMC(TopK(fraction=0.1))") == ("compressor", "MLMC(TopK(fraction=0.1))")
+
+
+def command(config: RunConfig, **changes: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "simulations.cli", *arguments(config, **changes)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+
+def test_a_run_that_fails_on_flower_exits_with_1(small: RunConfig) -> None:
+    process = command(small, engine="flower", **{"learning-rate": 1e30})
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1, output
+    assert "round 1 has 0 good replies of 4" in " ".join(output.split())
+    directory = Path(small.runs_dir) / "small"
+    assert len((directory / "clients.jsonl").read_text().splitlines()) == 4
+
+
+def test_ctrl_c_stops_the_run_and_all_that_it_started(small: RunConfig) -> None:
+    directory = Path(small.runs_dir) / "small"
+    process = command(small, engine="flower", **{"num-rounds": 10_000})
+    rounds = directory / "rounds.jsonl"
+    deadline = time.monotonic() + 90
+    while not (rounds.exists() and rounds.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "interrupted" in output
+    assert json.loads((directory / "run.json").read_text())["status"].startswith("failed")
+    left = subprocess.run(["pgrep", "-f", str(directory)], capture_output=True, text=True, check=False).stdout
+    assert not left

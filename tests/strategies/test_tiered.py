@@ -1,0 +1,205 @@
+"""The strategy against clients that behave, fail and lie, in this process."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from clients import client_app
+from clients.data import FederatedData
+from fl_mlmc.blocks import DenseBlock, Payload
+from fl_mlmc.config import RunConfig
+from fl_mlmc.frames import read_clients, read_rounds
+from fl_mlmc.models import build_model
+from fl_mlmc.protocol import ARRAYS, CONFIG, PAYLOAD, PAYLOAD_STYPE
+from fl_mlmc.roundlog import RoundLog
+from fl_mlmc.submodels import plan
+from fl_mlmc.testing import sealed
+from fl_mlmc.wire import encode_payload
+from simulations.local_grid import LocalGrid
+from simulations.server_app import prepare_data
+from strategies.tiered import QuorumError, TieredStrategy, from_arrays, to_arrays
+
+Reply = Callable[[Message, Message], Message | None]
+"""What becomes of a good reply: (message, reply) -> another reply."""
+
+
+def run(config: RunConfig, tamper: Reply | None = None, victims: tuple[int, ...] = ()) -> torch.Tensor:
+    """Run the strategy; `tamper` rewrites the train replies of `victims`. The final model."""
+    app = ClientApp()
+
+    @app.query("roster")
+    def who(message: Message, context: Context) -> Message:
+        return client_app.who(message, context)
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        reply = client_app.train(message, context)
+        client = message.content.config_records[CONFIG]["client"]
+        return tamper(message, reply) if tamper and client in victims else reply
+
+    data = prepare_data(config)
+    spec = FederatedData.open(data).spec
+    model = build_model(config.model, spec.input_shape, spec.num_classes)
+    log = RoundLog.create(Path(config.runs_dir) / config.run_name, {})
+    strategy = TieredStrategy(config, model, log, str(data))
+    grid = LocalGrid(app, config.num_clients, config.to_flower())
+    result = strategy.start(grid, to_arrays(model.initial(config.seed)), config.num_rounds)
+    return from_arrays(result.arrays)
+
+
+def directory(config: RunConfig) -> Path:
+    return Path(config.runs_dir) / config.run_name
+
+
+def everyone(config: RunConfig, **changes: Any) -> RunConfig:
+    return config.changed(clients_per_round=config.num_clients, **changes)
+
+
+def test_the_log_tells_of_every_sampled_client(small: RunConfig) -> None:
+    run(small)
+    clients, rounds = read_clients(directory(small)), read_rounds(directory(small))
+    assert list(rounds["round"]) == [1, 2]
+    assert clients.groupby("round").size().tolist() == [4, 4]
+    assert (clients["status"] == "ok").all()
+    assert set(clients["width"]) <= {0.5, 1.0}
+    assert rounds["uplink_bytes"].tolist() == clients.groupby("round")["payload_bytes"].sum().tolist()
+    assert rounds["cumulative_uplink_bytes"].tolist() == rounds["uplink_bytes"].cumsum().tolist()
+    assert (clients["message_bytes"] > clients["payload_bytes"]).all()
+    assert (clients["payload_bytes"] < 4 * clients["num_parameters"] / 5).all()
+    assert clients["probability"].between(0, 1, inclusive="neither").all()
+
+
+def test_same_seed_same_bytes(small: RunConfig) -> None:
+    timing = ["train_seconds", "encode_seconds", "message_bytes"]
+    first = run(small)
+    second = run(again := small.changed(run_name="again"))
+    assert torch.equal(first, second)
+    frames = [read_clients(directory(config)).drop(columns=timing) for config in (small, again)]
+    assert frames[0].equals(frames[1])
+    assert not torch.equal(first, run(small.changed(run_name="other", seed=1)))
+
+
+def test_several_draws_are_logged_as_lists(small: RunConfig) -> None:
+    run(config := small.changed(compressor="MLMC(TopK(fraction=0.1), draws=2)", num_rounds=1))
+    assert read_clients(directory(config))["level"].map(len).tolist() == [2, 2, 2, 2]
+
+
+def replaced(message: Message, reply: Message, payload: bytes | None = None, **config: Any) -> Message:
+    content = RecordDict(
+        {
+            ARRAYS: ArrayRecord(dict(reply.content.array_records[ARRAYS])),
+            CONFIG: ConfigRecord({**reply.content.config_records[CONFIG], **config}),
+        }
+    )
+    if payload is not None:
+        old = content.array_records[ARRAYS][PAYLOAD]
+        content.array_records[ARRAYS][PAYLOAD] = Array(old.dtype, old.shape, old.stype, payload)
+    return Message(content, reply_to=message)
+
+
+def size_of(reply: Message) -> int:
+    return int(reply.content.array_records[ARRAYS][PAYLOAD].shape[0])
+
+
+def not_finite(message: Message, reply: Message) -> Message:
+    values = torch.ones(size_of(reply))
+    data = encode_payload(Payload(len(values), (DenseBlock(values),)))
+    return replaced(message, reply, sealed(data[:-4] + np.float32("nan").tobytes()))
+
+
+def too_large(message: Message, reply: Message) -> Message:
+    values = torch.zeros(size_of(reply) + 1)
+    return replaced(message, reply, encode_payload(Payload(len(values), (DenseBlock(values),))))
+
+
+def without_array(message: Message, reply: Message) -> Message:
+    return Message(RecordDict({CONFIG: reply.content.config_records[CONFIG]}), reply_to=message)
+
+
+def plain_array(message: Message, reply: Message) -> Message:
+    array = Array(np.zeros(size_of(reply), np.float32))
+    content = RecordDict({ARRAYS: ArrayRecord({PAYLOAD: array}), CONFIG: reply.content.config_records[CONFIG]})
+    return Message(content, reply_to=message)
+
+
+HOSTILE: dict[str, tuple[Reply, str]] = {
+    "error": (lambda message, _: Message(Error(2, "trace\nValueError: boom"), reply_to=message), "error 2: .*boom"),
+    "empty": (lambda message, _: Message(RecordDict(), reply_to=message), "TrainUpdate has server-round = None"),
+    "failure": (lambda m, r: replaced(m, r, failure="the disk is full"), "the disk is full"),
+    "truncated": (lambda m, r: replaced(m, r, r.content.array_records[ARRAYS][PAYLOAD].data[:-1]), "checksum"),
+    "no payload": (lambda m, r: replaced(m, r, b""), "has 0 bytes"),
+    "not finite": (not_finite, "not finite"),
+    "too large": (too_large, "coordinates, expected"),
+    "no array": (without_array, "no array"),
+    "plain array": (plain_array, "stype 'numpy.ndarray'"),
+    "wrong round": (lambda m, r: replaced(m, r, **{"server-round": 7}), "it answers round 7"),
+    "wrong client": (lambda m, r: replaced(m, r, client=0), "for client 0, the task was"),
+    "other code": (lambda m, r: replaced(m, r, **{"code-stamp": "old"}), "it runs code old"),
+    "no examples": (lambda m, r: replaced(m, r, **{"num-examples": 0}), "declares 0 examples"),
+    "all examples": (lambda m, r: replaced(m, r, **{"num-examples": 2**60}), "declares 1152921504606846976"),
+    "wrong type": (lambda m, r: replaced(m, r, **{"train-loss": "low"}), "train-loss = 'low'"),
+    "loss not finite": (lambda m, r: replaced(m, r, **{"train-loss": float("nan")}), "train-loss"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_bad_reply_is_dropped_and_logged_and_the_rest_counts(small: RunConfig, kind: str) -> None:
+    config = everyone(small, num_rounds=1)
+    tamper, reason = HOSTILE[kind]
+    got = run(config, tamper, victims=(2,))
+    rows = read_clients(directory(config)).set_index("client")
+    assert rows["status"].drop(2).tolist() == ["ok"] * 5
+    assert re.search(f"dropped: .*{reason}", rows["status"].loc[2])
+    assert read_rounds(directory(config))["num_ok"].tolist() == [5]
+    # Whatever the bad client did, the model is the one without it.
+    error = HOSTILE["error"][0]
+    assert torch.equal(got, run(config.changed(run_name="without"), error, victims=(2,)))
+
+
+def test_too_few_good_replies_end_the_run_and_what_was_logged_stays(small: RunConfig) -> None:
+    config = everyone(small, quorum=5)
+    with pytest.raises(QuorumError, match=r"round 1 has 4 good replies of 6, the quorum is 5: dropped: error 2"):
+        run(config, HOSTILE["error"][0], victims=(1, 2))
+    assert len(read_clients(directory(config))) == 6
+    assert read_rounds(directory(config))["num_ok"].tolist() == [4]
+    assert all(json.loads(line) for line in (directory(config) / "clients.jsonl").read_text().splitlines())
+
+
+def test_replies_in_any_order_give_the_same_model(small: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = everyone(small)
+    straight = run(config)
+    send = LocalGrid.send_and_receive
+    monkeypatch.setattr(LocalGrid, "send_and_receive", lambda *args, **kwargs: reversed(list(send(*args, **kwargs))))
+    assert torch.equal(straight, run(config.changed(run_name="reversed")))
+
+
+def test_a_second_reply_of_a_client_is_ignored(small: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = everyone(small)
+    once = run(config)
+    send = LocalGrid.send_and_receive
+    monkeypatch.setattr(
+        LocalGrid, "send_and_receive", lambda *a, **k: (reply for reply in list(send(*a, **k)) for _ in range(2))
+    )
+    assert torch.equal(once, run(config.changed(run_name="twice")))
+
+
+def test_coordinates_that_nobody_held_keep_their_values(small: RunConfig) -> None:
+    config = small.changed(tiers="small:0.5:1.0", server_optimizer="sgd(momentum=0.9)")
+    got = run(config)
+    data = FederatedData.open(prepare_data(config))
+    model = build_model(config.model, data.spec.input_shape, data.spec.num_classes)
+    before = model.initial(config.seed)
+    held = torch.zeros_like(before)
+    own = plan(model.spec, "nested", 0.5)
+    own.scatter_add(held, torch.ones(own.size))
+    assert torch.equal(got[held == 0], before[held == 0])
+    assert not torch.equal(got[held > 0], before[held > 0])
+    assert read_rounds(directory(config))["coverage_min"].tolist() == [0, 0]

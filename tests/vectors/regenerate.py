@@ -1,0 +1,19 @@
+"""Write the golden vectors anew: NAME.payload is the encoded bytes, NAME.f32 the float32 values that they decode to.
+
+A change to a file that exists breaks every payload out there: only a new version of the format may do that.
+Run from the root of the repository: python tests/vectors/regenerate.py
+"""
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parents[1]))
+
+from fl_mlmc.testing import sample_payloads  # noqa: E402
+from fl_mlmc.wire import encode_payload  # noqa: E402
+
+for name, payload in sample_payloads().items():
+    (HERE / f"{name}.payload").write_bytes(encode_payload(payload))
+    (HERE / f"{name}.f32").write_bytes(payload.dense().numpy().astype("<f4").tobytes())
+    print(name)
