@@ -63,7 +63,8 @@ class WordPiece:
 
 def _words(text: str) -> Iterator[str]:
     kept = "".join(map(_cleaned, text))
-    plain = (char for char in unicodedata.normalize("NFD", kept.lower()) if unicodedata.category(char) != "Mn")
+    # Lower case goes letter by letter: a word's last sigma is lowered like any other.
+    plain = (char.lower() for char in unicodedata.normalize("NFD", kept) if unicodedata.category(char) != "Mn")
     yield from "".join(f" {char} " if _stands_alone(char) else char for char in plain).split()
 
 

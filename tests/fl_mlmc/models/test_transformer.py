@@ -70,10 +70,8 @@ def stored(directory, **changes):
     tensors = {name: tensor.clone() for name, tensor in module.state_dict().items() if "classifier" not in name}
     tensors["embeddings.position_ids"] = torch.arange(9)[None]
     tensors["pooler.dense.weight"] = torch.zeros(12, 12)
-    save_file(
-        {f"bert.{name}": tensor for name, tensor in tensors.items() if tensor is not None},
-        directory / "model.safetensors",
-    )
+    tensors = {name: tensor for name, tensor in (tensors | changes).items() if tensor is not None}
+    save_file({f"bert.{name}": tensor for name, tensor in tensors.items()}, directory / "model.safetensors")
     return tensors
 
 
