@@ -61,7 +61,7 @@ def draw(directories: Sequence[Path], target: Path) -> Path:
         by_bytes.set(xlabel="cumulative uplink (MB)")
         if len(directories) == 1:
             by_bytes.set_xscale("log")
-        by_bytes.legend(fontsize=8, loc="lower right")
+        by_bytes.legend(fontsize=8, loc="upper left")
         figure.savefig(target, dpi=140)
     return target
 
@@ -72,7 +72,7 @@ def _draw_uncompressed(axes: mpl.axes.Axes, directory: Path, rounds: pd.DataFram
     axes.plot(
         plain.reindex(rounds["round"]) / MEGABYTE,
         rounds["accuracy"],
-        label="same rounds, float32 updates",
+        label="the same rounds, if sent as float32",
         linewidth=1.4,
         linestyle="--",
         color="0.5",
