@@ -54,9 +54,7 @@ def test_an_update_is_after_minus_before_on_the_submodel(small: RunConfig) -> No
 
 def test_the_reply_is_a_function_of_the_message(small: RunConfig) -> None:
     data = str(prepare_data(small))
-    payloads = [
-        app(ask(small, data), context(small)).content.array_records[ARRAYS][PAYLOAD].data for _ in range(2)
-    ]
+    payloads = [app(ask(small, data), context(small)).content.array_records[ARRAYS][PAYLOAD].data for _ in range(2)]
     assert payloads[0] == payloads[1]
 
 

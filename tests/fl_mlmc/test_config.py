@@ -33,7 +33,10 @@ def test_a_change_is_checked_like_the_rest() -> None:
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        ({"num-round": 3}, "unknown run-config key 'num-round'; did you mean 'num-rounds'.*Known keys: seed, num-rounds"),
+        (
+            {"num-round": 3},
+            "unknown run-config key 'num-round'; did you mean 'num-rounds'.*Known keys: seed",
+        ),
         ({"colour": 1}, "unknown run-config key 'colour'.*Known keys"),
         ({"tiers": "a:0.5:0.5,b:1.0:0.4"}, "shares must add up to 1, they add up to 0.9"),
         ({"tiers": "a:0:1.0"}, r"width 0.0, a width lies in \(0, 1\]"),

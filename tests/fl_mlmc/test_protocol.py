@@ -16,7 +16,8 @@ def test_keys_are_dashed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("num-examples", 1.5), ("num-examples", True), ("code-stamp", 3), ("levels", "2"), ("train-loss", 1)]
+    ("key", "value"),
+    [("num-examples", 1.5), ("num-examples", True), ("code-stamp", 3), ("levels", "2"), ("client", 1.0)],
 )
 def test_a_field_of_another_type_is_refused(key: str, value: object) -> None:
     with pytest.raises(ProtocolError, match=f"TrainUpdate has {key} = "):

@@ -35,9 +35,7 @@ def fed_avg(config: RunConfig) -> torch.Tensor:
         with one_thread():
             train(module, features, labels, config, stream(config.seed, "batches", server_round, client))
         metrics = MetricRecord({"num-examples": len(labels)})
-        return Message(
-            RecordDict({"arrays": ArrayRecord(module.state_dict()), "metrics": metrics}), reply_to=message
-        )
+        return Message(RecordDict({"arrays": ArrayRecord(module.state_dict()), "metrics": metrics}), reply_to=message)
 
     module = model.build(model.spec.units)
     load_vector(module, model.initial(config.seed))

@@ -18,7 +18,7 @@ from fl_mlmc.blocks import DenseBlock, Payload
 from fl_mlmc.config import RunConfig
 from fl_mlmc.frames import read_clients, read_rounds
 from fl_mlmc.models import build_model
-from fl_mlmc.protocol import ARRAYS, CONFIG, PAYLOAD, PAYLOAD_STYPE
+from fl_mlmc.protocol import ARRAYS, CONFIG, PAYLOAD
 from fl_mlmc.roundlog import RoundLog
 from fl_mlmc.submodels import plan
 from fl_mlmc.testing import sealed
