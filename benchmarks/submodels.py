@@ -3,8 +3,8 @@
     python benchmarks/submodels.py [--model MODEL] [--repeats N]
 
 For each rule and width: `gather` reads and writes the submodel; `scatter_add` reads it, and reads and writes as many
-places of the accumulator. The unit (`copy`) is the time of a plain copy of as many bytes, taken in turn with them. Caches are
-flushed before each, as training flushes them between replies. Then the memory that the server's mean takes as replies
+places of the accumulator. The unit, `copy`, is the time of a plain copy of as many bytes, taken in turn with them.
+Caches are flushed before each, as training does between replies. Then the memory that the server takes as replies
 come in.
 """
 

@@ -7,10 +7,39 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .submodels.ordered_dropout import OrderedDropout
+from .models.base import Model
+from .submodels.ordered_dropout import WIDTHS, OrderedDropout
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 """(logits, labels) to a loss."""
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""(inputs, labels) of a minibatch to a client's loss."""
+
+
+def local_loss(
+    model: Model,
+    module: nn.Module,
+    rule: str,
+    width: float,
+    server_round: int,
+    rng: np.random.Generator,
+    widths: Sequence[float] = WIDTHS,
+    criterion: Criterion = nn.functional.cross_entropy,
+    distill: bool = False,
+) -> Loss:
+    """The loss that goes with a width rule, of `module`, the submodel of `model` at `width`.
+
+    "ordered-dropout" runs each minibatch at one of `widths` up to `width`, drawn by `rng`; "depth" adds up the exits;
+    the others have `criterion` of the logits. `distill` lets the widest, or the other exits, teach.
+    """
+    if rule == "ordered-dropout":
+        dropout = OrderedDropout(model, module, width, widths)
+        return lambda inputs, labels: ordered_dropout_loss(dropout, inputs, labels, rng, criterion, distill)
+    if rule == "depth":
+        weight = distillation_weight(server_round) if distill else 0.0
+        return lambda inputs, labels: exits_loss(module.exit_logits(inputs), labels, weight, criterion)
+    return lambda inputs, labels: criterion(module(inputs), labels)
 
 
 def masked_cross_entropy(present: Tensor) -> Criterion:

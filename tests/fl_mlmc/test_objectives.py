@@ -7,11 +7,13 @@ from fl_mlmc.models import build_model
 from fl_mlmc.objectives import (
     distillation_weight,
     exits_loss,
+    local_loss,
     masked_cross_entropy,
     ordered_dropout_loss,
     present_classes,
     soft_cross_entropy,
 )
+from fl_mlmc.submodels import plan
 from fl_mlmc.submodels.ordered_dropout import OrderedDropout
 
 LOGITS, LABELS = torch.tensor([[1.0, 2.0, 3.0], [0.5, -1.0, 2.0]]), torch.tensor([0, 1])
@@ -69,3 +71,23 @@ def test_self_distillation_adds_the_full_ones_softmax_as_target_without_its_grad
     teacher = LOGITS.clone().requires_grad_()
     soft_cross_entropy(LOGITS.clone().requires_grad_(), teacher).backward()
     assert teacher.grad is None
+
+
+@pytest.mark.parametrize("rule", ["nested", "rolling", "random", "depth", "ordered-dropout"])
+def test_every_rule_has_a_loss_that_training_lowers(rule):
+    torch.manual_seed(0)
+    text = "resnet18(hidden=(4, 4, 8, 8), depths=(1, 1, 1, 1), exits=True)"
+    model = build_model(text, (1, 16, 16), 3)
+    own = plan(model.spec, rule, 0.5, server_round=3)
+    module = model.build(own.units).train()
+    loss = local_loss(model, module, rule, 0.5, 3, np.random.default_rng(0), (0.25, 0.5, 1.0), distill=True)
+    inputs, labels = torch.randn(12, 1, 16, 16), torch.arange(12) % 3
+    optimizer = torch.optim.SGD(module.parameters(), 0.05)
+    losses = []
+    for _ in range(12):
+        optimizer.zero_grad()
+        value = loss(inputs, labels)
+        value.backward()
+        optimizer.step()
+        losses.append(float(value))
+    assert np.mean(losses[-4:]) < np.mean(losses[:4])
