@@ -38,7 +38,8 @@ def local_loss(
         return lambda inputs, labels: ordered_dropout_loss(dropout, inputs, labels, rng, criterion, distill)
     if rule == "depth":
         weight = distillation_weight(server_round) if distill else 0.0
-        return lambda inputs, labels: exits_loss(module.exit_logits(inputs), labels, weight, criterion)
+        exits: Callable[[Tensor], list[Tensor]] = module.exit_logits  # type: ignore[assignment]
+        return lambda inputs, labels: exits_loss(exits(inputs), labels, weight, criterion)
     return lambda inputs, labels: criterion(module(inputs), labels)
 
 

@@ -30,14 +30,6 @@ MASKABLE = [name for name in MODELS if not name.endswith(("-group", "transformer
 CASES = [(name, rule) for name in MODELS for rule in sorted(RULES) if rule != "depth" or name.endswith("exits")]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # layers this small only wait for each other
-    yield
-    torch.set_num_threads(before)
-
-
 def built(name):
     text, shape = MODELS[name]
     generator = torch.Generator().manual_seed(0)
