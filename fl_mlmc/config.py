@@ -36,7 +36,10 @@ class RunConfig(BaseModel):
     num_rounds: int = Field(20, ge=1)
     num_clients: int = Field(60, ge=1)
     clients_per_round: int = Field(20, ge=1)
-    engine: Literal["flower", "local"] = "flower"
+    engine: Literal["ray", "flower", "local"] = "flower"
+    client_cpus: float = Field(1.0, gt=0, description="processors that a client of the ray engine takes")
+    client_gpus: float = Field(0.0, ge=0, description="GPUs that it takes; a fraction shares one")
+    client_timeout: float = Field(0.0, ge=0, description="seconds until the ray engine gives up a client; 0: never")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dataset: str = Field("digits", min_length=1)
     data_dir: str = ""
@@ -48,15 +51,17 @@ class RunConfig(BaseModel):
     downlink_compressor: str = "Identity()"
     scheme: Literal["direct"] = "direct"
     local_steps: int = Field(0, ge=0, description="0: as many as local-epochs make")
-    local_epochs: int = Field(1, ge=1)
-    batch_size: int = Field(32, ge=1)
-    learning_rate: float = Field(0.05, gt=0)
+    local_epochs: int = Field(5, ge=1)
+    batch_size: int = Field(16, ge=1)
+    learning_rate: float = Field(0.1, gt=0)
     client_optimizer: str = "sgd"
     server_optimizer: str = "sgd"
     server_learning_rate: float = Field(1.0, gt=0)
     evaluate_every: int = Field(1, ge=1)
     quorum: int | float = Field(0.5, description="good replies a round needs: a whole number, or a share such as 0.5")
     round_timeout: float = Field(3600.0, gt=0, description="seconds to wait for a round's replies")
+    checkpoint_every: int = Field(1, ge=1)
+    resume: bool = Field(False, description="go on with the run that runs-dir/run-name holds")
     runs_dir: str = "runs"
     run_name: str = ""
 

@@ -43,6 +43,24 @@ class RoundLog:
             (directory / name).touch()
         return log
 
+    @classmethod
+    def resume(
+        cls, directory: Path, sizes: Mapping[str, int], on_round: Callable[[Mapping[str, Any]], None] | None = None
+    ) -> "RoundLog":
+        """Go on with a run's log, cut back to what `sizes` said of it; FileNotFoundError where there is no run."""
+        log = cls(directory, on_round)
+        if not (directory / RUN).exists():
+            raise FileNotFoundError(f"{directory} holds no run: it has no {RUN}")
+        for name in (CLIENTS, ROUNDS):
+            (directory / name).touch()
+            os.truncate(directory / name, sizes.get(name, 0))
+        log.finish("running")
+        return log
+
+    def sizes(self) -> dict[str, int]:
+        """How long the log is: what `resume` takes."""
+        return {name: (self.directory / name).stat().st_size for name in (CLIENTS, ROUNDS)}
+
     def append_clients(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add a round's client rows in one write."""
         self._append(CLIENTS, rows)
@@ -54,18 +72,28 @@ class RoundLog:
             self._on_round(row)
 
     def finish(self, status: str) -> None:
-        """Record how the run ended: "completed" or "failed: <reason>"."""
+        """Record how the run stands: "completed", "failed: <reason>", or "running" once more."""
         self._write_run({**json.loads((self.directory / RUN).read_text()), "status": status})
 
     def _append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         text = "".join(json.dumps(_plain(row), allow_nan=False) + "\n" for row in rows)
-        with open(self.directory / name, "a", encoding="utf-8") as file:
-            file.write(text)
+        path = self.directory / name
+        whole = path.stat().st_size
+        try:
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(text)
+        except OSError:  # a full disk takes the first part of a row
+            os.truncate(path, whole)
+            raise
 
     def _write_run(self, content: Mapping[str, Any]) -> None:
         partial = self.directory / (RUN + ".partial")
-        partial.write_text(json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
-        os.replace(partial, self.directory / RUN)
+        try:
+            partial.write_text(json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
+            os.replace(partial, self.directory / RUN)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
 
 
 def _plain(value: Any) -> Any:

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fl_mlmc.config import ConfigError, RunConfig, Scalar
 
-from .launch import RunFailed, execute, load_config
+from .launch import RunFailed, execute, load_config, load_run
 from .report import draw, summarise
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -31,13 +31,17 @@ def main() -> None:
 def run(
     scenario: Annotated[Path | None, typer.Argument(metavar="[SCENARIO.toml]", help="Run-config keys in TOML.")] = None,
     settings: Settings = None,
+    resume: Annotated[Path | None, typer.Option(metavar="RUN_DIR", help="Go on with the run there.")] = None,
+    ray_address: Annotated[str, typer.Option(metavar="ADDRESS", help="Run on the Ray cluster there.")] = "",
 ) -> None:
     """Run a scenario to its end, and exit with 0 only if it got there."""
     signal.signal(signal.SIGTERM, _end)
     try:
-        config = load_config(scenario, dict(map(parse_setting, settings or [])))
+        if resume is not None and (scenario or settings):
+            raise ConfigError("--resume goes on with the run's own config: leave out the scenario and --set")
+        config = load_run(resume) if resume else load_config(scenario, dict(map(parse_setting, settings or [])))
         with _Bar(config) as bar:
-            result = execute(config, bar.advance)
+            result = execute(config, bar.advance, in_flower=True, ray_address=ray_address)
     except (ConfigError, ValueError, OSError) as error:
         errors.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from None

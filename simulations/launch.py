@@ -19,7 +19,7 @@ import pandas as pd
 from fl_mlmc.config import ConfigError, RunConfig, Scalar
 from fl_mlmc.frames import read_clients, read_rounds
 from fl_mlmc.roundlog import ROUNDS, RUN, RoundLog
-from strategies.checkpoint import load_checkpoint
+from strategies.checkpoint import CHECKPOINT, load_checkpoint, load_state
 
 from .superlink import LocalSuperLink, RunState, SuperLinkError
 
@@ -50,7 +50,7 @@ class RunResult:
     @classmethod
     def read(cls, directory: Path) -> "RunResult":
         """The result of the finished run in `directory`."""
-        tensors = load_checkpoint(directory / "checkpoint")
+        tensors = load_checkpoint(directory / CHECKPOINT)
         arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
         return cls(directory, arrays, read_clients(directory), read_rounds(directory))
 
@@ -73,15 +73,43 @@ def load_config(scenario: str | Path | None, changes: Mapping[str, Scalar | Path
     return config.changed(runs_dir=Path(config.runs_dir).expanduser().absolute(), run_name=name, data_dir=data_dir)
 
 
-def execute(config: RunConfig, on_round: OnRound | None = None) -> RunResult:
-    """Run a config from `load_config` to its end."""
+def load_run(directory: Path) -> RunConfig:
+    """The config that goes on with the run in `directory` after its last checkpoint; ConfigError if none is there."""
+    directory = directory.expanduser().absolute()
+    try:
+        header = json.loads((directory / RUN).read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"{directory} holds no run to resume: it has no {RUN}") from None
+    config = RunConfig.from_flower(header["config"])
+    return config.changed(resume=True, runs_dir=directory.parent, run_name=directory.name)
+
+
+def execute(
+    config: RunConfig, on_round: OnRound | None = None, *, in_flower: bool = False, ray_address: str = ""
+) -> RunResult:
+    """Run a config from `load_config` to its end.
+
+    Engine `ray` runs in this process, on the cluster at `ray_address` if there is one; `in_flower` puts it into a
+    ServerApp process under `flwr run`, where engine `flower` always is.
+    """
+    if ray_address and config.engine != "ray":
+        raise ConfigError(f"a Ray address is for engine 'ray', the run config has engine {config.engine!r}")
     directory = Path(config.runs_dir) / config.run_name
-    if (directory / RUN).exists():
+    if config.resume:
+        if _status(directory) == "completed":
+            return RunResult.read(directory)
+        saved = load_state(directory / CHECKPOINT)
+        RoundLog.resume(directory, saved.log_sizes if saved else {})  # before anybody follows the log
+    elif (directory / RUN).exists():
         raise ConfigError(f"{directory} already holds a run; choose another run-name or runs-dir")
     directory.mkdir(parents=True, exist_ok=True)
-    engine = _run_here if config.engine == "local" else _run_on_flower
     try:
-        engine(config, directory, on_round)
+        if config.engine == "flower" or (config.engine == "ray" and in_flower and not ray_address):
+            _run_on_flower(config, directory, on_round)
+        elif ray_address:
+            _run_on_cluster(config, directory, on_round, ray_address)
+        else:
+            _run_here(config, directory, on_round)
     except SuperLinkError as error:
         raise RunFailed(directory, str(error)) from error
     except BaseException as error:
@@ -124,9 +152,9 @@ def _run_on_flower(config: RunConfig, directory: Path, on_round: OnRound | None)
             prepare_data(config)  # while the SuperLink starts; a mistake in the data is heard of here
             settings = Path(home) / "run.toml"
             settings.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in config.to_flower().items()))
-            federation = (
-                f"num-supernodes={config.num_clients} client-resources-num-cpus=1 init-args-num-cpus={os.cpu_count()}"
-            )
+            # Beside our engine Flower's own stands idle; one node with all processors is the least of it.
+            nodes, cpus = (1, os.cpu_count()) if config.engine == "ray" else (config.num_clients, 1)
+            federation = f"num-supernodes={nodes} client-resources-num-cpus={cpus} init-args-num-cpus={os.cpu_count()}"
             run_id = link.submit(stage_app(Path(home) / "app"), settings, federation)
             rows = _Follower(directory / ROUNDS, on_round)
             try:
@@ -141,6 +169,13 @@ def _run_on_flower(config: RunConfig, directory: Path, on_round: OnRound | None)
         if not state.is_success or status != "completed":
             reason = status.removeprefix("failed: ") if status.startswith("failed") else _last_words(state, directory)
             raise RunFailed(directory, reason)
+
+
+def _run_on_cluster(config: RunConfig, directory: Path, on_round: OnRound | None, address: str) -> None:
+    from .ray_session import ray_session
+
+    with tempfile.TemporaryDirectory(prefix="fl-mlmc-") as home, ray_session(address, stage_app(Path(home) / "app")):
+        _run_here(config, directory, on_round)
 
 
 def stage_app(target: Path) -> Path:
@@ -185,7 +220,8 @@ def _last_words(state: RunState, directory: Path) -> str:
 def _mark_failed(directory: Path, error: BaseException) -> None:
     # A server that was killed could not say so itself.
     if _status(directory) == "running":
-        RoundLog(directory).finish(f"failed: {'interrupted' if isinstance(error, KeyboardInterrupt) else error}")
+        with contextlib.suppress(OSError):
+            RoundLog(directory).finish(f"failed: {'interrupted' if isinstance(error, KeyboardInterrupt) else error}")
     with contextlib.suppress(OSError):
         directory.rmdir()  # nothing was logged, so nothing is left behind
 

@@ -1,6 +1,7 @@
 """The Flower ServerApp: puts data, model, strategy and engine together. The composition root."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,8 @@ from fl_mlmc.models import Model, build_model
 from fl_mlmc.models.base import load_vector
 from fl_mlmc.protocol import code_stamp
 from fl_mlmc.roundlog import RoundLog
-from strategies.checkpoint import save_checkpoint
-from strategies.tiered import TieredStrategy, from_arrays, to_arrays
+from strategies.checkpoint import CHECKPOINT, load_state
+from strategies.tiered import TieredStrategy, to_arrays
 
 from .datasets import prepare
 from .local_grid import LocalGrid
@@ -45,26 +46,50 @@ def serve(
     data = prepare_data(config)
     federated = FederatedData.open(data)
     model = build_model(config.model, federated.spec.input_shape, federated.spec.num_classes)
-    if config.engine == "local":
-        grid = LocalGrid(client_app, config.num_clients, config.to_flower())
-    if grid is None:
-        raise ValueError(f"engine {config.engine!r} needs Flower: use `flwr run` or `fl-mlmc run`")
-    round_log = RoundLog.create(directory, _header(config, model), on_round)
+    saved = load_state(directory / CHECKPOINT) if config.resume else None
+    if config.resume:
+        round_log = RoundLog.resume(directory, saved.log_sizes if saved else {}, on_round)
+    else:
+        round_log = RoundLog.create(directory, _header(config, model), on_round)
     try:
         strategy = TieredStrategy(config, model, round_log, str(data), _evaluator(config, model, federated))
-        result = strategy.start(
-            grid,
-            to_arrays(model.initial(config.seed)),
-            config.num_rounds,
-            timeout=config.round_timeout,
-            evaluate_fn=strategy.evaluate,
-        )
-        save_checkpoint(directory / "checkpoint", model.spec, from_arrays(result.arrays), config.num_rounds)
+        if saved:
+            strategy.restore(saved)
+        with _engine(config, grid) as engine:
+            strategy.start(
+                engine,
+                to_arrays(saved.vector if saved else model.initial(config.seed)),
+                config.num_rounds,
+                timeout=config.round_timeout,
+                evaluate_fn=strategy.evaluate,
+            )
     except BaseException as error:
-        round_log.finish(f"failed: {type(error).__name__}: {error}")
+        with suppress(OSError):  # of a full disk: what went wrong is the first one
+            round_log.finish(f"failed: {type(error).__name__}: {error}")
         raise
     round_log.finish("completed")
     return directory
+
+
+@contextmanager
+def _engine(config: RunConfig, flowers: Grid | None) -> Iterator[Grid]:
+    """The Grid of the config's engine; `flowers` is Flower's own, inside Flower's process."""
+    if config.engine == "local":
+        yield LocalGrid(client_app, config.num_clients, config.to_flower())
+    elif config.engine == "ray":
+        from .ray_grid import RayGrid  # Ray takes a second to import
+        from .ray_session import ray_ready
+
+        needs = (config.client_cpus, config.client_gpus, config.client_timeout)
+        with (
+            ray_ready(in_flower=flowers is not None),
+            RayGrid(client_app, config.num_clients, config.to_flower(), *needs) as grid,
+        ):
+            yield grid
+    elif flowers is not None:
+        yield flowers
+    else:
+        raise ValueError("engine 'flower' needs Flower: use `flwr run` or `fl-mlmc run`")
 
 
 def prepare_data(config: RunConfig) -> Path:

@@ -1,34 +1,92 @@
-"""Checkpoints of the server's model: safetensors and JSON, replaced atomically, never pickle."""
+"""Checkpoints of the server: safetensors and JSON, never pickle, and whole at any moment.
+
+RUN_DIR/checkpoint is a link to the folder of one round. The next round's folder is written beside it and synced
+before the link is turned over in one step, so a reader sees one round or the other, whatever ends the process.
+"""
 
 import json
 import math
 import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fl_mlmc.submodels import WidthSpec
 
-MODEL, STATE = "model.safetensors", "state.json"
+CHECKPOINT, MODEL, OPTIMIZER, STATE = "checkpoint", "model.safetensors", "optimizer.safetensors", "state.json"
 
 
-def save_checkpoint(directory: Path, spec: WidthSpec, vector: Tensor, server_round: int) -> None:
-    """Write the model after `server_round` as named tensors."""
-    directory.mkdir(parents=True, exist_ok=True)
-    parts = vector.split([math.prod(shape) for shape in spec.shapes.values()])
+@dataclass(frozen=True, eq=False)
+class ServerState:
+    """All that the rounds after `server_round` depend on, beside the run config; randomness has no state."""
+
+    server_round: int
+    vector: Tensor
+    """The flat model."""
+    optimizer: Mapping[str, Tensor] = field(default_factory=dict)
+    cumulative_uplink_bytes: int = 0
+    log_sizes: Mapping[str, int] = field(default_factory=dict)
+    """Bytes of each file of the round log when the round was closed."""
+
+
+def save_state(directory: Path, spec: WidthSpec, state: ServerState) -> None:
+    """Make `state` the checkpoint `directory`, the model as named tensors."""
+    parts = state.vector.split([math.prod(shape) for shape in spec.shapes.values()])
     tensors = {
         name: part.view(shape).contiguous() for (name, shape), part in zip(spec.shapes.items(), parts, strict=True)
     }
-    partial = directory / (MODEL + ".partial")
-    save_file(tensors, partial, metadata={"round": str(server_round)})
-    os.replace(partial, directory / MODEL)
-    partial = directory / (STATE + ".partial")
-    partial.write_text(json.dumps({"round": server_round, "tensors": list(tensors)}) + "\n")
-    os.replace(partial, directory / STATE)
+    facts = {
+        "round": state.server_round,
+        "tensors": list(tensors),
+        "cumulative_uplink_bytes": state.cumulative_uplink_bytes,
+        "log_sizes": dict(state.log_sizes),
+    }
+    own = directory.with_name(f"{directory.name}-{state.server_round}")
+    shutil.rmtree(own, ignore_errors=True)  # what a killed process left
+    own.mkdir(parents=True)
+    try:
+        save_file(tensors, own / MODEL, metadata={"round": str(state.server_round)})
+        save_file(dict(state.optimizer), own / OPTIMIZER)
+        (own / STATE).write_text(json.dumps(facts) + "\n")
+        for path in (*own.iterdir(), own):
+            _sync(path)
+        link = directory.with_name(f"{directory.name}.partial")
+        link.unlink(missing_ok=True)
+        link.symlink_to(own.name)
+        os.replace(link, directory)
+    except BaseException:
+        shutil.rmtree(own, ignore_errors=True)
+        raise
+    for old in directory.parent.glob(f"{directory.name}-*"):
+        if old != own:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def load_state(directory: Path) -> ServerState | None:
+    """The state that was saved last; None if none was."""
+    try:
+        facts = json.loads((directory / STATE).read_text())
+    except FileNotFoundError:
+        return None
+    vector = torch.cat([tensor.reshape(-1) for tensor in load_checkpoint(directory).values()])
+    optimizer = load_file(directory / OPTIMIZER)
+    return ServerState(facts["round"], vector, optimizer, facts["cumulative_uplink_bytes"], facts["log_sizes"])
 
 
 def load_checkpoint(directory: Path) -> dict[str, Tensor]:
-    """The named tensors of a checkpoint, in the model's order."""
+    """The named tensors of a checkpoint's model, in the model's order."""
     tensors = load_file(directory / MODEL)  # sorted by name
     return {name: tensors[name] for name in json.loads((directory / STATE).read_text())["tensors"]}
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -3,6 +3,8 @@
 Reddi et al. 2021, arXiv 2003.00295, Algorithm 1. "sgd" at rate 1 is plain averaging.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -23,3 +25,11 @@ class ServerOptimizer:
         self._vector.grad = -mean.update
         self._optimizer.step()
         return torch.where(mean.coverage > 0, self._vector, vector)
+
+    def state(self) -> dict[str, Tensor]:
+        """What it remembers from step to step."""
+        return {name: value for name, value in self._optimizer.state[self._vector].items() if value is not None}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a `state`."""
+        self._optimizer.state[self._vector] = dict(state)

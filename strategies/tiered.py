@@ -11,7 +11,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.common.logger import log
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Strategy
+from flwr.serverapp.strategy import Result, Strategy
 from torch import Tensor
 
 from fl_mlmc.aggregate import CoverageMean
@@ -34,6 +34,7 @@ from fl_mlmc.roundlog import RoundLog
 from fl_mlmc.submodels import IndexPlan, plan
 from fl_mlmc.wire import decode_payload, encode_payload
 
+from .checkpoint import CHECKPOINT, ServerState, save_state
 from .roster import Roster, Seat
 from .server_optimizer import ServerOptimizer
 
@@ -86,6 +87,7 @@ class TieredStrategy(Strategy):
         self._row: Row = {}
         self._started = 0.0
         self._cumulative_uplink_bytes = 0
+        self._rounds_done = 0
 
     def summary(self) -> None:
         """Say what this run is."""
@@ -98,13 +100,49 @@ class TieredStrategy(Strategy):
         ):
             log(INFO, "\t└──> %s", line)
 
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord,
+        num_rounds: int = 3,
+        timeout: float = 3600,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+    ) -> Result:
+        """Flower's loop of rounds with a checkpoint at the end of each, from the one after `restore`."""
+        self.summary()
+        result = Result(arrays=initial_arrays)
+        for server_round in range(self._rounds_done + 1, num_rounds + 1):
+            log(INFO, "[ROUND %s/%s]", server_round, num_rounds)
+            messages = self.configure_train(server_round, result.arrays, train_config or ConfigRecord(), grid)
+            replies = grid.send_and_receive(messages, timeout=timeout)
+            stepped, _ = self.aggregate_train(server_round, replies)
+            result.arrays = stepped or result.arrays
+            if evaluate_fn and (metrics := evaluate_fn(server_round, result.arrays)):
+                result.evaluate_metrics_serverapp[server_round] = metrics
+            if server_round % self.config.checkpoint_every == 0 or server_round == num_rounds:
+                self._checkpoint(server_round, from_arrays(result.arrays))
+        return result
+
+    def restore(self, state: ServerState) -> None:
+        """Go on after the round of `state`; pass its vector to `start`."""
+        self._rounds_done = state.server_round
+        self._cumulative_uplink_bytes = state.cumulative_uplink_bytes
+        self._optimizer.restore(state.optimizer)
+
+    def _checkpoint(self, server_round: int, vector: Tensor) -> None:
+        sizes, uplink_bytes = self.round_log.sizes(), self._cumulative_uplink_bytes
+        state = ServerState(server_round, vector, self._optimizer.state(), uplink_bytes, sizes)
+        save_state(self.round_log.directory / CHECKPOINT, self.model.spec, state)
+
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """A message for each client of the round's cohort, in ascending order of client number."""
         self._started = time.perf_counter()
         self._vector = from_arrays(arrays)
-        if server_round == 1:
+        if self.roster.is_empty:
             self.roster.wait(grid)
         self.roster.refresh(grid)
         self._sent = {}
@@ -264,6 +302,7 @@ def in_client_order(sent: Mapping[int, _Sent], replies: Iterable[Message]) -> It
     """
     # `sent` may still grow while replies come in: an engine may send lazily.
     waiting: dict[int, Message] = {}
+    order: list[int] = []
     turn = 0
     for reply in replies:
         client = _client_of(reply, sent)
@@ -271,7 +310,8 @@ def in_client_order(sent: Mapping[int, _Sent], replies: Iterable[Message]) -> It
             log(WARNING, "ignored a reply of node %d that answers no open task", reply.metadata.src_node_id)
             continue
         waiting[client] = reply
-        order = list(sent)
+        if len(order) < len(sent):
+            order = list(sent)
         while turn < len(order) and order[turn] in waiting:
             yield order[turn], waiting.pop(order[turn])
             turn += 1

@@ -1,0 +1,334 @@
+"""The `ray` engine: clients run in batches on Ray actors, one for each processor of the cluster.
+
+Work that is lost with a worker is done again elsewhere, so faults change no result: a client's reply is a function
+of its message and its node's state. A client that takes its worker down twice is given up.
+"""
+
+import contextlib
+import itertools
+import logging
+import math
+import pickle
+import tempfile
+import time
+import uuid
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import ray
+from flwr.app import Error, Message
+from flwr.clientapp import ClientApp
+from ray.exceptions import RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from fl_mlmc.config import Scalar
+
+from .grid import SimulatedGrid
+from .ray_worker import Answer, Parcel, Setting, Worker, read_progress
+
+BATCH_SECONDS = 0.05
+"""Client time in a batch: long against a millisecond of Ray, short against a round."""
+FIRST_GUESS_SECONDS = 0.01
+MAX_BATCH = 512
+MAX_KILLS = 2
+QUEUED_BATCHES = 2  # one runs, the next one waits in the worker
+MAX_FAILED_STARTS = 5
+LOOK_AT_NODES_SECONDS = 5.0
+WAIT_FOR_NODES_SECONDS = 60.0
+CRASHED, UNAVAILABLE = 8, 5  # flwr's ErrorCode.CLIENT_APP_CRASHED and NODE_UNAVAILABLE
+
+logger = logging.getLogger(__name__)
+
+
+class RayGrid(SimulatedGrid):
+    """A Grid of `num_nodes` simulated nodes whose ClientApp runs on all machines of the connected Ray cluster.
+
+    A worker takes `client_cpus` and `client_gpus` (fractions share one) of its machine. A client that runs longer
+    than `client_timeout` seconds is given up; 0 waits for ever. Replies come in the order in which they finish.
+    Use it in a `with` block: leaving it ends the workers.
+    """
+
+    def __init__(
+        self,
+        client_app: ClientApp,
+        num_nodes: int,
+        run_config: Mapping[str, Scalar],
+        client_cpus: float = 1.0,
+        client_gpus: float = 0.0,
+        client_timeout: float = 0.0,
+    ) -> None:
+        super().__init__(num_nodes)
+        self._client_timeout = client_timeout
+        self._crew = _Crew(client_cpus, client_gpus, Setting(client_app, num_nodes, dict(run_config), client_timeout))
+        self._cost = _Cost()
+        self._rounds = itertools.count(1)
+        self._batches = itertools.count(1)
+
+    def get_node_ids(self) -> Iterable[int]:
+        # A range, not a list: it says that the nodes differ in nothing but their number, and costs a million nothing.
+        return range(1, self.num_nodes + 1)
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        server_round, broadcast = next(self._rounds), _Broadcast()
+        self._crew.recruit()
+        source = (_Job(self.number(message)) for message in messages)
+        queue: deque[_Job] = deque()
+        try:
+            while time.monotonic() < deadline:
+                queue.extend(
+                    itertools.islice(source, max(0, self._cost.look_ahead(len(self._crew.workers)) - len(queue)))
+                )
+                self._hand_out(queue, server_round, broadcast)
+                if not queue and not self._crew.is_busy:
+                    return
+                for worker, number in self._crew.wait(min(1.0, deadline - time.monotonic())):
+                    yield from self._take_in(worker, number, queue)
+            logger.warning("gave up %d clients that had no reply in %g s", len(queue) + self._crew.num_open, timeout)
+        finally:
+            self._crew.drop_work()
+
+    def close(self) -> None:
+        """End the workers."""
+        self._crew.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _hand_out(self, queue: "deque[_Job]", server_round: int, broadcast: "_Broadcast") -> None:
+        for depth in range(1, QUEUED_BATCHES + 1):
+            for worker in self._crew.workers:
+                if queue and len(worker.batches) < depth:
+                    jobs = self._cost.take(queue, len(self._crew.workers))
+                    states = (self._states.get(job.node) for job in jobs)
+                    messages = zip((job.message for job in jobs), states, strict=True)
+                    parcel = Parcel.pack(next(self._batches), server_round, list(messages), broadcast.put)
+                    worker.send(parcel, jobs)
+
+    def _take_in(self, worker: "_Worker", number: int, queue: "deque[_Job]") -> Iterator[Message]:
+        """The replies of a batch; if it is lost, its clients go back into the queue."""
+        try:
+            answers: list[Answer] = pickle.loads(ray.get(worker.batches[number].ref))
+        except RayTaskError:
+            raise
+        except RayError as error:
+            yield from self._lose(worker, error, queue)
+            return
+        for job, (reply, state, seconds) in zip(worker.done(number), answers, strict=True):
+            self._cost.learn(job, seconds)
+            if state is None:
+                self._states.pop(job.node, None)
+            else:
+                self._states[job.node] = state
+            yield reply
+
+    def _lose(self, worker: "_Worker", error: RayError, queue: "deque[_Job]") -> Iterator[Message]:
+        number, index, seconds = worker.last_seen()
+        suspect = worker.batches[number].jobs[index] if number in worker.batches else None
+        jobs = [job for batch in worker.batches.values() for job in batch.jobs]
+        logger.warning("lost a worker with %d clients; they run again elsewhere: %s", len(jobs), _first_line(error))
+        self._crew.replace(worker, error)
+        reason = None
+        if suspect is not None:
+            suspect.num_kills += 1
+            if 0 < self._client_timeout <= seconds:
+                reason = f"it ran longer than the client-timeout of {self._client_timeout:g} s"
+            elif suspect.num_kills >= MAX_KILLS:
+                reason = f"it killed its worker {suspect.num_kills} times ({_first_line(error)})"
+        queue.extendleft(job for job in reversed(jobs) if reason is None or job is not suspect)
+        if suspect is not None and reason is not None:
+            logger.warning("gave up the client of node %d: %s", suspect.node, reason)
+            yield Message(Error(CRASHED, reason), reply_to=suspect.message)
+
+
+@dataclass(eq=False)
+class _Job:
+    """A message until its reply is there."""
+
+    message: Message
+    num_kills: int = 0
+
+    @property
+    def node(self) -> int:
+        return self.message.metadata.dst_node_id
+
+    @property
+    def kind(self) -> tuple[str, int]:
+        """Jobs of one kind take about equally long: the submodel's size tells tiers apart."""
+        arrays = self.message.content.array_records.values()
+        size = sum(len(array.data) for record in arrays for array in record.values())
+        return self.message.metadata.message_type, size
+
+
+@dataclass(frozen=True)
+class _Batch:
+    jobs: list[_Job]
+    ref: ray.ObjectRef
+
+
+class _Cost:
+    """How long clients take, learned from those that are done, and the batches that follow from it."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[tuple[str, int], float] = {}
+        self._mean = FIRST_GUESS_SECONDS
+
+    def learn(self, job: _Job, seconds: float) -> None:
+        before = self._seconds.get(job.kind, seconds)
+        self._seconds[job.kind] = 0.8 * before + 0.2 * seconds
+        self._mean = 0.95 * self._mean + 0.05 * seconds
+
+    def look_ahead(self, num_workers: int) -> int:
+        """How many jobs to hold ready."""
+        return max(1, num_workers) * 2 * QUEUED_BATCHES * min(MAX_BATCH, 1 + int(BATCH_SECONDS / self._mean))
+
+    def take(self, queue: deque[_Job], num_workers: int) -> list[_Job]:
+        """The next batch. Batches get smaller as the queue runs out, so that all workers end together."""
+        most = min(MAX_BATCH, math.ceil(len(queue) / (2 * num_workers)))
+        batch: list[_Job] = []
+        seconds = 0.0
+        while queue and len(batch) < most and seconds < BATCH_SECONDS:
+            batch.append(queue.popleft())
+            seconds += self._seconds.get(batch[-1].kind, self._mean)
+        return batch
+
+
+class _Broadcast:
+    """What one round has laid into the object store; it goes when the round does."""
+
+    def __init__(self) -> None:
+        self._refs: dict[int, tuple[bytes, ray.ObjectRef]] = {}
+
+    def put(self, data: bytes) -> ray.ObjectRef:
+        # Messages of a tier hold the very same bytes. Keeping them here keeps their identity from being reused.
+        if id(data) not in self._refs:
+            self._refs[id(data)] = data, ray.put(data)
+        return self._refs[id(data)][1]
+
+
+@dataclass(eq=False)
+class _Worker:
+    """The driver's side of one actor."""
+
+    actor: Any
+    node: str
+    progress: Path
+    batches: dict[int, _Batch] = field(default_factory=dict)
+    """Batches sent and not yet answered, by number; the actor runs them in this order."""
+    is_proven: bool = False
+
+    def send(self, parcel: Parcel, jobs: list[_Job]) -> None:
+        self.batches[parcel.number] = _Batch(jobs, self.actor.run.remote(parcel))
+
+    def done(self, number: int) -> list[_Job]:
+        self.is_proven = True
+        return self.batches.pop(number).jobs
+
+    def last_seen(self) -> tuple[int, int, float]:
+        """What the dead worker was at (`read_progress`); nothing if its machine is gone too."""
+        if self.progress.exists():
+            return read_progress(self.progress)
+        place = NodeAffinitySchedulingStrategy(self.node, soft=False)
+        reader = ray.remote(num_cpus=0, max_retries=0)(read_progress).options(scheduling_strategy=place)
+        try:
+            return ray.get(reader.remote(self.progress), timeout=10)
+        except RayError:
+            return -1, -1, 0.0
+
+
+class _Crew:
+    """The workers: as many on each machine of the cluster as its processors carry, the lost ones replaced."""
+
+    def __init__(self, client_cpus: float, client_gpus: float, setting: Setting) -> None:
+        self._cpus, self._gpus = client_cpus, client_gpus
+        self._setting = ray.put(setting)
+        self._name = f"fl-mlmc-{uuid.uuid4().hex[:12]}"
+        self._numbers = itertools.count(1)
+        self._failed_starts = 0
+        self._looked, self._manned = 0.0, time.monotonic()
+        self.workers: list[_Worker] = []
+        self.recruit()
+
+    @property
+    def _need(self) -> str:
+        return f"{self._cpus:g} processors" + (f" and {self._gpus:g} GPUs" if self._gpus else "")
+
+    @property
+    def num_open(self) -> int:
+        """Jobs that are with a worker."""
+        return sum(len(batch.jobs) for worker in self.workers for batch in worker.batches.values())
+
+    @property
+    def is_busy(self) -> bool:
+        return any(worker.batches for worker in self.workers)
+
+    def wait(self, seconds: float) -> Iterator[tuple[_Worker, int]]:
+        """Batches that are done or lost, waiting up to `seconds` for the first."""
+        if time.monotonic() - self._looked > LOOK_AT_NODES_SECONDS:
+            self.recruit()
+        owners = {batch.ref: (worker, number) for worker in self.workers for number, batch in worker.batches.items()}
+        if not owners:
+            time.sleep(min(0.2, max(0.0, seconds)))  # no machine carries a worker now, one may join
+            if time.monotonic() - self._manned > WAIT_FOR_NODES_SECONDS:
+                raise RuntimeError(f"no machine of the Ray cluster has {self._need} for a client")
+            return
+        self._manned = time.monotonic()
+        ready, _ = ray.wait(list(owners), timeout=max(0.0, seconds))
+        for ref in ready:
+            yield owners[ref]
+
+    def recruit(self) -> None:
+        """Start the workers that the cluster's machines could carry and do not have."""
+        self._looked = time.monotonic()
+        for node in ray.nodes():
+            if node["Alive"]:
+                present = sum(worker.node == node["NodeID"] for worker in self.workers)
+                for _ in range(self._slots(node["Resources"]) - present):
+                    self.workers.append(self._start(node["NodeID"]))
+
+    def replace(self, worker: _Worker, error: RayError) -> None:
+        """Another worker for one that is dead; RuntimeError if workers die before they ever did anything."""
+        self.workers.remove(worker)
+        with contextlib.suppress(RayError):
+            ray.kill(worker.actor)
+        self._failed_starts = 0 if worker.is_proven else self._failed_starts + 1
+        if self._failed_starts > MAX_FAILED_STARTS:
+            raise RuntimeError(f"Ray workers do not start: {error}")
+        self.recruit()
+
+    def drop_work(self) -> None:
+        """Forget what is under way; workers that are at it are ended, the next round starts others."""
+        for worker in [worker for worker in self.workers if worker.batches]:
+            self._dismiss(worker)
+
+    def close(self) -> None:
+        for worker in self.workers[:]:
+            self._dismiss(worker)
+
+    def _dismiss(self, worker: _Worker) -> None:
+        self.workers.remove(worker)
+        ray.kill(worker.actor)
+        worker.progress.unlink(missing_ok=True)
+
+    def _slots(self, resources: Mapping[str, float]) -> int:
+        by_cpus = int(resources.get("CPU", 0) / self._cpus + 1e-9)
+        return min(by_cpus, int(resources.get("GPU", 0) / self._gpus + 1e-9)) if self._gpus else by_cpus
+
+    def _start(self, node: str) -> _Worker:
+        progress = Path(tempfile.gettempdir(), f"{self._name}-{next(self._numbers)}")
+        # Processors are counted here and not by Ray: inside `flwr run` Flower's own idle actors hold all of them.
+        options = {"num_cpus": 0, "num_gpus": self._gpus, "max_restarts": 0}
+        place = NodeAffinitySchedulingStrategy(node, soft=False)
+        actor = ray.remote(Worker).options(scheduling_strategy=place, **options).remote(self._setting, progress)
+        return _Worker(actor, node, progress)
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,65 @@
+"""Which Ray a run computes on: Flower's, a cluster that is joined, or a private one."""
+
+import contextlib
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray._private import ray_constants
+
+
+@contextlib.contextmanager
+def ray_ready(in_flower: bool) -> Iterator[None]:
+    """Have Ray: Flower's inside Flower's process, the one this process is connected to, or else a private one."""
+    if in_flower:
+        _wait_for_flowers_ray()
+    with contextlib.nullcontext() if ray.is_initialized() else ray_session():
+        yield
+
+
+@contextlib.contextmanager
+def ray_session(address: str = "", code: Path | None = None) -> Iterator[None]:
+    """Ray for this process: the cluster at `address`, or a private one on loopback that ends with the block.
+
+    A cluster's machines get the folder `code` and import from it.
+    """
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+    with tempfile.TemporaryDirectory(prefix="fl-ray-", ignore_cleanup_errors=True) as scratch:
+        if address:
+            ray.init(address, runtime_env={"working_dir": str(code)} if code else None, **quiet)
+        else:
+            with _loopback_only():
+                ray.init(include_dashboard=False, _node_ip_address="127.0.0.1", _temp_dir=scratch, **quiet)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def _loopback_only() -> Iterator[None]:
+    """Have the Ray that starts inside bind 127.0.0.1, as it does on laptops, and not the network card."""
+    name = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+    before = ray_constants.ENABLE_RAY_CLUSTER, os.environ.get(name)
+    ray_constants.ENABLE_RAY_CLUSTER, os.environ[name] = False, "0"
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before[0]
+        os.environ.pop(name)
+        if before[1] is not None:
+            os.environ[name] = before[1]
+
+
+def _wait_for_flowers_ray(seconds: float = 60.0) -> None:
+    # The ServerApp starts beside Flower's simulation engine, which may still be at it.
+    deadline = time.monotonic() + seconds
+    while not ray.is_initialized():
+        if time.monotonic() > deadline:
+            raise RuntimeError("Flower started no Ray here; real devices are reached with engine = 'flower'")
+        time.sleep(0.05)

@@ -1,0 +1,168 @@
+"""The far side of the `ray` engine: what runs in a Ray worker process, and how messages get there.
+
+A batch travels as one pickle in which clients that get the same submodel share one copy. Arrays of `SHARED_BYTES`
+and more stay out of it: the driver puts each once into Ray's object store, and each worker reads it once a round.
+"""
+
+import copyreg
+import faulthandler
+import io
+import mmap
+import pickle
+import struct
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ray
+import torch
+from flwr.app import Array, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from fl_mlmc.config import Scalar
+
+from .grid import answer, context_of, identify_process
+
+SHARED_BYTES = 16_384
+
+Job = tuple[Message, RecordDict | None]
+"""A message and its node's state, None if that is empty."""
+
+
+class Answer(NamedTuple):
+    """A client's reply, the state it leaves behind (None if empty) and how long it took."""
+
+    reply: Message
+    state: RecordDict | None
+    seconds: float
+
+
+class Worker:
+    """Runs batches of clients, one client after another."""
+
+    def __init__(self, setting: "Setting", progress: Path) -> None:
+        identify_process()
+        torch.set_num_threads(1)  # workers are as many as processors
+        self._setting = setting
+        self._limit = _TimeLimit(setting.client_timeout)
+        self._progress = Progress(progress)
+        self._broadcasts = _Broadcasts()
+
+    def run(self, parcel: "Parcel") -> bytes:
+        """The pickled Answers to a batch."""
+        setting, answers = self._setting, []
+        for index, (message, state) in enumerate(parcel.open(self._broadcasts.of(parcel))):
+            start = time.monotonic()
+            self._limit.renew(start)
+            self._progress.write(parcel.number, index, start)
+            context = context_of(message, setting.num_nodes, setting.run_config, state or RecordDict())
+            reply = answer(setting.client_app, message, context)
+            answers.append(Answer(reply, context.state or None, time.monotonic() - start))
+        self._limit.lift()
+        return pickle.dumps(answers, protocol=5)
+
+
+class Setting(NamedTuple):
+    """What a run's workers have in common."""
+
+    client_app: ClientApp
+    num_nodes: int
+    run_config: dict[str, Scalar]
+    client_timeout: float
+
+
+class Parcel(NamedTuple):
+    """A batch on its way: pickled jobs, and the large arrays that they share."""
+
+    number: int
+    server_round: int
+    """Which call of the grid it belongs to; its broadcast holds that long."""
+    jobs: bytes
+    shared: list[ray.ObjectRef]
+    order: list[int]
+    """Indices into `shared`: which of them each large array of the jobs is, in the order of unpickling."""
+
+    @classmethod
+    def pack(
+        cls, number: int, server_round: int, jobs: Sequence[Job], put: Callable[[bytes], ray.ObjectRef]
+    ) -> "Parcel":
+        """Pack jobs; `put` lays bytes into the object store, once for the same bytes object."""
+        shared: dict[ray.ObjectRef, int] = {}
+        order: list[int] = []
+
+        def reduce_array(array: Array) -> Any:
+            if len(array.data) < SHARED_BYTES:
+                return array.__reduce_ex__(5)
+            order.append(shared.setdefault(put(array.data), len(shared)))
+            return Array, (array.dtype, array.shape, array.stype, pickle.PickleBuffer(array.data))
+
+        file = io.BytesIO()
+        pickler = pickle.Pickler(file, protocol=5, buffer_callback=lambda buffer: None)
+        pickler.dispatch_table = {**copyreg.dispatch_table, Array: reduce_array}
+        pickler.dump(list(jobs))
+        return cls(number, server_round, file.getvalue(), list(shared), order)
+
+    def open(self, shared: Sequence[bytes]) -> list[Job]:
+        """The jobs, given the bytes of `shared`."""
+        return pickle.loads(self.jobs, buffers=[shared[index] for index in self.order])
+
+
+class _Broadcasts:
+    """The round's broadcast in this process: each of its arrays is read from the object store once."""
+
+    def __init__(self) -> None:
+        self._server_round = 0
+        self._known: dict[ray.ObjectRef, bytes] = {}
+
+    def of(self, parcel: Parcel) -> list[bytes]:
+        if parcel.server_round != self._server_round:
+            self._server_round, self._known = parcel.server_round, {}
+        for ref in parcel.shared:
+            if ref not in self._known:
+                self._known[ref] = ray.get(ref)
+        return [self._known[ref] for ref in parcel.shared]
+
+
+class Progress:
+    """Which client a worker is at: a few bytes of mapped memory that outlive the process."""
+
+    FORMAT = struct.Struct("<qqd")
+
+    def __init__(self, path: Path) -> None:
+        path.write_bytes(self.FORMAT.pack(-1, -1, 0.0))
+        with path.open("r+b") as file:
+            self._memory = mmap.mmap(file.fileno(), self.FORMAT.size)
+
+    def write(self, number: int, index: int, start: float) -> None:
+        """Say that client `index` of batch `number` begins."""
+        self.FORMAT.pack_into(self._memory, 0, number, index, start)
+
+
+def read_progress(path: Path) -> tuple[int, int, float]:
+    """Batch, client and the client's seconds so far, asked on the worker's machine; takes the file away."""
+    try:
+        number, index, start = Progress.FORMAT.unpack(path.read_bytes())
+    except (FileNotFoundError, struct.error):  # it died before it began
+        return -1, -1, 0.0
+    path.unlink(missing_ok=True)
+    return number, index, time.monotonic() - start
+
+
+class _TimeLimit:
+    """Ends this process when a client runs longer than `seconds`, even inside C code; 0 is no limit."""
+
+    # A thread of the C library watches the clock. Arming it anew costs 60 µs, so it is armed with a tenth to spare
+    # and left alone until that is used up.
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._armed = seconds, -float("inf")
+
+    def renew(self, now: float) -> None:
+        if self._seconds and now - self._armed > 0.1 * self._seconds:
+            faulthandler.dump_traceback_later(1.1 * self._seconds, exit=True, file=2)
+            self._armed = now
+
+    def lift(self) -> None:
+        if self._seconds:
+            faulthandler.cancel_dump_traceback_later()
+            self._armed = -float("inf")
