@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from ..submodels.width_spec import CLASSES, DEPTH, WidthSpec, vector_tensors
 
-
 Build = Callable[[Mapping[str, int]], nn.Module]
 """Makes a module with so many units in each hidden dimension."""
 
