@@ -176,7 +176,8 @@ class Table:
 class SymbolBlock(_Pointwise):
     """One letter of a small alphabet for each coordinate.
 
-    `symbols` is uint8 of shape (size,), int16 for alphabets beyond 256 letters, of which there are 32768 at most; all are below `alphabet.count`.
+    `symbols` is uint8 of shape (size,), int16 for alphabets beyond 256 letters, of which there are 32768 at most; all
+    are below `alphabet.count`.
     """
 
     symbols: Tensor
@@ -222,6 +223,15 @@ class PowerBlock(_Pointwise):
     def scaled(self, factor: float) -> "PowerBlock":
         return replace(self, scale=self.scale * factor, extra=self.extra * factor)
 
+    def peak(self) -> float:
+        """The largest magnitude, as it travels."""
+        with np.errstate(over="ignore"):
+            scale, extra = float(np.float32(self.scale)), float(np.float32(self.extra))
+        plain = self.exponents if self.plane is None else self.exponents * ~self.plane
+        raised = 0 if self.plane is None else int((self.exponents * self.plane).max())
+        largest = max(_power(int(plain.max())) * abs(scale), _power(raised) * abs(scale + extra) if raised else 0.0)
+        return float(largest)
+
     def stretch(self, start: int, stop: int) -> Tensor:
         # Powers in float64: a tiny power times a large factor may be an ordinary number.
         powers = torch.ldexp(torch.ones(256, dtype=torch.float64), torch.arange(256) - 127)
@@ -252,6 +262,10 @@ class Payload:
         """Add `scale` times the sum to `accumulator`, in place; `index` as in `Block.add_to`."""
         for block in self.blocks:
             block.add_to(accumulator, scale, index)
+
+
+def _power(exponent: int) -> float:
+    return 2.0 ** (exponent - 127) if exponent else 0.0
 
 
 def _times(values: Tensor, factor: float) -> Tensor:

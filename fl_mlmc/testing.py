@@ -66,7 +66,7 @@ def check_compressor(compressor: Compressor, vector: Tensor) -> None:
     check_text(compressor)
     check_encoding(compressor, vector)
     check_refusals(compressor)
-    if compressor.unbiased:
+    if compressor.is_unbiased:
         check_unbiased(compressor, vector)
         check_omega(compressor, vector)
 
@@ -117,7 +117,7 @@ def check_omega(compressor: Compressor, vector: Tensor) -> None:
     """`omega` is E‖C(v) − v‖² / ‖v‖², summed over the outcomes; compressors without a formula say None."""
     omega = compressor.omega(vector)
     energy = float(vector.double().square().sum())
-    if omega is None:
+    if omega is None or 0 < energy < 1e-80:  # the smallest denormals have no digits to round to
         return
     if energy == 0:
         assert omega == 0, f"{compressor}: omega of the zero vector is {omega}"
@@ -328,7 +328,7 @@ def _assert_close(actual: Tensor, expected: Tensor, scale: float, message: str) 
         actual.double().cpu().numpy(),
         expected.double().cpu().numpy(),
         rtol=RELATIVE,
-        atol=scale * RELATIVE + 1e-43,
+        atol=scale * RELATIVE + 1e-42,
         err_msg=message,
     )
 

@@ -195,9 +195,7 @@ def _encode_powers(block: PowerBlock) -> bytes:
     exponents = block.exponents.cpu().numpy()
     filled = exponents != 0
     smallest = int(exponents[filled].min()) if filled.any() else 1
-    with np.errstate(over="ignore"):
-        peak = np.float32(2.0 ** (int(exponents.max()) - 127) * max(abs(block.scale), abs(block.scale + block.extra)))
-    _check_finite(np.array([peak, np.float32(block.scale), np.float32(block.extra)]))
+    _check_finite(np.array([block.peak(), block.scale, block.extra], np.float32))
     signs = encode_symbols(block.negative.cpu().numpy()[filled].view(np.uint8), 2)
     # Zeros take the letter below the smallest exponent, which keeps the alphabet short.
     letters = exponents - np.uint8(smallest - 1)
@@ -232,10 +230,10 @@ def _decode_powers(body: memoryview, size: int, held_limit: int) -> PowerBlock:
         plane = _tensor(decode_symbols(rest[coded_length:], size, 2)).bool()
     elif coded_length != len(rest):
         raise WireError(f"power block has {len(rest) - coded_length} bytes after its exponents")
-    peak = 2.0 ** (int(exponents.max()) - 127) * max(abs(scale), abs(scale + extra))
-    if not peak <= float(np.finfo(np.float32).max):
+    block = PowerBlock(_tensor(negative), _tensor(exponents), scale, extra, plane)
+    if not block.peak() <= float(np.finfo(np.float32).max):
         raise WireError("payload holds values that are not finite")
-    return PowerBlock(_tensor(negative), _tensor(exponents), scale, extra, plane)
+    return block
 
 
 # Numbers.

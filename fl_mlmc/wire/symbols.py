@@ -2,8 +2,8 @@
 
 Several symbols share a byte (8 of two kinds, 5 of three, …), and deflate's Huffman stage (RFC 1951; zlib, in the
 standard library) shortens the bytes. A Huffman code spends at least one bit on each, so a stream whose bytes would
-carry less information than that is split first: into a stream that tells the frequent symbols from the rest, and the rest.
-Rare marks are written as Rice-coded positions.
+carry less information than that is split first: into a stream that tells the frequent symbols from the rest, and the
+rest. Rare marks are written as Rice-coded positions.
 """
 
 import struct
