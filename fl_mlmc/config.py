@@ -36,7 +36,7 @@ class RunConfig(BaseModel):
     num_rounds: int = Field(20, ge=1)
     num_clients: int = Field(60, ge=1)
     clients_per_round: int = Field(20, ge=1)
-    engine: Literal["ray", "flower", "local"] = "flower"
+    engine: Literal["ray", "flower", "local"] = "ray"
     client_cpus: float = Field(1.0, gt=0, description="processors that a client of the ray engine takes")
     client_gpus: float = Field(0.0, ge=0, description="GPUs that it takes; a fraction shares one")
     client_timeout: float = Field(0.0, ge=0, description="seconds until the ray engine gives up a client; 0: never")
