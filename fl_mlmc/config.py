@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -90,17 +91,17 @@ class RunConfig(BaseModel):
         }
         return self.from_flower({**self.to_flower(), **named})
 
-    @property
+    @cached_property
     def tier_list(self) -> tuple[Tier, ...]:
         """The tiers, parsed."""
         return parse_tiers(self.tiers)
 
-    @property
+    @cached_property
     def uplink(self) -> Compressor:
         """The compressor of client updates, parsed."""
         return parse(self.compressor)
 
-    @property
+    @cached_property
     def downlink(self) -> Compressor:
         """The compressor of the broadcast, parsed."""
         return parse(self.downlink_compressor)
