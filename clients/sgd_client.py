@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fl_mlmc.config import RunConfig
 from fl_mlmc.models import Model, build_model
 from fl_mlmc.models.base import load_vector, to_vector
+from fl_mlmc.objectives import local_loss
 from fl_mlmc.protocol import TrainTask, TrainUpdate, code_stamp
 from fl_mlmc.rng import stream
 from fl_mlmc.submodels import plan
@@ -43,7 +44,16 @@ def run_task(task: TrainTask, payload: bytes, config: RunConfig, data: Federated
         load_vector(module, before)
         features, labels = (torch.from_numpy(part).to(device) for part in data.client(task.client))
         rng = stream(config.seed, "batches", task.server_round, task.client)
-        trained = train(module, features, labels, config, rng)
+        loss_of = local_loss(
+            model,
+            module,
+            config.width_rule,
+            task.width,
+            task.server_round,
+            stream(config.seed, "widths", task.server_round, task.client),
+            [tier.width for tier in config.tier_list],
+        )
+        trained = train(module, features, labels, config, rng, loss_of)
         start = time.perf_counter()
         update = _checked(to_vector(module) - before.to(device))
         rng = stream(config.seed, "level", task.server_round, task.client)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fl_mlmc.config import RunConfig
+from fl_mlmc.objectives import Loss
 from fl_mlmc.optimizers import make_optimizer
 
 
@@ -27,15 +28,26 @@ class Trained:
     seconds: float
 
 
-def train(module: nn.Module, features: Tensor, labels: Tensor, config: RunConfig, rng: np.random.Generator) -> Trained:
-    """Train `module` in place by cross-entropy on (features, labels); TrainingError on a loss that is not finite."""
+def train(
+    module: nn.Module,
+    features: Tensor,
+    labels: Tensor,
+    config: RunConfig,
+    rng: np.random.Generator,
+    loss_of: Loss | None = None,
+) -> Trained:
+    """Train `module` in place on (features, labels); TrainingError on a loss that is not finite.
+
+    `loss_of` a minibatch is the cross-entropy of the module's logits, unless given.
+    """
     start = time.perf_counter()
     optimizer = make_optimizer(config.client_optimizer, module.parameters(), config.learning_rate)
+    loss_of = loss_of or (lambda inputs, wanted: nn.functional.cross_entropy(module(inputs), wanted))
     losses = []
     module.train()
     for batch in batches(len(labels), config, rng):
         optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(module(features[batch]), labels[batch])
+        loss = loss_of(features[batch], labels[batch])
         loss.backward()
         optimizer.step()
         losses.append(loss.detach())

@@ -52,9 +52,9 @@ class RunConfig(BaseModel):
     downlink_compressor: str = "Identity()"
     scheme: Literal["direct"] = "direct"
     local_steps: int = Field(0, ge=0, description="0: as many as local-epochs make")
-    local_epochs: int = Field(1, ge=1)
-    batch_size: int = Field(32, ge=1)
-    learning_rate: float = Field(0.05, gt=0)
+    local_epochs: int = Field(5, ge=1)
+    batch_size: int = Field(16, ge=1)
+    learning_rate: float = Field(0.1, gt=0)
     client_optimizer: str = "sgd"
     server_optimizer: str = "sgd"
     server_learning_rate: float = Field(1.0, gt=0)

@@ -26,10 +26,10 @@ def summarise(directory: Path) -> Table:
     sent, plain = clients["payload_bytes"].sum(), uncompressed_bytes(clients).sum()
     table.add_row("uplink", f"{sent / MEGABYTE:.2f} MB")
     table.add_row("uncompressed, same rounds", f"{plain / MEGABYTE:.2f} MB ({plain / max(sent, 1):.1f} ×)")
-    for tier, group in clients.groupby("tier", sort=False):
+    for (width, tier), group in clients.groupby(["width", "tier"]):
         per_update = group["payload_bytes"].sum() / max(len(group), 1)
         table.add_row(
-            f"uplink of tier {tier} (width {group['width'].iloc[0]:g})",
+            f"uplink of tier {tier} (width {width:g})",
             f"{group['payload_bytes'].sum() / MEGABYTE:.2f} MB, {per_update:,.0f} B an update",
         )
     table.add_row("least coverage of a coordinate", f"{rounds['coverage_min'].min():.0f} clients")

@@ -14,17 +14,22 @@ class Model:
     """A family of modules that differ in width only.
 
     `build(units)` makes the module with that many units in each hidden dimension; `spec` describes the full one.
-    Inputs are float32 of shape (batch, *input_shape), outputs logits of shape (batch, num_classes).
+    Inputs are float32 of shape (batch, *input_shape), outputs logits of shape (batch, num_classes). Token numbers
+    may come as float32 or as integers. `pretrained`, where given, reads tensors that replace freshly drawn ones.
     """
 
     build: Callable[[Mapping[str, int]], nn.Module]
     spec: WidthSpec
+    pretrained: Callable[[], Mapping[str, Tensor]] | None = None
 
     def initial(self, seed: int) -> Tensor:
-        """The freshly initialised full model as a flat float32 vector, a function of the seed."""
+        """The full model before training as a flat float32 vector, a function of the seed and of `pretrained`."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return to_vector(self.build(self.spec.units))
+            module = self.build(self.spec.units)
+        if self.pretrained is not None:
+            module.load_state_dict(self.pretrained(), strict=False)
+        return to_vector(module)
 
 
 def to_vector(module: nn.Module) -> Tensor:

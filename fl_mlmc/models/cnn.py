@@ -1,45 +1,76 @@
-"""A small convolutional network: two 3 × 3 convolutions with pooling, one hidden linear layer."""
+"""Small convolutional networks: 3 × 3 convolutions with pooling, then a hidden linear layer or a global average."""
 
+from collections import OrderedDict
 from collections.abc import Mapping
 
 from torch import nn
 
 from ..submodels.width_spec import CLASSES, Axis, WidthSpec
 from .base import Model
+from .norms import Norm
 
 
-def cnn(input_shape: tuple[int, ...], num_classes: int, conv: tuple[int, int] = (32, 64), dense: int = 128) -> Model:
-    """`conv` channels in each convolution, `dense` hidden units; for images of 4 × 4 pixels or more."""
-    if len(input_shape) != 3 or min(input_shape[1:]) < 4:
+def cnn(
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    conv: tuple[int, ...] = (32, 64),
+    dense: int = 128,
+    norm: str = "none",
+    scaler: bool = False,
+    groups: int = 4,
+    widths: tuple[float, ...] = (),
+) -> Model:
+    """`conv` channels in each convolution, each with ReLU and 2 × 2 pooling, and `dense` hidden units.
+
+    `dense=0`: no last pooling, a global average of each channel and no hidden linear layer, as HeteroFL's CNN,
+    `cnn(conv=(64, 128, 256, 512), dense=0, norm="static", scaler=True)`. `norm`, `scaler`, `groups` and `widths` as
+    in `norms`. For images that pooling leaves at least a pixel of.
+    """
+    num_pools = len(conv) - (dense == 0)
+    least = 2**num_pools
+    if len(input_shape) != 3 or min(input_shape[1:]) < least:
         raise ValueError(
-            f"model cnn takes images of shape (channels, height, width), at least 4 × 4, the data has {input_shape}"
+            f"model cnn takes images of shape (channels, height, width), at least {least} × {least}, "
+            f"the data has {input_shape}"
         )
+    kind = Norm(norm, groups, widths, scaler)
     channels, height, width = input_shape
-    pixels = (height // 4) * (width // 4)
+    pixels = (height // least) * (width // least) if dense else 1
+    names = [f"conv{number}" for number in range(1, len(conv) + 1)]
+    full = {name: kind.units(name, count) for name, count in zip(names, conv, strict=True)}
+    full |= {"dense": dense} if dense else {}
+    full[CLASSES] = num_classes
 
     def build(units: Mapping[str, int]) -> nn.Module:
-        return nn.Sequential(
-            nn.Conv2d(channels, units["conv1"], 3, padding=1),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Conv2d(units["conv1"], units["conv2"], 3, padding=1),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Flatten(),
-            nn.Linear(units["conv2"] * pixels, units["dense"]),
-            nn.ReLU(),
-            nn.Linear(units["dense"], num_classes),
-        )
+        layers: dict[str, nn.Module] = {}
+        before = channels
+        for number, name in enumerate(names, start=1):
+            after = units[name] * kind.outer
+            layers[name] = nn.Conv2d(before, after, 3, padding=1)
+            layers[f"norm{number}"] = kind.layer(units[name], full[name])
+            layers[f"relu{number}"] = nn.ReLU()
+            if number <= num_pools:
+                layers[f"pool{number}"] = nn.MaxPool2d(2)
+            before = after
+        if not dense:
+            layers["pool"] = nn.AdaptiveAvgPool2d(1)
+        layers["flatten"] = nn.Flatten()
+        if dense:
+            layers["dense"], layers["relu"] = nn.Linear(before * pixels, units["dense"]), nn.ReLU()
+            before = units["dense"]
+        layers["head"] = nn.Linear(before, num_classes)
+        return nn.Sequential(OrderedDict(layers))
 
-    units = {"conv1": conv[0], "conv2": conv[1], "dense": dense, CLASSES: num_classes}
-    axes = {
-        "0.weight": ("conv1", None, None, None),
-        "0.bias": ("conv1",),
-        "3.weight": ("conv2", "conv1", None, None),
-        "3.bias": ("conv2",),
-        "7.weight": ("dense", Axis("conv2", inner=pixels)),
-        "7.bias": ("dense",),
-        "9.weight": (CLASSES, "dense"),
-        "9.bias": (CLASSES,),
-    }
-    return Model(build, WidthSpec.of(build(units), units, axes))
+    axes: dict[str, tuple[Axis | str | None, ...]] = {}
+    needs: dict[str, tuple[str, int]] = {}
+    before: Axis | None = None
+    for number, name in enumerate(names, start=1):
+        axes |= {f"{name}.weight": (kind.axis(name), before, None, None), f"{name}.bias": (kind.axis(name),)}
+        axes |= kind.axes(f"norm{number}", name, full[name])
+        needs |= kind.needs(f"norm{number}", name, full[name])
+        before = kind.axis(name)
+    if dense:
+        axes |= {"dense.weight": ("dense", Axis(names[-1], kind.outer, pixels)), "dense.bias": ("dense",)}
+        before = Axis("dense")
+    axes |= {"head.weight": (CLASSES, before), "head.bias": (CLASSES,)}
+    return Model(build, WidthSpec.of(build(full), full, axes, needs))

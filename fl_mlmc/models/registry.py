@@ -5,10 +5,19 @@ from functools import lru_cache
 
 from ..spec import Call, parse_call
 from .base import Model
+from .char_lstm import char_lstm
 from .cnn import cnn
 from .mlp import mlp
+from .resnet import resnet18
+from .transformer import transformer
 
-MODELS: Mapping[str, Callable[..., Model]] = {"cnn": cnn, "mlp": mlp}
+MODELS: Mapping[str, Callable[..., Model]] = {
+    "char_lstm": char_lstm,
+    "cnn": cnn,
+    "mlp": mlp,
+    "resnet18": resnet18,
+    "transformer": transformer,
+}
 
 
 def parse_model(text: str) -> Call:

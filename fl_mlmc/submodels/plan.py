@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import pairwise, product
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,8 +19,6 @@ from torch import Tensor
 from ..rng import stream
 from .rules import rule_named
 from .width_spec import Axis, WidthSpec
-
-Slices = tuple[slice, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +71,7 @@ class IndexPlan:
         if self.is_full:
             return own
         starts = torch.tensor([cut.own_start for cut in self._cuts] + [self.size], device=own.device)
-        bounds = torch.searchsorted(own, starts).tolist()
+        bounds = torch.searchsorted(own.contiguous(), starts).tolist()
         parts = [
             cut.places(own[first:last])
             for cut, first, last in zip(self._cuts, bounds[:-1], bounds[1:], strict=True)
@@ -166,23 +165,22 @@ class _Cut:
         return math.prod(self.own_shape)
 
     def gather(self, vector: Tensor, out: Tensor) -> None:
-        source, target = self._views(vector, out)
-        if self._slices is None:
-            rows = self._rows().to(vector.device)
-            torch.index_select(source.view(-1, self.shape[-1]), 0, rows, out=target.view(-1, self.shape[-1]))
+        if self._boxes is None:
+            source, target = self._rowwise(vector, out)
+            torch.index_select(source, 0, self._rows().to(vector.device), out=target)
         else:
-            for where, own in self._slices:
-                target[own].copy_(source[where])
+            for box in self._boxes:
+                box.own.of(out).copy_(box.full.of(vector))
 
     def scatter_add(self, accumulator: Tensor, update: Tensor, scale: float) -> None:
-        target, source = self._views(accumulator, update)
-        if self._slices is None:
+        if self._boxes is None:
+            target, source = self._rowwise(accumulator, update)
             rows = self._rows().to(accumulator.device)
-            values = source.reshape(-1, self.shape[-1]).to(accumulator.dtype)
-            target.view(-1, self.shape[-1]).index_add_(0, rows, values, alpha=scale)
+            # Rows differ, so reading, adding and writing back is right, and four times as fast as index_add_.
+            target.index_copy_(0, rows, target.index_select(0, rows).add_(source, alpha=scale))
         else:
-            for where, own in self._slices:
-                target[where].add_(source[own], alpha=scale)
+            for box in self._boxes:
+                box.full.of(accumulator).add_(box.own.of(update), alpha=scale)
 
     def places(self, own: Tensor) -> Tensor:
         rest, stride = own - self.own_start, 1
@@ -194,24 +192,30 @@ class _Cut:
             stride *= length
         return out
 
-    def _views(self, full: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+    def _rowwise(self, full: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+        """Both tensors with all axes but the last, which is whole, taken for one."""
         return (
-            full[self.start : self.start + math.prod(self.shape)].view(self.shape),
-            own[self.own_start : self.own_start + self.own_size].view(self.own_shape),
+            full[self.start : self.start + math.prod(self.shape)].view(-1, self.shape[-1]),
+            own[self.own_start : self.own_start + self.own_size].view(-1, self.shape[-1]),
         )
 
     @cached_property
-    def _slices(self) -> tuple[tuple[Slices, Slices], ...] | None:
-        """The boxes that make up the cut, as slices of the full and the own tensor; None where units are scattered."""
-        per_axis: list[list[tuple[slice, slice]]] = []
-        for pick in self.kept:
-            runs = [(slice(None), slice(None))] if pick is None else list(_runs(pick))
+    def _boxes(self) -> tuple["_Box", ...] | None:
+        """The boxes of neighbours that make up the cut; None where units are scattered."""
+        per_axis: list[list[tuple[int, int, int]]] = []
+        for length, pick in zip(self.shape, self.kept, strict=True):
+            runs = [(0, 0, length)] if pick is None else list(_runs(pick))
             if len(runs) > 2:
                 return None
             per_axis.append(runs)
-        return tuple(
-            (tuple(where for where, _ in boxes), tuple(own for _, own in boxes)) for boxes in product(*per_axis)
-        )
+        strides, own_strides = _strides(self.shape), _strides(self.own_shape)
+        boxes = []
+        for box in product(*per_axis):
+            lengths = tuple(length for _, _, length in box)
+            start = self.start + sum(first * stride for (first, _, _), stride in zip(box, strides, strict=True))
+            own = self.own_start + sum(first * stride for (_, first, _), stride in zip(box, own_strides, strict=True))
+            boxes.append(_Box(_View(lengths, strides, start), _View(lengths, own_strides, own)))
+        return tuple(boxes)
 
     def _rows(self) -> Tensor:
         """int64: the rows that are kept, once all axes but the last are taken for one."""
@@ -222,9 +226,32 @@ class _Cut:
         return grid.reshape(-1)
 
 
-def _runs(kept: np.ndarray) -> Iterator[tuple[slice, slice]]:
-    """Runs of neighbours among ascending positions: where they lie, and where among the kept."""
+class _View(NamedTuple):
+    """A box of a flat vector."""
+
+    lengths: tuple[int, ...]
+    strides: tuple[int, ...]
+    start: int
+
+    def of(self, vector: Tensor) -> Tensor:
+        # One call instead of a slice, a view and slices: a model has a hundred tensors, and updates are small.
+        step = vector.stride(0)  # 0 for an expanded scalar
+        strides = self.strides if step == 1 else tuple(stride * step for stride in self.strides)
+        return vector.as_strided(self.lengths, strides, vector.storage_offset() + self.start * step)
+
+
+class _Box(NamedTuple):
+    full: _View
+    own: _View
+
+
+def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(math.prod(shape[position + 1 :]) for position in range(len(shape)))
+
+
+def _runs(kept: np.ndarray) -> Iterator[tuple[int, int, int]]:
+    """Runs of neighbours among ascending positions: the first of each, its place among the kept, and the length."""
     ends = [0, *(np.flatnonzero(np.diff(kept) != 1) + 1).tolist(), len(kept)]
     for first, last in pairwise(ends):
         if last > first:
-            yield slice(int(kept[first]), int(kept[last - 1]) + 1), slice(first, last)
+            yield int(kept[first]), first, last - first

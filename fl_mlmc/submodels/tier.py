@@ -1,7 +1,8 @@
 """Resource tiers: a named class of clients, and the width of the submodel it carries."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 
 import numpy as np
@@ -11,11 +12,24 @@ from ..rng import stream
 
 @dataclass(frozen=True)
 class Tier:
-    """Clients of one kind: `width` in (0, 1] of every hidden dimension, a `share` in [0, 1] of all clients."""
+    """Clients of one kind: `width` in (0, 1] of every hidden dimension, a `share` in [0, 1] of all clients.
+
+    As text "name:width:share", with options after it: "phone:0.5:0.3:speed=0.2:up=1e6:down=8e6:seconds=2:memory=1e9".
+    """
 
     name: str
     width: float
     share: float
+    speed: float = 1.0
+    """Relative compute speed, see `simulated_seconds`."""
+    up: float = math.inf
+    """Uplink, bytes a second."""
+    down: float = math.inf
+    """Downlink, bytes a second."""
+    seconds: float = math.inf
+    """Budget of one training step, for clients that measure which tier they are of."""
+    memory: float = math.inf
+    """Budget of one training step in bytes, likewise."""
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -24,13 +38,24 @@ class Tier:
             raise ValueError(f"tier {self.name!r} has width {self.width}, a width lies in (0, 1]")
         if not 0 <= self.share <= 1:
             raise ValueError(f"tier {self.name!r} has share {self.share}, a share lies in [0, 1]")
+        for option in TIER_OPTIONS:
+            if not getattr(self, option) > 0:
+                raise ValueError(f"tier {self.name!r} has {option} {getattr(self, option)}, expected a number above 0")
 
     def __str__(self) -> str:
-        return f"{self.name}:{self.width:g}:{self.share:g}"
+        options = (f":{option}={getattr(self, option):.15g}" for option in TIER_OPTIONS if option in self._stated)
+        return f"{self.name}:{self.width:.15g}:{self.share:.15g}{''.join(options)}"
+
+    @property
+    def _stated(self) -> set[str]:
+        return {field.name for field in fields(self) if getattr(self, field.name) != field.default}
+
+
+TIER_OPTIONS = ("speed", "up", "down", "seconds", "memory")
 
 
 def parse_tiers(text: str) -> tuple[Tier, ...]:
-    """Tiers from "name:width:share,…"; shares add up to 1, names differ."""
+    """Tiers from "name:width:share,…", each with options as in `Tier`; shares add up to 1, names differ."""
     tiers = tuple(_parse_tier(part.strip()) for part in text.split(","))
     names = [tier.name for tier in tiers]
     if len(set(names)) < len(names):
@@ -43,14 +68,54 @@ def parse_tiers(text: str) -> tuple[Tier, ...]:
 
 
 @lru_cache(maxsize=8)
-def assign_tiers(tiers: tuple[Tier, ...], num_clients: int, seed: int) -> np.ndarray:
-    """(num_clients,) index of each client's tier: the shares, rounded to whole clients, in an order drawn by seed."""
+def assign_tiers(
+    tiers: tuple[Tier, ...], num_clients: int, seed: int, assignment: str = "shares", server_round: int = 0
+) -> np.ndarray:
+    """(num_clients,) index of each client's tier.
+
+    `assignment` is "shares" (the shares, rounded to whole clients, in an order drawn by seed), "redrawn" (in every
+    round each client draws its tier by the shares, HeteroFL's dynamic setting), or a list of clients such as
+    "0-29:sensor,30-49:phone,50:gateway".
+    """
+    if assignment == "shares":
+        assigned = _by_shares(tiers, num_clients, seed)
+    elif assignment == "redrawn":
+        shares = np.array([tier.share for tier in tiers])
+        rng = stream(seed, "tiers", server_round)
+        assigned = rng.choice(len(tiers), num_clients, p=shares / shares.sum())
+    else:
+        assigned = _by_list(tiers, num_clients, assignment)
+    assigned.flags.writeable = False
+    return assigned
+
+
+def _by_shares(tiers: Sequence[Tier], num_clients: int, seed: int) -> np.ndarray:
     exact = np.array([tier.share for tier in tiers]) * num_clients
     counts = np.floor(exact + 1e-9).astype(int)
     for index in np.argsort(counts - exact, kind="stable")[: num_clients - counts.sum()]:
         counts[index] += 1
-    assigned = stream(seed, "tiers").permutation(np.repeat(np.arange(len(tiers)), counts))
-    assigned.flags.writeable = False
+    return stream(seed, "tiers").permutation(np.repeat(np.arange(len(tiers)), counts))
+
+
+def _by_list(tiers: Sequence[Tier], num_clients: int, text: str) -> np.ndarray:
+    assigned = np.full(num_clients, -1)
+    for part in text.split(","):
+        clients, _, name = part.strip().partition(":")
+        first, _, last = clients.partition("-")
+        if not (first.isdecimal() and (last or first).isdecimal()):
+            raise ValueError(
+                f"tier assignment {text!r}: {part.strip()!r} is not of the form FIRST-LAST:tier or CLIENT:tier; "
+                'else the assignment is "shares" or "redrawn"'
+            )
+        start, stop = int(first), int(last or first) + 1
+        if not start < stop <= num_clients:
+            raise ValueError(f"tier assignment {part.strip()!r} does not lie in clients 0 to {num_clients - 1}")
+        if (assigned[start:stop] >= 0).any():
+            raise ValueError(f"tier assignment {part.strip()!r} names clients that have a tier already")
+        assigned[start:stop] = list(tiers).index(tier_named(tiers, name))
+    if (assigned < 0).any():
+        missing = np.flatnonzero(assigned < 0)
+        raise ValueError(f"tier assignment {text!r} leaves {len(missing)} clients without a tier, first {missing[0]}")
     return assigned
 
 
@@ -62,12 +127,32 @@ def tier_named(tiers: Sequence[Tier], name: str) -> Tier:
     raise ValueError(f"unknown tier {name!r}; known: {', '.join(tier.name for tier in tiers)}")
 
 
+PARAMETER_STEPS_PER_SECOND = 1e8
+"""What a client of speed 1 does: a training step of a submodel of 100 million parameters takes it a second."""
+
+
+def simulated_seconds(tier: Tier, num_parameters: int, num_steps: int, downlink_bytes: int, uplink_bytes: int) -> float:
+    """How long a client of `tier` takes for its part in a round: download, training steps, upload.
+
+    A round takes as long as its slowest client.
+    """
+    compute = num_parameters * num_steps / (tier.speed * PARAMETER_STEPS_PER_SECOND)
+    return downlink_bytes / tier.down + compute + uplink_bytes / tier.up
+
+
 def _parse_tier(text: str) -> Tier:
     parts = text.split(":")
+    options = dict(part.partition("=")[::2] for part in parts[3:])
+    unknown = sorted(set(options) - set(TIER_OPTIONS))
+    if unknown:
+        raise ValueError(f"tier {text!r} has unknown option {unknown[0]!r}; known: {', '.join(TIER_OPTIONS)}")
     try:
-        name, width, share = parts
-        return Tier(name, float(width), float(share))
+        name, width, share = parts[:3]
+        numbers = {option: float(value) for option, value in options.items()}
+        return Tier(name, float(width), float(share), **numbers)
     except ValueError as error:
-        if len(parts) == 3 and str(error).startswith("tier "):
+        if len(parts) >= 3 and str(error).startswith(("tier ", "a tier ")):
             raise
-        raise ValueError(f"tier {text!r} is not of the form name:width:share, e.g. phone:0.5:0.3") from error
+        raise ValueError(
+            f"tier {text!r} is not of the form name:width:share, e.g. phone:0.5:0.3 or phone:0.5:0.3:speed=0.2:up=1e6"
+        ) from error

@@ -1,0 +1,61 @@
+"""A character language model: an embedding, LSTM layers, and the next character's logits (LEAF, arXiv 1812.01097)."""
+
+from collections.abc import Mapping
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from ..submodels.width_spec import CLASSES, Axis, WidthSpec
+from .base import Model
+
+
+def char_lstm(
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    embedding: int = 8,
+    hidden: tuple[int, ...] = (256, 256),
+    vocabulary: int = 0,
+) -> Model:
+    """Takes sequences (length,) of character numbers and predicts the one that follows.
+
+    `hidden` units of each LSTM layer; `vocabulary` characters, by default as many as there are classes.
+    """
+    if len(input_shape) != 1:
+        raise ValueError(f"model char_lstm takes sequences of shape (length,), the data has {input_shape}")
+    vocabulary = vocabulary or num_classes
+    names = [f"hidden{number}" for number in range(1, len(hidden) + 1)]
+    full = {"embedding": embedding, **dict(zip(names, hidden, strict=True)), CLASSES: num_classes}
+
+    def build(units: Mapping[str, int]) -> nn.Module:
+        return CharLSTM(vocabulary, units["embedding"], [units[name] for name in names], num_classes)
+
+    axes: dict[str, tuple[Axis | str | None, ...]] = {"embedding.weight": (None, "embedding")}
+    before = "embedding"
+    for number, name in enumerate(names):
+        gates = Axis(name, outer=4)  # input, forget, cell and output gate, each with a row for every unit
+        axes |= {
+            f"layers.{number}.weight_ih_l0": (gates, before),
+            f"layers.{number}.weight_hh_l0": (gates, name),
+            f"layers.{number}.bias_ih_l0": (gates,),
+            f"layers.{number}.bias_hh_l0": (gates,),
+        }
+        before = name
+    axes |= {"head.weight": (CLASSES, before), "head.bias": (CLASSES,)}
+    return Model(build, WidthSpec.of(build(full), full, axes))
+
+
+class CharLSTM(nn.Module):
+    """The network at given sizes."""
+
+    def __init__(self, vocabulary: int, embedding: int, hidden: list[int], num_classes: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, embedding)
+        sizes = [embedding, *hidden]
+        self.layers = nn.ModuleList(nn.LSTM(before, after, batch_first=True) for before, after in pairwise(sizes))
+        self.head = nn.Linear(sizes[-1], num_classes)
+
+    def forward(self, characters: Tensor) -> Tensor:
+        states: Tensor = self.embedding(characters.long())
+        for layer in self.layers:
+            states, _ = layer(states)
+        return self.head(states[:, -1])

@@ -1,0 +1,60 @@
+import pytest
+import torch
+
+from fl_mlmc.models import build_model
+from fl_mlmc.submodels import plan
+
+TIERS = (1.0, 0.5, 0.25, 0.125, 0.0625)
+
+
+@pytest.mark.parametrize(
+    ("text", "shape", "published"),
+    [
+        ("resnet18(depths=(1, 1, 1, 2))", (3, 32, 32), (9622, 2409, 604, 152, 38)),
+        ("cnn(conv=(64, 128, 256, 512), dense=0, norm='static', scaler=True)", (1, 28, 28), (1557, 391, 99, 25, 7)),
+    ],
+)
+def test_thousands_of_parameters_by_tier_are_those_published_for_heterofl(text, shape, published):
+    spec = build_model(text, shape, 10).spec
+    assert tuple(round(plan(spec, "nested", width).size / 1000) for width in TIERS) == published
+
+
+def test_depth_keeps_the_first_stages_whole_with_their_classifiers():
+    model = build_model("resnet18(hidden=(4, 6, 8, 10), depths=(1, 1, 1, 1), exits=True)", (3, 16, 16), 5)
+    inputs = torch.randn(2, 3, 16, 16)
+    for width, stages in ((0.25, 1), (0.5, 2), (0.6, 3), (1.0, 4)):
+        own = plan(model.spec, "depth", width)
+        assert {name.split(".")[1] for name in own.own_spec.shapes if name.startswith("stages")} == {
+            str(stage) for stage in range(stages)
+        }
+        logits = model.build(own.units).exit_logits(inputs)
+        assert len(logits) == stages
+        assert all(part.shape == (2, 5) for part in logits)
+
+
+def test_the_exits_of_a_shallow_submodel_are_those_of_the_full_model():
+    from fl_mlmc.models.base import load_vector
+
+    model = build_model("resnet18(hidden=(4, 6, 8, 10), depths=(1, 1, 1, 1), exits=True)", (3, 16, 16), 5)
+    own = plan(model.spec, "depth", 0.5)
+    vector, inputs = model.initial(3), torch.randn(2, 3, 16, 16)
+    full, part = model.build(model.spec.units), model.build(own.units)
+    load_vector(full, vector)
+    load_vector(part, own.gather(vector))
+    for deep, shallow in zip(full.exit_logits(inputs), part.exit_logits(inputs), strict=False):
+        torch.testing.assert_close(shallow, deep)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("depths=(1, 1)", "hidden and depths name the same stages"),
+        ("norm='layer'", "norm is one of 'none', 'batch', 'static', 'group', got 'layer'"),
+        ("norm='group', groups=3", "stage1 has 64 channels, not a multiple of groups=3"),
+        ("widths=(0.5, 1.0)", "go with norm='batch'"),
+        ("norm='batch', exits=True, widths=(0.5, 1.0)", "use one of them"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        build_model(f"resnet18({options})", (3, 32, 32), 10)
