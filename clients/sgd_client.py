@@ -2,12 +2,13 @@
 
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fl_mlmc.config import RunConfig
-from fl_mlmc.models import build_model
+from fl_mlmc.models import Model, build_model
 from fl_mlmc.models.base import load_vector, to_vector
 from fl_mlmc.objectives import local_loss
 from fl_mlmc.protocol import TrainTask, TrainUpdate, code_stamp
@@ -39,7 +40,7 @@ def run_task(task: TrainTask, payload: bytes, config: RunConfig, data: Federated
         own = plan(model.spec, config.width_rule, task.width, task.server_round, task.client, config.seed)
         before = decode_payload(payload, own.size).dense()
         device = device_of(config)
-        module = model.build(own.units).to(device)
+        module = _module(model, tuple(own.units.items()), device)
         load_vector(module, before)
         features, labels = (torch.from_numpy(part).to(device) for part in data.client(task.client))
         rng = stream(config.seed, "batches", task.server_round, task.client)
@@ -74,6 +75,12 @@ def run_task(task: TrainTask, payload: bytes, config: RunConfig, data: Federated
         encoded,
         own.size,
     )
+
+
+@lru_cache(maxsize=8)
+def _module(model: Model, units: tuple[tuple[str, int], ...], device: torch.device) -> nn.Module:
+    # One a process and tier: building draws initial weights that the broadcast then replaces.
+    return model.build(dict(units)).to(device)
 
 
 def _checked(update: Tensor) -> Tensor:

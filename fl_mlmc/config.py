@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -36,7 +37,7 @@ class RunConfig(BaseModel):
     num_rounds: int = Field(20, ge=1)
     num_clients: int = Field(60, ge=1)
     clients_per_round: int = Field(20, ge=1)
-    engine: Literal["ray", "flower", "local"] = "flower"
+    engine: Literal["ray", "flower", "local"] = "ray"
     client_cpus: float = Field(1.0, gt=0, description="processors that a client of the ray engine takes")
     client_gpus: float = Field(0.0, ge=0, description="GPUs that it takes; a fraction shares one")
     client_timeout: float = Field(0.0, ge=0, description="seconds until the ray engine gives up a client; 0: never")
@@ -90,17 +91,17 @@ class RunConfig(BaseModel):
         }
         return self.from_flower({**self.to_flower(), **named})
 
-    @property
+    @cached_property
     def tier_list(self) -> tuple[Tier, ...]:
         """The tiers, parsed."""
         return parse_tiers(self.tiers)
 
-    @property
+    @cached_property
     def uplink(self) -> Compressor:
         """The compressor of client updates, parsed."""
         return parse(self.compressor)
 
-    @property
+    @cached_property
     def downlink(self) -> Compressor:
         """The compressor of the broadcast, parsed."""
         return parse(self.downlink_compressor)

@@ -82,7 +82,7 @@ def _engine(config: RunConfig, flowers: Grid | None) -> Iterator[Grid]:
 
         needs = (config.client_cpus, config.client_gpus, config.client_timeout)
         with (
-            ray_ready(in_flower=flowers is not None),
+            ray_ready(flowers),
             RayGrid(client_app, config.num_clients, config.to_flower(), *needs) as grid,
         ):
             yield grid
