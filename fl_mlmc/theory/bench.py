@@ -60,12 +60,10 @@ def run(
     seed: int = 0,
     sigma: float = 0.0,
     enough: float = 1e-23,
-    average: bool = False,
 ) -> Trace:
     """Run `method` for `num_rounds` rounds or until ‖x − x*‖² is below `enough`.
 
-    `sigma`: gradients carry fresh normal noise with E‖noise‖² = σ². `average`: suboptimality is that of the mean of
-    the points so far, not of the last one.
+    `sigma`: gradients carry fresh normal noise with E‖noise‖² = σ².
     """
     size, everyone = problem.size, problem.num_clients
     scheme = method.scheme.resolve(method.compressor, size, everyone)
@@ -73,10 +71,9 @@ def run(
     scheme.check_cohort(cohort_size, everyone)
     model, server = problem.start.clone(), scheme.init_server(problem.start)
     memories: dict[int, State] = {}
-    best, total, sent, steps = problem.loss(problem.solution), torch.zeros_like(model), 0.0, 0
+    best, sent, steps = problem.loss(problem.solution), 0.0, 0
     rows = [(_error(model, problem), problem.loss(model) - best, 0.0, 0)]
     for number in range(1, num_rounds + 1):
-        total += model
         round = Round(seed, number, everyone, cohort_size)
         points = scheme.points(model, server)
         sums: list[Tensor] = []
@@ -96,8 +93,7 @@ def run(
             memories[client] = scheme.settle(memories[client], -method.step * direction, turn)
         model = model - method.step * direction
         steps += num_iterations(scheme, round)
-        seen = total / number if average else model
-        rows.append((_error(model, problem), problem.loss(seen) - best, sent, steps))
+        rows.append((_error(model, problem), problem.loss(model) - best, sent, steps))
         if rows[-1][0] < enough or not rows[-1][0] < DIVERGED:
             break
     return Trace(*map(np.array, zip(*rows, strict=True)))
