@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib as mpl
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure, FigureBase
 from rich.table import Table
@@ -56,8 +55,9 @@ def draw(directories: Sequence[Path], target: Path) -> Path:
         figure = Figure(figsize=(9, height), layout="constrained")
         top: FigureBase = figure
         if not coverage.empty:
-            top, bottom = np.ravel(figure.subfigures(2, 1, height_ratios=[3.6, height - 3.6]))
-            _draw_coverage(bottom, coverage)
+            grid = figure.add_gridspec(2, 1, height_ratios=[3.6, height - 3.6])
+            top = figure.add_subfigure(grid[0])
+            _draw_coverage(figure.add_subfigure(grid[1]), coverage)
         by_round, by_bytes = top.subplots(1, 2, sharey=True)
         for directory in directories:
             rounds = read_rounds(directory).dropna(subset=["accuracy"])
