@@ -66,10 +66,12 @@ class CoverageMean:
 
     def _add_block(self, plan: IndexPlan, block: Block, weight: float, counted: Tensor | None) -> None:
         if isinstance(block, SparseBlock):
-            values = block.values if counted is None else block.values * counted[block.indices]
-            self._sums.index_add_(0, plan.places(block.indices), values.to(self._sums), alpha=weight)
+            indices, values = block.indices.to(self._sums.device), block.values.to(self._sums)
+            if counted is not None:
+                values = values * counted[indices]
+            self._sums.index_add_(0, plan.places(indices), values, alpha=weight)
         else:
-            values = block.dense()
+            values = block.dense().to(self._sums.device)
             plan.scatter_add(self._sums, values if counted is None else values * counted, weight)
 
     def _flush(self) -> None:
