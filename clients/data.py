@@ -53,11 +53,11 @@ class FederatedData:
         spec, mean, std = _read(store / "meta.json", _parse_meta)
         splits = {split: _load_split(store, split, spec) for split in ("train", "test")}
         order, offsets = (_load(directory / f"{name}.npy", np.int64) for name in ("order", "offsets"))
-        if len(offsets) < 2 or offsets[0] != 0 or not offsets[-1] == len(order) <= len(splits["train"][1]):
+        num_rows = len(splits["train"][1])
+        if len(offsets) < 2 or offsets[0] != 0 or offsets[-1] != len(order) or np.max(order, initial=-1) >= num_rows:
             raise _malformed(
                 directory / "offsets.npy",
-                f"offsets that run from {offsets[:1]} to {offsets[-1:]} over {len(order)} assigned rows "
-                f"of {len(splits['train'][1])}",
+                f"offsets that run from {offsets[:1]} to {offsets[-1:]} over {len(order)} assigned rows of {num_rows}",
             )
         return cls(directory, spec, mean, std, splits, order, offsets)
 

@@ -16,7 +16,7 @@ from fl_mlmc.models import build_model
 from fl_mlmc.protocol import ARRAYS, CONFIG, PAYLOAD, PAYLOAD_STYPE, RosterEntry, TrainTask, TrainUpdate
 from fl_mlmc.submodels import plan
 from fl_mlmc.wire import decode_payload, encode_payload
-from simulations.local_grid import identify_process
+from simulations.grid import identify_process
 from simulations.server_app import prepare_data
 
 ROOT = Path(__file__).parents[2]
