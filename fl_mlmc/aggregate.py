@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .blocks import Block, Payload, SparseBlock
+from .blocks import Block, Payload, SeededBlock, SparseBlock
 from .submodels.plan import IndexPlan
 from .submodels.width_spec import CLASSES
 
@@ -65,6 +65,8 @@ class CoverageMean:
         return Mean(update.float(), self._coverage.clone())
 
     def _add_block(self, plan: IndexPlan, block: Block, weight: float, counted: Tensor | None) -> None:
+        if isinstance(block, SeededBlock):
+            block = block.entries
         if isinstance(block, SparseBlock):
             indices, values = block.indices.to(self._sums.device), block.values.to(self._sums)
             if counted is not None:
