@@ -48,7 +48,7 @@ class CoverageMean:
             raise ValueError(f"the update has {payload.size} coordinates, its plan {plan.size}")
         if not weight > 0:
             raise ValueError(f"a weight is positive, got {weight}")
-        held = plan if labels is None else _holding(plan, tuple(sorted(set(labels))))
+        held = plan if labels is None else _holding(plan, _checked(labels))
         counted = None if held is plan else _own_mask(plan, held)
         for block in payload.blocks:
             self._add_block(plan, block, weight, counted)
@@ -81,6 +81,13 @@ class CoverageMean:
             plan.scatter_add(self._weights, self._weights.new_full((1,), weight).expand(plan.size))
             plan.scatter_add(self._coverage, self._coverage.new_full((1,), count).expand(plan.size))
         self._pending.clear()
+
+
+def _checked(labels: Collection[int]) -> tuple[int, ...]:
+    # Labels come from clients; what is no label must not end the round.
+    if not all(type(label) is int for label in labels):
+        raise ValueError(f"labels are whole numbers, got {list(labels)[:5]}")
+    return tuple(sorted(set(labels)))
 
 
 @lru_cache(maxsize=64)

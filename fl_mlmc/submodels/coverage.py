@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -88,7 +89,8 @@ def guarded_cohort(
 
 def _first_of_each_plan(clients: Iterable[int], plan_of: Callable[[int], IndexPlan], limit: int) -> list[int]:
     first: dict[IndexPlan, int] = {}
-    for client in clients:
+    # A few tiers share a few plans: do not look for more among a million clients.
+    for client in islice(clients, 256 * limit):
         first.setdefault(plan_of(client), client)
         if len(first) == limit:
             break

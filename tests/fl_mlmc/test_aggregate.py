@@ -145,6 +145,9 @@ def test_averaging_by_label_names_what_it_needs():
         CoverageMean(SPEC.size).add(plan(SPEC, "nested", 1.0), dense(np.ones(SPEC.size)), 1.0, [0])
     with pytest.raises(ValueError, match=r"labels lie below 3, at least one, got \[3\]"):
         CoverageMean(HEAD.size).add(plan(HEAD, "nested", 1.0), dense(np.ones(HEAD.size)), 1.0, [3])
+    for labels in (["1", 2], [[1]], [1.0]):
+        with pytest.raises(ValueError, match="labels are whole numbers, got"):
+            CoverageMean(HEAD.size).add(plan(HEAD, "nested", 1.0), dense(np.ones(HEAD.size)), 1.0, labels)
 
 
 @pytest.mark.parametrize("rule", ["nested", "rolling", "random"])
