@@ -18,6 +18,7 @@ from fl_mlmc.protocol import (
     code_stamp,
 )
 
+from .auto_tier import measured_tier
 from .data import FederatedData
 from .sgd_client import run_task
 from .trainer import TrainingError
@@ -33,7 +34,7 @@ def who(message: Message, context: Context) -> Message:
     entry = RosterEntry(
         first=first,
         stride=stride,
-        tier=str(node.get("tier", "")),
+        tier=_tier(context, first),
         # Flower draws a simulated node's id anew in every run; the number of its partition repeats.
         node=f"partition-{first}" if stride else str(context.node_id),
         code_stamp=code_stamp(),
@@ -56,6 +57,25 @@ def train(message: Message, context: Context) -> Message:
     array = Array("float32", (reply.size,), PAYLOAD_STYPE, reply.payload)
     content = RecordDict({ARRAYS: ArrayRecord({PAYLOAD: array}), CONFIG: ConfigRecord(reply.update.to_config())})
     return Message(content, reply_to=message)
+
+
+def _tier(context: Context, client: int) -> str:
+    """The tier in the node's config, measured if that says "auto"; empty where the run's shares decide."""
+    tier, path = str(context.node_config.get("tier", "")), context.node_config.get("data-path")
+    if tier != "auto":
+        return tier
+    if path is None:
+        return 'auto, but a client measures on its own examples: give it a data-path beside tier="auto"'
+    return _measured(tuple(sorted(context.run_config.items())), str(path), client)
+
+
+@lru_cache(maxsize=4)
+def _measured(items: tuple[tuple[str, Scalar], ...], path: str, client: int) -> str:
+    # What cannot be measured is told as the tier's name: the server refuses it and says why.
+    try:
+        return measured_tier(_config(items), _data(path), client).name
+    except (OSError, ValueError, IndexError) as error:
+        return f"auto, but {error}"
 
 
 @lru_cache(maxsize=4)
