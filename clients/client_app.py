@@ -2,10 +2,12 @@
 
 from functools import lru_cache
 
+import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fl_mlmc.config import RunConfig, Scalar
+from fl_mlmc.models import build_model
 from fl_mlmc.protocol import (
     ARRAYS,
     CONFIG,
@@ -17,11 +19,11 @@ from fl_mlmc.protocol import (
     TrainTask,
     code_stamp,
 )
+from fl_mlmc.submodels.measure import widest_tier
 
-from .auto_tier import measured_tier
 from .data import FederatedData
 from .sgd_client import run_task
-from .trainer import TrainingError
+from .trainer import TrainingError, device_of, one_thread
 
 app = ClientApp()
 
@@ -34,12 +36,25 @@ def who(message: Message, context: Context) -> Message:
     entry = RosterEntry(
         first=first,
         stride=stride,
-        tier=_tier(context, first),
+        tier=_declared_tier(message, context, first),
         # Flower draws a simulated node's id anew in every run; the number of its partition repeats.
         node=f"partition-{first}" if stride else str(context.node_id),
         code_stamp=code_stamp(),
     )
     return Message(RecordDict({CONFIG: ConfigRecord(entry.to_config())}), reply_to=message)
+
+
+def _declared_tier(message: Message, context: Context, client: int) -> str:
+    """The tier in the node's config; "auto" stands for the widest whose budget a training step here keeps."""
+    tier = str(context.node_config.get("tier", ""))
+    if tier != "auto":
+        return tier
+    config = _config(tuple(sorted(context.run_config.items())))
+    data = _data(str(context.node_config.get("data-path", message.content.config_records[CONFIG]["data"])))
+    model = build_model(config.model, data.spec.input_shape, data.spec.num_classes)
+    inputs, labels = (torch.from_numpy(part[: config.batch_size]).to(device_of(config)) for part in data.client(client))
+    with one_thread():
+        return widest_tier(model, config.tier_list, inputs, labels, config.width_rule).name
 
 
 @app.train()
@@ -57,25 +72,6 @@ def train(message: Message, context: Context) -> Message:
     array = Array("float32", (reply.size,), PAYLOAD_STYPE, reply.payload)
     content = RecordDict({ARRAYS: ArrayRecord({PAYLOAD: array}), CONFIG: ConfigRecord(reply.update.to_config())})
     return Message(content, reply_to=message)
-
-
-def _tier(context: Context, client: int) -> str:
-    """The tier in the node's config, measured if that says "auto"; empty where the run's shares decide."""
-    tier, path = str(context.node_config.get("tier", "")), context.node_config.get("data-path")
-    if tier != "auto":
-        return tier
-    if path is None:
-        return 'auto, but a client measures on its own examples: give it a data-path beside tier="auto"'
-    return _measured(tuple(sorted(context.run_config.items())), str(path), client)
-
-
-@lru_cache(maxsize=4)
-def _measured(items: tuple[tuple[str, Scalar], ...], path: str, client: int) -> str:
-    # What cannot be measured is told as the tier's name: the server refuses it and says why.
-    try:
-        return measured_tier(_config(items), _data(path), client).name
-    except (OSError, ValueError, IndexError) as error:
-        return f"auto, but {error}"
 
 
 @lru_cache(maxsize=4)
