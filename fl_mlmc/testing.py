@@ -278,8 +278,11 @@ def _sample_blocks() -> Mapping[str, tuple[Block, ...]]:
         "table": (SymbolBlock((_digits(300) % 4).byte(), Table(np.array([-3.5, 0.0, 0.1, 3e38]))),),
         "wide-symbols": (SymbolBlock((_digits(2000) * 3).short(), Lattice(3100, 0.1, -1500)),),
         "powers": (PowerBlock(_digits(200) % 2 == 0, (_digits(200) % 9 + 120).byte()),),
-        "powers-and-plane": (
-            PowerBlock(_digits(200) % 2 == 0, (_digits(200) % 30 * 8).byte(), 1.0, 0.75, _digits(200) % 3 == 0),
+        "powers-and-bits": (
+            PowerBlock(_digits(200) % 2 == 0, (_digits(200) % 30 * 8).byte(), 1.0, 0.75, (_digits(200) % 2).byte(), 1),
+        ),
+        "powers-and-numbers": (
+            PowerBlock(_digits(200) % 2 == 0, (_digits(200) % 30 * 8).byte(), 1.0, 2**-10, _digits(200).short(), 10),
         ),
         "two-blocks": (SparseBlock(100, indices, values), SparseBlock(100, indices[:2] + 1, values[:2])),
     }

@@ -21,12 +21,18 @@ class Rungs:
     num_levels: int
     base: Block | None = None
     """C^0(v), always sent; None where it is zero."""
+    orthogonal: bool = False
+    """Whether increments never share a coordinate."""
     base_bits: float = 0.0
     """Expected bits of the base."""
 
     def norms(self) -> np.ndarray:
         """(L,) float64 ‖C^l(v) − C^(l−1)(v)‖₂. Zero only where the increment is zero."""
         raise NotImplementedError
+
+    def exact_norms(self) -> np.ndarray:
+        """`norms` to float64's precision, however long that takes."""
+        return self.norms()
 
     def costs(self) -> np.ndarray:
         """(L,) float64 expected bits of each increment."""

@@ -87,7 +87,7 @@ def _encode_split(symbols: np.ndarray, alphabet: int, counts: np.ndarray, num_he
     if num_heads == 1:
         head = (symbols != heads[0]).view(np.uint8)
     else:
-        head = np.frombuffer(symbols.tobytes().translate(to_head.tobytes()), np.uint8)
+        head = np.frombuffer(bytearray(symbols).translate(to_head.tobytes()), np.uint8)
     tail = to_tail[symbols[np.flatnonzero(head == num_heads)]]
     coded = encode_symbols(head, num_heads + 1, depth + 1)
     names = bytes([num_heads]) + heads.astype(np.uint8).tobytes()
@@ -121,7 +121,7 @@ def _decode_split(body: memoryview, count: int, alphabet: int, depth: int) -> np
     others = np.setdiff1d(np.arange(alphabet, dtype=np.uint8), heads, assume_unique=True)
     to_symbol = np.zeros(256, np.uint8)
     to_symbol[:num_heads] = heads
-    out = np.frombuffer(bytearray(symbols.tobytes().translate(to_symbol.tobytes())), np.uint8)
+    out = np.frombuffer(bytearray(symbols).translate(to_symbol.tobytes()), np.uint8)
     out[rest] = others[tail]
     return out
 
