@@ -193,13 +193,17 @@ def _decode_symbols(body: memoryview, size: int, held_limit: int) -> SymbolBlock
 
 def _encode_powers(block: PowerBlock) -> bytes:
     exponents = block.exponents.cpu().numpy()
-    filled = exponents != 0
-    smallest = int(exponents[filled].min()) if filled.any() else 1
+    negative, smallest, filled = block.negative.cpu().numpy(), int(exponents.min()), None
+    if smallest == 0:
+        filled = exponents != 0
+        smallest = int(exponents[filled].min(initial=255))
+        negative = negative[filled]
     _check_finite(np.array([block.peak(), block.scale, block.extra], np.float32))
-    signs = encode_symbols(block.negative.cpu().numpy()[filled].view(np.uint8), 2)
+    signs = encode_symbols(negative.view(np.uint8), 2)
     # Zeros take the letter below the smallest exponent, which keeps the alphabet short.
     letters = exponents - np.uint8(smallest - 1)
-    letters[~filled] = 0
+    if filled is not None:
+        letters[~filled] = 0
     count = int(letters.max()) + 1
     coded = encode_symbols(letters, count)
     numbers = b""
