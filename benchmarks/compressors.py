@@ -9,7 +9,6 @@ and a real update of a network of that size. Timings are the best of several; ra
 
 import argparse
 import math
-import resource
 import subprocess
 import sys
 import time
@@ -105,7 +104,11 @@ def update(size: int) -> Tensor:
     width = max(8, int(math.sqrt(size)) - 40)
     torch.manual_seed(2)
     model = torch.nn.Sequential(
-        torch.nn.Linear(64, width), torch.nn.ReLU(), torch.nn.Linear(width, width), torch.nn.ReLU(), torch.nn.Linear(width, 10)
+        torch.nn.Linear(64, width),
+        torch.nn.ReLU(),
+        torch.nn.Linear(width, width),
+        torch.nn.ReLU(),
+        torch.nn.Linear(width, 10),
     )
     before = torch.nn.utils.parameters_to_vector(model.parameters()).detach().clone()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -134,7 +137,9 @@ def print_ratios(name: str, vector: Tensor) -> None:
     stream_bits = 8 * (len(data) - 4 * count)
     print(f"{name}: torch.topk {1e3 * top_k:.0f} ms, torch.sort {1e3 * sort:.0f} ms, encode {1e3 * encode:.0f} ms")
     print(f"  encode / topk {encode / top_k:.3f} (at most 0.35)    sort / encode {sort / encode:.1f} (at least 15)")
-    print(f"  decode and add / topk {decode / top_k:.4f} (at most 0.05)    memory {float(memory):.2f} vectors (at most 2)")
+    print(
+        f"  decode and add / topk {decode / top_k:.4f} (at most 0.05)    memory {float(memory):.2f} vectors (at most 2)"
+    )
     print(f"  index bits / log2 C(d, k) {stream_bits / log2_binomial(size, count):.4f} (at most 1.02, header included)")
 
 
@@ -143,17 +148,24 @@ def peak_memory(text: str, size: int) -> float:
     vector, rng = gaussian(size), np.random.default_rng(0)
     compressor = fl_mlmc.parse(text)
     compressor.encode(vector[:100_000], rng)  # imports and thread pools
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far; Linux only
     compressor.encode(vector, rng)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / (4 * size)
+    return (status("VmHWM") - before) * 1024 / (4 * size)
+
+
+def status(field: str) -> int:
+    """A line of /proc/self/status, in KiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1])
 
 
 def head(vectors: dict[str, Tensor]) -> list[str]:
     size = next(iter(vectors.values())).numel()
     names = " | ".join(f"ω {name}" for name in vectors)
     return [
-        f"d = {size:,}; one thread of a shared machine. Bits are per coordinate, on the Gaussian vector; *entropy* is the",
-        "payload over the zeroth-order entropy of its symbols. GB/s of input encoded.",
+        f"d = {size:,}; one thread of a shared machine. Bits are per coordinate, on the Gaussian vector; *entropy* is",
+        "the payload over the zeroth-order entropy of its symbols. GB/s of input encoded.",
         "",
         f"| compressor | formula bits | measured bits | entropy | {names} | encode ms | GB/s | decode + add ms |",
         "|---|---|---|---|" + "---|" * len(vectors) + "---|---|---|",
