@@ -17,6 +17,7 @@ from clients.trainer import device_of
 from fl_mlmc.config import RunConfig
 from fl_mlmc.models import Model, build_model
 from fl_mlmc.models.base import load_vector
+from fl_mlmc.models.norms import fill_statistics, has_static_statistics
 from fl_mlmc.protocol import code_stamp
 from fl_mlmc.roundlog import RoundLog
 from strategies.checkpoint import CHECKPOINT, load_state
@@ -130,6 +131,9 @@ def _evaluator(config: RunConfig, model: Model, data: FederatedData) -> Callable
     def evaluate(vector: Tensor) -> Mapping[str, float]:
         load_vector(module, vector)
         module.eval()
+        if has_static_statistics(module):
+            seen = torch.from_numpy(data.train()[0])
+            fill_statistics(module, (part.to(device) for part in seen.split(1024)))
         loss = correct = 0.0
         with torch.inference_mode():
             for start in range(0, len(labels), 1024):

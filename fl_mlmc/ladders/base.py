@@ -21,6 +21,8 @@ class Rungs:
     num_levels: int
     base: Block | None = None
     """C^0(v), always sent; None where it is zero."""
+    base_bits: float = 0.0
+    """Expected bits of the base."""
 
     def norms(self) -> np.ndarray:
         """(L,) float64 ‖C^l(v) − C^(l−1)(v)‖₂. Zero only where the increment is zero."""
@@ -51,7 +53,7 @@ class Rungs:
 class Ladder(Compressor):
     """A family of biased compressors; used alone, the member at level `stop`."""
 
-    unbiased = False
+    is_unbiased = False
     stop: int = 1
 
     @abstractmethod
@@ -60,8 +62,12 @@ class Ladder(Compressor):
 
     def compress(self, vector: Tensor, rng: np.random.Generator) -> Compressed:
         rungs = self.climb(vector)
-        bits = float(rungs.costs()[: self.stop].sum())
+        bits = self.stop_bits(rungs)
         return Compressed(Payload(rungs.size, rungs.rung(self.stop)), bits)
+
+    def stop_bits(self, rungs: Rungs) -> float:
+        """Expected bits of C^stop(v) alone."""
+        return rungs.base_bits + float(rungs.costs()[: self.stop].sum())
 
     def outcomes(self, vector: Tensor) -> Iterator[tuple[float, Payload]]:
         rungs = self.climb(vector)

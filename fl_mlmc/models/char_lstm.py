@@ -6,7 +6,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from ..submodels.width_spec import CLASSES, Axis, WidthSpec
-from .base import Model
+from .base import Model, skeleton
 
 
 def char_lstm(
@@ -41,7 +41,7 @@ def char_lstm(
         }
         before = name
     axes |= {"head.weight": (CLASSES, before), "head.bias": (CLASSES,)}
-    return Model(build, WidthSpec.of(build(full), full, axes))
+    return Model(build, WidthSpec.of(skeleton(build, full), full, axes))
 
 
 class CharLSTM(nn.Module):

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from torch import nn
 
 from fl_mlmc.models import build_model, parse_model
-from fl_mlmc.models.base import load_vector, to_vector
-from fl_mlmc.submodels import plan
+from fl_mlmc.models.base import Model, load_vector, to_vector
+from fl_mlmc.submodels import WidthSpec, plan
 from fl_mlmc.submodels.laws import check_plan, check_sliced_equals_masked, check_submodule
 from fl_mlmc.submodels.rules import RULES
 
@@ -86,3 +87,32 @@ def test_an_unknown_model_or_option_is_an_error_that_lists_the_known(text, messa
 def test_the_cnn_says_which_images_it_takes():
     with pytest.raises(ValueError, match=r"model cnn takes images .* the data has \(12,\)"):
         build_model("cnn", (12,), 5)
+
+
+def two_layers(**changes):
+    """A model written by hand, with mistakes."""
+
+    def build(units):
+        return nn.Sequential(nn.Linear(3, units["a"]), nn.Linear(units["a"], units["b"]), nn.Linear(units["b"], 2))
+
+    units = {"a": 6, "b": 6}
+    axes = {"0.weight": ("a", None), "0.bias": ("a",), "1.weight": ("b", "a"), "1.bias": ("b",)}
+    axes |= {"2.weight": (None, "b"), "2.bias": (None,)}
+    return Model(build, WidthSpec.of(build(units), units, axes | changes))
+
+
+def test_a_spec_that_fits_its_module_passes():
+    two_layers().check()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"1.weight": ("a", "b")}, r"axis 0 of tensor '1\.weight' is 4 long .* by the width spec .*'a'.* should be 5"),
+        ({"1.weight": ("b", None)}, r"axis 1 of tensor '1\.weight' is 5 long .*\(never cut\) it should be 6"),
+        ({"1.bias": (None,)}, r"axis 0 of tensor '1\.bias' is 4 long .* it should be 6; mend the spec or build"),
+    ],
+)
+def test_a_spec_that_is_wrong_only_below_full_width_names_tensor_and_axis(changes, message):
+    with pytest.raises(ValueError, match=message):
+        two_layers(**changes).check()
