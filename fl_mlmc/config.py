@@ -44,6 +44,7 @@ class RunConfig(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dataset: str = Field("digits", min_length=1)
     data_dir: str = ""
+    text: str = Field("hashed", description="how texts become numbers: hashed, tokens('DIRECTORY') or characters")
     partition: str = "iid"
     model: str = "cnn"
     tiers: str = "full:1.0:1.0"

@@ -98,7 +98,7 @@ def _engine(config: RunConfig, flowers: Grid | None) -> Iterator[Grid]:
 def prepare_data(config: RunConfig) -> Path:
     """Load and partition the run's data set, unless that was done before; where it lies."""
     data_dir = Path(config.data_dir) if config.data_dir else None
-    return prepare(config.dataset, data_dir, config.partition, config.num_clients, config.seed)
+    return prepare(config.dataset, data_dir, config.partition, config.num_clients, config.seed, text=config.text)
 
 
 def run_directory(config: RunConfig) -> Path:

@@ -30,9 +30,11 @@ class Seat:
 class Roster:
     """Clients 0 to num_clients − 1 of a run and the nodes that host them."""
 
-    def __init__(self, tiers: Sequence[Tier], num_clients: int, seed: int, assignment: str = "shares") -> None:
+    def __init__(
+        self, tiers: Sequence[Tier], num_clients: int, seed: int, assignment: str = "shares", data: str = ""
+    ) -> None:
         self._tiers, self._num_clients, self._seed = tuple(tiers), num_clients, seed
-        self._assignment = assignment
+        self._assignment, self._data = assignment, data
         self._entries: dict[int, RosterEntry] = {}
         self._refused: dict[int, str] = {}
         self._hosts: dict[int, int] = {}
@@ -87,7 +89,7 @@ class Roster:
             return
         self._entries = {node: entry for node, entry in self._entries.items() if node in present}
         self._refused = {node: reason for node, reason in self._refused.items() if node in present}
-        for reply in grid.send_and_receive([_query(node) for node in new], timeout=60.0) if new else ():
+        for reply in grid.send_and_receive([self._query(node) for node in new], timeout=60.0) if new else ():
             self._add(reply)
         self._hosts = {client: node for node, entry in self._entries.items() for client in self._hosted(entry)}
 
@@ -115,8 +117,6 @@ class Roster:
         when = server_round if self._assignment == "redrawn" else 0
         return self._tiers[assign_tiers(self._tiers, self._num_clients, self._seed, self._assignment, when)[client]]
 
-
-def _query(node_id: int) -> Message:
-    # A query needs no content, but Flower sends no empty message.
-    content = RecordDict({CONFIG: ConfigRecord({"ask": ROSTER_ACTION})})
-    return Message(content, dst_node_id=node_id, message_type=f"{MessageType.QUERY}.{ROSTER_ACTION}")
+    def _query(self, node_id: int) -> Message:
+        content = RecordDict({CONFIG: ConfigRecord({"data": self._data})})
+        return Message(content, dst_node_id=node_id, message_type=f"{MessageType.QUERY}.{ROSTER_ACTION}")

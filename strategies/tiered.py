@@ -80,7 +80,7 @@ class TieredStrategy(Strategy):
         self.config = config
         self.model = model
         self.round_log = round_log
-        self.roster = Roster(config.tier_list, config.num_clients, config.seed, config.tier_assignment)
+        self.roster = Roster(config.tier_list, config.num_clients, config.seed, config.tier_assignment, data)
         self._watch = CoverageWatch(model.spec)
         self._data = data
         self._evaluate_model = evaluate_model
