@@ -25,6 +25,7 @@ from strategies.tiered import TieredStrategy, to_arrays
 
 from .datasets import prepare
 from .local_grid import LocalGrid
+from .run_lock import writing
 
 app = ServerApp()
 
@@ -47,28 +48,29 @@ def serve(
     data = prepare_data(config)
     federated = FederatedData.open(data)
     model = build_model(config.model, federated.spec.input_shape, federated.spec.num_classes)
-    saved = load_state(directory / CHECKPOINT) if config.resume else None
-    if config.resume:
-        round_log = RoundLog.resume(directory, saved.log_sizes if saved else {}, on_round)
-    else:
-        round_log = RoundLog.create(directory, _header(config, model), on_round)
-    try:
-        strategy = TieredStrategy(config, model, round_log, str(data), _evaluator(config, model, federated))
-        if saved:
-            strategy.restore(saved)
-        with _engine(config, grid) as engine:
-            strategy.start(
-                engine,
-                to_arrays(saved.vector if saved else model.initial(config.seed)),
-                config.num_rounds,
-                timeout=config.round_timeout,
-                evaluate_fn=strategy.evaluate,
-            )
-    except BaseException as error:
-        with suppress(OSError):  # of a full disk: what went wrong is the first one
-            round_log.finish(f"failed: {type(error).__name__}: {error}")
-        raise
-    round_log.finish("completed")
+    with writing(directory):
+        saved = load_state(directory / CHECKPOINT) if config.resume else None
+        if config.resume:
+            round_log = RoundLog.resume(directory, saved.log_sizes if saved else {}, on_round)
+        else:
+            round_log = RoundLog.create(directory, _header(config, model), on_round)
+        try:
+            strategy = TieredStrategy(config, model, round_log, str(data), _evaluator(config, model, federated))
+            if saved:
+                strategy.restore(saved)
+            with _engine(config, grid) as engine:
+                strategy.start(
+                    engine,
+                    to_arrays(saved.vector if saved else model.initial(config.seed)),
+                    config.num_rounds,
+                    timeout=config.round_timeout,
+                    evaluate_fn=strategy.evaluate,
+                )
+        except BaseException as error:
+            with suppress(OSError):  # of a full disk: what went wrong is the first one
+                round_log.finish(f"failed: {type(error).__name__}: {error}")
+            raise
+        round_log.finish("completed")
     return directory
 
 
