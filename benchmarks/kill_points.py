@@ -17,10 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 from fl_mlmc.config import RunConfig
 from fl_mlmc.frames import read_clients, read_rounds
-from simulations import server_app
 from simulations.launch import execute, load_config, load_run
 from strategies.checkpoint import CHECKPOINT, MODEL, OPTIMIZER
 
@@ -35,8 +35,9 @@ def main() -> None:
     arguments = parser.parse_args()
     draw = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory(prefix="fl-mlmc-") as folder:
+        torch.set_num_threads(1)  # so that there is no thread that a fork could lose
+        execute(scenario(Path(folder), "warm-up", "local").changed(num_rounds=1))  # has the forks find all imported
         peaceful = scenario(Path(folder), "peaceful", arguments.engine)
-        server_app.prepare_data(peaceful)
         start = time.monotonic()
         if finish(run(peaceful)) != 0:
             sys.exit("the run in peace failed")
@@ -105,7 +106,6 @@ def outcome(directory: Path) -> tuple[bytes, bytes, str, str]:
 
 
 def _fork(work: Callable[[], object]) -> int:
-    # A fork has all imported already; this process itself never computes, so no thread is lost on the way.
     child = os.fork()
     if child == 0:
         code = 1

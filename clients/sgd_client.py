@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fl_mlmc.config import RunConfig
 from fl_mlmc.models import Model, build_model
 from fl_mlmc.models.base import load_vector, to_vector
-from fl_mlmc.objectives import local_loss
+from fl_mlmc.objectives import local_loss, masked_cross_entropy, present_classes
 from fl_mlmc.protocol import TrainTask, TrainUpdate, code_stamp
 from fl_mlmc.rng import stream
 from fl_mlmc.submodels import plan
@@ -44,6 +44,7 @@ def run_task(task: TrainTask, payload: bytes, config: RunConfig, data: Federated
         load_vector(module, before)
         features, labels = (torch.from_numpy(part).to(device) for part in data.client(task.client))
         rng = stream(config.seed, "batches", task.server_round, task.client)
+        present = present_classes(labels, data.spec.num_classes)
         loss_of = local_loss(
             model,
             module,
@@ -52,6 +53,8 @@ def run_task(task: TrainTask, payload: bytes, config: RunConfig, data: Federated
             task.server_round,
             stream(config.seed, "widths", task.server_round, task.client),
             [tier.width for tier in config.tier_list],
+            masked_cross_entropy(present) if config.masked_cross_entropy else nn.functional.cross_entropy,
+            config.distill,
         )
         trained = train(module, features, labels, config, rng, loss_of)
         start = time.perf_counter()
@@ -65,12 +68,14 @@ def run_task(task: TrainTask, payload: bytes, config: RunConfig, data: Federated
             client=task.client,
             code_stamp=code_stamp(),
             num_examples=len(labels),
+            num_steps=trained.num_steps,
             train_loss=trained.loss,
             train_seconds=trained.seconds,
             encode_seconds=time.perf_counter() - start,
             expected_bits=compressed.expected_bits,
             levels=list(compressed.levels),
             probabilities=list(compressed.probabilities),
+            labels=present.nonzero().flatten().tolist() if config.average_by_label else [],
         ),
         encoded,
         own.size,

@@ -6,14 +6,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from . import parse
 from .compressors.base import Compressor
 from .models import parse_model
 from .optimizers import parse_optimizer
 from .submodels.rules import rule_named
-from .submodels.tier import Tier, parse_tiers
+from .submodels.tier import Tier, assign_tiers, parse_tiers
 
 Scalar = bool | int | float | str
 
@@ -44,10 +44,19 @@ class RunConfig(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dataset: str = Field("digits", min_length=1)
     data_dir: str = ""
+    text: str = Field("hashed", description="how texts become numbers: hashed, tokens('DIRECTORY') or characters")
     partition: str = "iid"
     model: str = "cnn"
     tiers: str = "full:1.0:1.0"
+    tier_assignment: str = Field("shares", description='"shares", "redrawn" every round, or "0-29:sensor,30:phone"')
     width_rule: str = "nested"
+    least_coverage: int = Field(
+        0, ge=0, description="clients of a cohort that must hold each coordinate; 0: as it falls"
+    )
+    coverage_warning: int = Field(10, ge=0, description="warn of what nobody held in so many rounds; 0: never")
+    masked_cross_entropy: bool = False
+    average_by_label: bool = False
+    distill: bool = False
     compressor: str = "Identity()"
     downlink_compressor: str = "Identity()"
     scheme: Literal["direct"] = "direct"
@@ -137,6 +146,13 @@ class RunConfig(BaseModel):
     def _is_rule(cls, name: str) -> str:
         rule_named(name)
         return name
+
+    @field_validator("tier_assignment")
+    @classmethod
+    def _is_assignment(cls, text: str, info: ValidationInfo) -> str:
+        if {"tiers", "num_clients", "seed"} <= info.data.keys():  # otherwise those are the mistake
+            assign_tiers(parse_tiers(info.data["tiers"]), info.data["num_clients"], info.data["seed"], text)
+        return text
 
     @field_validator("quorum")
     @classmethod

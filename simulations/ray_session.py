@@ -36,7 +36,7 @@ def ray_session(address: str = "", code: Path | None = None) -> Iterator[None]:
         if address:
             ray.init(address, runtime_env={"working_dir": str(code)} if code else None, **quiet)
         else:
-            with _loopback_only():
+            with loopback_only():
                 ray.init(include_dashboard=False, _node_ip_address="127.0.0.1", _temp_dir=scratch, **quiet)
         try:
             yield
@@ -45,7 +45,7 @@ def ray_session(address: str = "", code: Path | None = None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _loopback_only() -> Iterator[None]:
+def loopback_only() -> Iterator[None]:
     """Have the Ray that starts inside bind 127.0.0.1, as it does on laptops, and not the network card."""
     name = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
     before = ray_constants.ENABLE_RAY_CLUSTER, os.environ.get(name)
