@@ -1,8 +1,10 @@
 """Schemes: two-sided rules with memory, one a file; `base` says what a scheme is."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 from .. import spec
+from ..compressors.base import Compressor
 from .adiana import ADIANA
 from .base import Round, Scheme, State, Turn
 from .compressed_scaffnew import CompressedScaffnew
@@ -18,7 +20,7 @@ from .marina import MARINA
 from .proxskip import ProxSkip
 from .tamuna import TAMUNA
 
-__all__ = ["SCHEMES", "Round", "Scheme", "State", "Turn", "parse_scheme"]
+__all__ = ["SCHEMES", "Round", "Scheme", "State", "Turn", "parse_scheme", "resolve_scheme"]
 
 SCHEMES: Mapping[str, type[Scheme]] = {
     kind.name: kind
@@ -49,3 +51,9 @@ def parse_scheme(text: str) -> Scheme:
 
 
 _NAMES: Mapping[str, type[Scheme]] = {**SCHEMES, "scaffnew": ProxSkip}
+
+
+@lru_cache(maxsize=64)
+def resolve_scheme(text: str, compressor: Compressor, size: int, num_clients: int) -> Scheme:
+    """The scheme that `text` names, made ready: `Scheme.resolve`. Both sides of a run get the same one."""
+    return parse_scheme(text).resolve(compressor, size, num_clients)

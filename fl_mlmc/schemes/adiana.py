@@ -29,6 +29,7 @@ class ADIANA(Scheme):
     name = "adiana"
     allows_partial = False
     moves_itself = True
+    beyond_runs = "clients evaluate two points a round"
 
     smoothness: float
     convexity: float

@@ -77,6 +77,8 @@ class Scheme(ABC):
     moves_itself: ClassVar[bool] = False
     has_memory: ClassVar[bool] = True
     """Whether a client keeps anything between rounds."""
+    beyond_runs: ClassVar[str] = ""
+    """What the scheme asks of clients that a federated run does not offer; empty: it runs there."""
 
     def resolve(self, compressor: Compressor, size: int, num_clients: int) -> Self:
         """The scheme with every open option set by its theorem; ValueError if it cannot work with `compressor`.

@@ -25,6 +25,7 @@ class ControlledSteps(Scheme):
     """Memory: the control variate h_i. Subclasses say the step γ, the probability p and the overlap s."""
 
     moves_itself = True
+    beyond_runs = "clients correct every local step, and hear what their round came to"
 
     step: float
     probability: float

@@ -49,5 +49,5 @@ class DASHA(Scheme):
     def estimate(
         self, means: Sequence[Tensor], model: Tensor, state: State, round: Round, share: Share = 1.0
     ) -> tuple[Tensor, State]:
-        estimate = state["estimate"] + means[0]
+        estimate = state["estimate"] + share * means[0]
         return estimate, {"estimate": estimate}

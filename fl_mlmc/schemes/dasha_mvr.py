@@ -23,6 +23,7 @@ class DASHAMVR(Scheme):
 
     name = "dasha_mvr"
     allows_partial = False
+    beyond_runs = "clients evaluate one minibatch at two points"
 
     momentum: float = 0.1
     memory_step: float | None = None

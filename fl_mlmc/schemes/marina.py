@@ -74,7 +74,7 @@ class MARINA(Scheme):
     def estimate(
         self, means: Sequence[Tensor], model: Tensor, state: State, round: Round, share: Share = 1.0
     ) -> tuple[Tensor, State]:
-        estimate = means[0] if self.is_full(round) else state["estimate"] + means[0]
+        estimate = means[0] if self.is_full(round) else state["estimate"] + share * means[0]
         return estimate, {"estimate": estimate}
 
 

@@ -13,11 +13,13 @@ from ..rng import stream
 
 @dataclass(frozen=True)
 class Constants:
-    """L of f, L_i of the f_i, μ of f, L± (Hessian variance), all for the mean f = (1/n) Σ f_i."""
+    """L, μ and L± (Hessian variance) of the mean f = (1/n) Σ f_i, and L_i of the f_i."""
 
     smoothness: float
     client_smoothness: tuple[float, ...]
     convexity: float
+    client_convexity: float
+    """The least μ_i."""
     hessian_variance: float
     heterogeneity: float
     """ξ² at the solution: mean ‖∇f_i(x*)‖²."""
@@ -69,6 +71,7 @@ class Quadratic(Problem):
             smoothness=float(spectrum[-1]),
             client_smoothness=tuple(torch.linalg.eigvalsh(matrices)[:, -1].tolist()),
             convexity=float(spectrum[0]),
+            client_convexity=float(torch.linalg.eigvalsh(matrices)[:, 0].min()),
             hessian_variance=math.sqrt(max(float(torch.linalg.eigvalsh(spread)[-1]), 0.0)),
             heterogeneity=float(residuals.square().sum(dim=1).mean()),
         )
@@ -123,6 +126,7 @@ class Logistic(Problem):
             smoothness=pooled + self._ridge,
             client_smoothness=own,
             convexity=self._ridge,
+            client_convexity=self._ridge,
             hessian_variance=math.sqrt(sum(value**2 for value in own) / num_clients),
             heterogeneity=float(gradients.square().sum(dim=1).mean()),
         )

@@ -134,16 +134,16 @@ def dasha(known: Constants, compressor: Compressor, size: int) -> Method:
 def proxskip(known: Constants) -> Method:
     """γ = 1 / max L_i and p = √(γμ): rate min{γμ, p²} per local step."""
     step = 1 / known.largest
-    chance = min(1.0, math.sqrt(step * known.convexity))
-    return Method(ProxSkip(step, chance), Identity(), 1.0, min(step * known.convexity, chance**2), True)
+    chance = min(1.0, math.sqrt(step * known.client_convexity))
+    return Method(ProxSkip(step, chance), Identity(), 1.0, min(step * known.client_convexity, chance**2), True)
 
 
 def compressed_scaffnew(known: Constants, overlap: int) -> Method:
     """γ = 2 / (max L_i + μ) and the p that balances 1 − (1−γμ)² with p² η (s−1)/(n−1), which is the rate."""
     n = len(known.client_smoothness)
-    step = 2 / (known.largest + known.convexity)
+    step = 2 / (known.largest + known.client_convexity)
     eta = n * (overlap - 1) / (overlap * (n - 1))
-    primal = 1 - (1 - step * known.convexity) ** 2
+    primal = 1 - (1 - step * known.client_convexity) ** 2
     dual = eta * (overlap - 1) / (n - 1)
     chance = min(1.0, math.sqrt(primal / dual))
     return Method(CompressedScaffnew(step, chance, overlap), Identity(), 1.0, min(primal, chance**2 * dual), True)
@@ -151,7 +151,7 @@ def compressed_scaffnew(known: Constants, overlap: int) -> Method:
 
 def tamuna(known: Constants, cohort: int, overlap: int, probability: float) -> Method:
     """γ = 2 / (max L_i + μ); a bound is not checked here."""
-    step = 2 / (known.largest + known.convexity)
+    step = 2 / (known.largest + known.client_convexity)
     return Method(TAMUNA(step, probability, overlap), Identity(), 1.0, None, True, cohort)
 
 
