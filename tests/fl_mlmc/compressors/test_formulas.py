@@ -200,3 +200,11 @@ def test_short_payloads_are_no_longer_than_the_formula_either() -> None:
             (MLMC(TopK(fraction=0.1)), max(1, size // 10) * (32 + math.ceil(math.log2(max(size, 2))))),
         ):
             assert 8 * (len(compressor.encode(vector, rng)) - OVERHEAD) <= bits, (compressor, size)
+
+
+def test_systematic_sampling_of_a_long_vector_keeps_exactly_its_share() -> None:
+    vector = torch.from_numpy(np.random.default_rng(5).standard_t(3, 300_000)).float()
+    for seed in range(3):
+        block = Systematic(count=2500).compress(vector, np.random.default_rng(seed)).payload.blocks[0]
+        assert block.indices.numel() == 2500  # type: ignore[attr-defined]
+        assert int((block.indices > 200_000).sum()) > 500  # type: ignore[attr-defined]

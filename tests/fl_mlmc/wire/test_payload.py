@@ -137,3 +137,18 @@ def _check_near_entropy(block: SymbolBlock) -> None:
     shares = counts[counts > 0] / counts.sum()
     entropy_bits = -(shares * np.log2(shares)).sum() * block.size
     assert 8 * (len(data) - OVERHEAD) <= 1.03 * entropy_bits
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        SymbolBlock(torch.zeros(50_000, dtype=torch.uint8), Lattice(3, 1.0)),
+        SparseBlock(50_000, torch.arange(6000), torch.zeros(6000)),
+    ],
+    ids=["symbols", "sparse"],
+)
+def test_many_blocks_that_say_little_are_refused_before_they_fill_the_memory(block: SymbolBlock | SparseBlock) -> None:
+    one = encode_payload(Payload(block.size, (block,)))
+    many = one[:5] + b"\xff" + one[6:14] + one[14:] * 255
+    assert decode_within_memory(sealed(many), block.size) is None
+    assert check_round_trip(Payload(block.size, (block,) * 255)) is None  # the writer joins them instead
