@@ -201,16 +201,18 @@ class SymbolBlock(_Pointwise):
 
 @dataclass(frozen=True, eq=False)
 class PowerBlock(_Pointwise):
-    """A sign and a power of two for each coordinate, and perhaps a bit: ±2^(exponent − 127) · (scale + extra · bit).
+    """A sign and a power of two for each coordinate, and perhaps a whole number: ±2^(E − 127) · (scale + extra · n).
 
-    `exponents` is uint8 of shape (size,), 0 for a coordinate that is zero; `negative` and `plane` are bool.
+    `exponents` E is uint8 of shape (size,), 0 for a coordinate that is zero; `negative` is bool. `numbers`, where there
+    are any, are uint8 below 2^`bits`, or int16 for 9 to 15 bits.
     """
 
     negative: Tensor
     exponents: Tensor
     scale: float = 1.0
     extra: float = 0.0
-    plane: Tensor | None = None
+    numbers: Tensor | None = None
+    bits: int = 0
 
     @property
     def size(self) -> int:  # type: ignore[override]
@@ -218,31 +220,32 @@ class PowerBlock(_Pointwise):
 
     @property
     def held_bytes(self) -> int:
-        return (2 if self.plane is None else 3) * self.size
+        return (2 if self.numbers is None else 2 + self.numbers.element_size()) * self.size
 
     def scaled(self, factor: float) -> "PowerBlock":
         return replace(self, scale=self.scale * factor, extra=self.extra * factor)
 
     def peak(self) -> float:
-        """The largest magnitude, as it travels."""
-        with np.errstate(over="ignore"):
-            scale, extra = float(np.float32(self.scale)), float(np.float32(self.extra))
-        plain = self.exponents if self.plane is None else self.exponents * ~self.plane
-        raised = 0 if self.plane is None else int((self.exponents * self.plane).max())
-        largest = max(_power(int(plain.max())) * abs(scale), _power(raised) * abs(scale + extra) if raised else 0.0)
-        return float(largest)
+        """The largest magnitude; infinite where it leaves float32's range."""
+        if self.numbers is None:
+            return float(self._values(self.exponents.max()[None], None).abs())
+        parts = range(0, self.size, _STRETCH)
+        return max(float(self.stretch(start, min(start + _STRETCH, self.size)).abs().max()) for start in parts)
 
     def stretch(self, start: int, stop: int) -> Tensor:
+        numbers = None if self.numbers is None else self.numbers[start:stop]
+        values = self._values(self.exponents[start:stop], numbers)
+        return torch.where(self.negative[start:stop], -values, values)
+
+    def _values(self, exponents: Tensor, numbers: Tensor | None) -> Tensor:
+        with np.errstate(over="ignore"):
+            scale, extra = float(np.float32(self.scale)), float(np.float32(self.extra))
         # Powers in float64: a tiny power times a large factor may be an ordinary number.
         powers = torch.ldexp(torch.ones(256, dtype=torch.float64), torch.arange(256) - 127)
         powers[0] = 0
-        scale, extra = float(np.float32(self.scale)), float(np.float32(self.extra))
-        table = torch.stack([powers * scale, -powers * scale, powers * (scale + extra), -powers * (scale + extra)])
-        row = self.negative[start:stop].int()
-        if self.plane is not None:
-            row = row + 2 * self.plane[start:stop].int()
-        values = table.float().ravel().to(self.exponents.device)
-        return values[row * 256 + self.exponents[start:stop].int()]
+        if numbers is None:
+            return (powers * scale).float().to(exponents.device)[exponents.int()]
+        return (powers.to(exponents.device)[exponents.int()] * (scale + extra * numbers.double())).float()
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,10 +265,6 @@ class Payload:
         """Add `scale` times the sum to `accumulator`, in place; `index` as in `Block.add_to`."""
         for block in self.blocks:
             block.add_to(accumulator, scale, index)
-
-
-def _power(exponent: int) -> float:
-    return 2.0 ** (exponent - 127) if exponent else 0.0
 
 
 def _times(values: Tensor, factor: float) -> Tensor:

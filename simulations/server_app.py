@@ -17,6 +17,7 @@ from clients.trainer import device_of
 from fl_mlmc.config import RunConfig
 from fl_mlmc.models import Model, build_model
 from fl_mlmc.models.base import load_vector
+from fl_mlmc.models.check import check_widths
 from fl_mlmc.models.norms import fill_statistics, has_static_statistics
 from fl_mlmc.protocol import code_stamp
 from fl_mlmc.roundlog import RoundLog
@@ -47,7 +48,9 @@ def serve(
     directory = run_directory(config)
     data = prepare_data(config)
     federated = FederatedData.open(data)
-    model = build_model(config.model, federated.spec.input_shape, federated.spec.num_classes)
+    shape, num_classes = federated.spec.input_shape, federated.spec.num_classes
+    model = build_model(config.model, shape, num_classes)
+    check_widths(model, config.width_rule, {tier.width for tier in config.tier_list}, shape, num_classes)
     with writing(directory):
         saved = load_state(directory / CHECKPOINT) if config.resume else None
         if config.resume:

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..blocks import Payload, SparseBlock
 from ..pointwise import STRETCH
 from .base import Compressed, Compressor
+from .bfloat16 import Values, check_values, rounded, rounded_outcomes, value_bits
 from .sparsity import check_sparsity, inclusion, inclusion_scale, num_kept, sparse_omega
 
 
@@ -24,9 +25,11 @@ class Bernoulli(Compressor):
 
     fraction: float | None = None
     count: int | None = None
+    values: Values = "float32"
 
     def __post_init__(self) -> None:
         check_sparsity(self)
+        check_values(self.values, "Bernoulli")
 
     def compress(self, vector: Tensor, rng: np.random.Generator) -> Compressed:
         size, kept = vector.numel(), num_kept(self, vector.numel())
@@ -35,10 +38,14 @@ class Bernoulli(Compressor):
         for start in range(0, size, STRETCH):
             chances = inclusion(vector[start : start + STRETCH], scale).cpu().numpy()
             places.append(np.flatnonzero(rng.random(chances.size) < chances) + start)
-        bits = kept * (32.0 + math.ceil(math.log2(max(size, 2))))
-        return Compressed(Payload(size, (kept_entries(vector, np.concatenate(places), scale),)), bits)
+        payload = Payload(size, (kept_entries(vector, np.concatenate(places), scale),))
+        bits = kept * (value_bits(self.values) + math.ceil(math.log2(max(size, 2))))
+        return Compressed(rounded(payload, self.values, rng), bits)
 
     def outcomes(self, vector: Tensor) -> Iterator[tuple[float, Payload]]:
+        return rounded_outcomes(self._kept(vector), self.values)
+
+    def _kept(self, vector: Tensor) -> Iterator[tuple[float, Payload]]:
         scale = inclusion_scale(vector, num_kept(self, vector.numel()))
         chances = inclusion(vector, scale).tolist()
         for keeps in product((0, 1), repeat=vector.numel()):
@@ -47,7 +54,7 @@ class Bernoulli(Compressor):
                 yield chance, Payload(vector.numel(), (kept_entries(vector, np.flatnonzero(keeps), scale),))
 
     def omega(self, vector: Tensor) -> float:
-        return sparse_omega(vector, inclusion_scale(vector, num_kept(self, vector.numel())))
+        return sparse_omega(vector, inclusion_scale(vector, num_kept(self, vector.numel())), self.values)
 
 
 def kept_entries(vector: Tensor, places: np.ndarray, scale: float) -> SparseBlock:

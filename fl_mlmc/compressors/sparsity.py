@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..pointwise import STRETCH, total
+from .bfloat16 import Values, rounding_variance
 
 
 class Sparsity(Protocol):
@@ -62,11 +63,15 @@ def inclusion(part: Tensor, scale: float) -> Tensor:
     return (part.abs().double() * scale).clamp_(max=1)
 
 
-def sparse_omega(vector: Tensor, scale: float) -> float:
-    """Σ v_j² (1 / p_j − 1) / ‖v‖² for p = inclusion(v, scale)."""
+def sparse_omega(vector: Tensor, scale: float, values: Values) -> float:
+    """Σ v_j² (1 / p_j − 1) / ‖v‖² for p = inclusion(v, scale), and what rounding the values v_j / p_j adds."""
     excess = norm = 0.0
     for part in vector.split(STRETCH):
         chances, squares = inclusion(part, scale), part.double().square()
         excess += float((squares * (1 / chances.clamp(min=np.finfo(np.float64).tiny) - 1)).sum())
         norm += float(squares.sum())
+        if values == "bfloat16":
+            kept = chances > 0
+            sent = (part[kept].double() / chances[kept]).float()
+            excess += float((chances[kept] * rounding_variance(sent)).sum())
     return excess / norm if norm > 0 else 0.0

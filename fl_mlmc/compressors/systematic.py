@@ -9,15 +9,16 @@ optimal independent coins. Values travel as v_j / p_j.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from torch import Tensor
 
 from ..blocks import Payload
+from ..mlmc import line_ends, systematic_outcomes
 from ..pointwise import STRETCH
 from .base import Compressed, Compressor
 from .bernoulli import kept_entries
+from .bfloat16 import Values, check_values, rounded, rounded_outcomes, value_bits
 from .sparsity import check_sparsity, inclusion, inclusion_scale, num_kept, sparse_omega
 
 
@@ -27,43 +28,40 @@ class Systematic(Compressor):
 
     fraction: float | None = None
     count: int | None = None
+    values: Values = "float32"
 
     def __post_init__(self) -> None:
         check_sparsity(self)
+        check_values(self.values, "Systematic")
 
     def compress(self, vector: Tensor, rng: np.random.Generator) -> Compressed:
         size, kept = vector.numel(), num_kept(self, vector.numel())
         scale = inclusion_scale(vector, kept)
         block = kept_entries(vector, _places(vector, scale, float(rng.random())), scale)
-        return Compressed(Payload(size, (block,)), kept * (32.0 + math.ceil(math.log2(max(size, 2)))))
+        bits = kept * (value_bits(self.values) + math.ceil(math.log2(max(size, 2))))
+        return Compressed(rounded(Payload(size, (block,)), self.values, rng), bits)
 
     def outcomes(self, vector: Tensor) -> Iterator[tuple[float, Payload]]:
+        return rounded_outcomes(self._kept(vector), self.values)
+
+    def _kept(self, vector: Tensor) -> Iterator[tuple[float, Payload]]:
         scale = inclusion_scale(vector, num_kept(self, vector.numel()))
-        ends = _ends(inclusion(vector, scale).cpu().numpy(), 0.0)
-        cuts = np.unique(np.concatenate([[0.0, 1.0], ends % 1.0]))
-        for low, high in pairwise(cuts):
-            block = kept_entries(vector, _places(vector, scale, (low + high) / 2), scale)
-            yield float(high - low), Payload(vector.numel(), (block,))
+        for chance, start in systematic_outcomes(inclusion(vector, scale).cpu().numpy()):
+            block = kept_entries(vector, _places(vector, scale, start), scale)
+            yield chance, Payload(vector.numel(), (block,))
 
     def omega(self, vector: Tensor) -> float:
-        return sparse_omega(vector, inclusion_scale(vector, num_kept(self, vector.numel())))
+        return sparse_omega(vector, inclusion_scale(vector, num_kept(self, vector.numel())), self.values)
 
 
 def _places(vector: Tensor, scale: float, start: float) -> np.ndarray:
     """The coordinates j with a point start, start + 1, … in their stretch of the line."""
     places, end = [], 0.0
     for first in range(0, vector.numel(), STRETCH):
-        ends = _ends(inclusion(vector[first : first + STRETCH], scale).cpu().numpy(), end)
+        ends = line_ends(inclusion(vector[first : first + STRETCH], scale).cpu().numpy(), end)
         # A coordinate is kept if the number of points below its end grows there.
         points = np.ceil(ends - start)
         before = np.concatenate([[math.ceil(end - start)], points[:-1]])
         places.append(np.flatnonzero(points > before) + first)
         end = float(ends[-1])
     return np.concatenate(places)
-
-
-def _ends(chances: np.ndarray, start: float) -> np.ndarray:
-    """Where each chance ends on the line, the sums' rounding errors taken out at whole numbers."""
-    ends = start + np.cumsum(chances)
-    nearest = np.round(ends)
-    return np.where(np.abs(ends - nearest) < 1e-9, nearest, ends)

@@ -17,6 +17,7 @@ from .base import Ladder, Rungs
 from .lattice import LatticeRungs
 
 _FINE = 1 << 15  # bins of the histogram that stands for the vector in the search
+_CODING = 0.015  # share of the bits left to the entropy coder, so that payloads keep to them too
 _MOST = 1 << 14  # the most bins that the search may choose
 
 
@@ -61,9 +62,10 @@ def _histogram(vector: Tensor, low: float, high: float) -> np.ndarray:
     return torch.bincount(bins, minlength=_FINE).cpu().numpy()
 
 
-def _lattice(counts: np.ndarray, bits: int, low: float, high: float) -> Lattice:
+def _lattice(counts: np.ndarray, bits: float, low: float, high: float) -> Lattice:
     """The largest K that keeps to `bits`, by doubling and then bisection."""
-    good = 2**bits
+    bits *= 1 - _CODING
+    good = max(int(2**bits), 1)
     while good < _MOST and _entropy(counts, min(2 * good, _MOST)) <= bits:
         good = min(2 * good, _MOST)
     bad = min(2 * good, _MOST + 1)

@@ -17,6 +17,7 @@ from ..pointwise import pointwise
 from .base import Ladder, Rungs
 
 MANTISSA_BITS = 23
+_MOST_BITS = 15  # that a block of powers can hold
 
 
 @dataclass(frozen=True, repr=False)
@@ -34,7 +35,7 @@ class FloatingPoint(Ladder):
         return self.bits
 
     def stop_bits(self, rungs: Rungs) -> float:
-        return (9.0 + self.bits) * rungs.size
+        return (9.0 + self.bits if self.bits <= _MOST_BITS else 32.0) * rungs.size
 
     def climb(self, vector: Tensor) -> "FloatingPointRungs":
         return FloatingPointRungs(vector)
@@ -91,11 +92,18 @@ class FloatingPointRungs(Rungs):
         plane, exponents = self._plane(level), self._exponents()
         if bool((plane & (exponents == 0)).any()):
             return super().estimate(factors)
-        return (replace(self.base, extra=extra, plane=plane),)
+        return (replace(self.base, extra=extra, numbers=plane.byte(), bits=1),)
 
     def rung(self, level: int) -> tuple[Block, ...]:
-        kept = -1 << (23 - level)
-        return (DenseBlock((self._words & kept).view(torch.float32)),)
+        low = MANTISSA_BITS - level
+        exponents = self._exponents()
+        if level > _MOST_BITS or bool(
+            ((exponents == 0) & (self._words << 1 != 0)).any()
+        ):  # denormals have no leading one
+            return (DenseBlock((self._words & (-1 << low)).view(torch.float32)),)
+        dtype = torch.uint8 if level <= 8 else torch.int16
+        numbers = pointwise(lambda words: words >> low & ((1 << level) - 1), dtype, self._words)
+        return (PowerBlock(self._negative, exponents, 1.0, 2.0**-level, numbers, level),)
 
     def _exponents(self) -> Tensor:
         return pointwise(lambda words: words >> 23 & 255, torch.uint8, self._words)

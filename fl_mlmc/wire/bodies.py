@@ -20,7 +20,7 @@ _MASKED = struct.Struct("<I")  # length of the mask
 _SEEDED = struct.Struct("<Q")  # seed
 _SYMBOLS = struct.Struct("<BH")  # form of the alphabet, its size
 _LATTICE = struct.Struct("<ffi")  # offset, step, first
-_POWERS = struct.Struct("<ffBBI")  # scale, extra, whether there is a plane, smallest exponent, length of the signs
+_POWERS = struct.Struct("<ffBBI")  # scale, extra, bits of the numbers, smallest exponent, length of the signs
 _LATTICE_FORM, _TABLE_FORM = 0, 1
 _MAX_ALPHABET = 2**15
 
@@ -193,28 +193,35 @@ def _decode_symbols(body: memoryview, size: int, held_limit: int) -> SymbolBlock
 
 def _encode_powers(block: PowerBlock) -> bytes:
     exponents = block.exponents.cpu().numpy()
-    filled = exponents != 0
-    smallest = int(exponents[filled].min()) if filled.any() else 1
+    negative, smallest, filled = block.negative.cpu().numpy(), int(exponents.min()), None
+    if smallest == 0:
+        filled = exponents != 0
+        smallest = int(exponents[filled].min(initial=255))
+        negative = negative[filled]
     _check_finite(np.array([block.peak(), block.scale, block.extra], np.float32))
-    signs = encode_symbols(block.negative.cpu().numpy()[filled].view(np.uint8), 2)
+    signs = encode_symbols(negative.view(np.uint8), 2)
     # Zeros take the letter below the smallest exponent, which keeps the alphabet short.
     letters = exponents - np.uint8(smallest - 1)
-    letters[~filled] = 0
+    if filled is not None:
+        letters[~filled] = 0
     count = int(letters.max()) + 1
     coded = encode_symbols(letters, count)
-    plane = b"" if block.plane is None else encode_symbols(block.plane.cpu().numpy().view(np.uint8), 2)
-    head = _POWERS.pack(block.scale, block.extra, block.plane is not None, smallest, len(signs))
-    return head + signs + struct.pack("<BI", count - 1, len(coded)) + coded + plane
+    numbers = b""
+    if block.numbers is not None:
+        array = block.numbers.cpu().numpy()
+        numbers = encode_symbols(array if block.bits <= 8 else array.view(np.uint16), 2**block.bits)
+    head = _POWERS.pack(block.scale, block.extra, block.bits, smallest, len(signs))
+    return head + signs + struct.pack("<BI", count - 1, len(coded)) + coded + numbers
 
 
 def _decode_powers(body: memoryview, size: int, held_limit: int) -> PowerBlock:
     if len(body) < _POWERS.size or len(body) > 4 * size:
         raise WireError(f"power block has {len(body)} bytes, its header alone needs {_POWERS.size}")
-    scale, extra, has_plane, smallest, signs_length = _POWERS.unpack_from(body)
+    scale, extra, bits, smallest, signs_length = _POWERS.unpack_from(body)
     rest = body[_POWERS.size :]
-    if has_plane > 1 or smallest < 1 or signs_length + 5 > len(rest):
+    if bits > 15 or smallest < 1 or signs_length + 5 > len(rest):
         raise WireError(f"power block of {len(body)} bytes has no signs of {signs_length} bytes")
-    _allow((2 + has_plane) * size, held_limit)
+    _allow((2 + (bits > 0) + (bits > 8)) * size, held_limit)
     signs, rest = rest[:signs_length], rest[signs_length:]
     last_letter, coded_length = struct.unpack_from("<BI", rest)
     rest = rest[5:]
@@ -225,12 +232,15 @@ def _decode_powers(body: memoryview, size: int, held_limit: int) -> PowerBlock:
     exponents += filled.view(np.uint8) * np.uint8(smallest - 1)
     negative = np.zeros(size, bool)
     negative[filled] = decode_symbols(signs, int(np.count_nonzero(filled)), 2)
-    plane = None
-    if has_plane:
-        plane = _tensor(decode_symbols(rest[coded_length:], size, 2)).bool()
+    numbers = None
+    if bits:
+        array = decode_symbols(rest[coded_length:], size, 2**bits)
+        numbers = _tensor(array if bits <= 8 else array.view(np.int16))
     elif coded_length != len(rest):
         raise WireError(f"power block has {len(rest) - coded_length} bytes after its exponents")
-    block = PowerBlock(_tensor(negative), _tensor(exponents), scale, extra, plane)
+    if not np.isfinite([scale, extra]).all():
+        raise WireError("payload holds values that are not finite")
+    block = PowerBlock(_tensor(negative), _tensor(exponents), scale, extra, numbers, bits)
     if not block.peak() <= float(np.finfo(np.float32).max):
         raise WireError("payload holds values that are not finite")
     return block

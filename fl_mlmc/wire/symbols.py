@@ -24,8 +24,11 @@ _RARE = 0.1  # positions of fewer ones than this are shorter than packed bits
 _GOOD_BITS = 3.3  # information a byte must carry for Huffman's code to be tight
 
 
-def encode_symbols(symbols: np.ndarray, alphabet: int, depth: int = 0) -> bytes:
-    """The bytes of uint8 or uint16 `symbols` below `alphabet`; the reader must know their number and `alphabet`."""
+def encode_symbols(symbols: np.ndarray, alphabet: int, depth: int = 0, counts: np.ndarray | None = None) -> bytes:
+    """The bytes of uint8 or uint16 `symbols` below `alphabet`; the reader must know their number and `alphabet`.
+
+    `counts` is how often each occurs, for a caller who knows.
+    """
     if alphabet > 256:
         low = encode_symbols((symbols & 255).astype(np.uint8), 256, depth)
         high = encode_symbols((symbols >> 8).astype(np.uint8), (alphabet + 255) // 256, depth)
@@ -34,7 +37,7 @@ def encode_symbols(symbols: np.ndarray, alphabet: int, depth: int = 0) -> bytes:
         return bytes([PACKED])
     if symbols.size < 64:
         return bytes([PACKED]) + _pack(symbols, alphabet)
-    counts = _histogram(symbols, alphabet)
+    counts = _histogram(symbols, alphabet) if counts is None else counts
     information = _per_byte(alphabet) * _entropy(counts)
     if alphabet == 2 and counts.min() < _RARE * symbols.size:
         return bytes([POSITIONS]) + _encode_positions(symbols, int(counts.argmin()))
@@ -87,9 +90,10 @@ def _encode_split(symbols: np.ndarray, alphabet: int, counts: np.ndarray, num_he
     if num_heads == 1:
         head = (symbols != heads[0]).view(np.uint8)
     else:
-        head = np.frombuffer(symbols.tobytes().translate(to_head.tobytes()), np.uint8)
+        head = np.frombuffer(bytearray(symbols).translate(to_head.tobytes()), np.uint8)
     tail = to_tail[symbols[np.flatnonzero(head == num_heads)]]
-    coded = encode_symbols(head, num_heads + 1, depth + 1)
+    head_counts = np.append(counts[heads], symbols.size - counts[heads].sum())
+    coded = encode_symbols(head, num_heads + 1, depth + 1, head_counts)
     names = bytes([num_heads]) + heads.astype(np.uint8).tobytes()
     return (
         bytes([SPLIT])
@@ -121,7 +125,7 @@ def _decode_split(body: memoryview, count: int, alphabet: int, depth: int) -> np
     others = np.setdiff1d(np.arange(alphabet, dtype=np.uint8), heads, assume_unique=True)
     to_symbol = np.zeros(256, np.uint8)
     to_symbol[:num_heads] = heads
-    out = np.frombuffer(bytearray(symbols.tobytes().translate(to_symbol.tobytes())), np.uint8)
+    out = np.frombuffer(bytearray(symbols).translate(to_symbol.tobytes()), np.uint8)
     out[rest] = others[tail]
     return out
 

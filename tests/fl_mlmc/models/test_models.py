@@ -6,6 +6,7 @@ from torch import nn
 
 from fl_mlmc.models import build_model, parse_model
 from fl_mlmc.models.base import Model, load_vector, to_vector
+from fl_mlmc.models.check import check_widths
 from fl_mlmc.submodels import WidthSpec, plan
 from fl_mlmc.submodels.laws import check_plan, check_sliced_equals_masked, check_submodule
 from fl_mlmc.submodels.rules import RULES
@@ -116,3 +117,22 @@ def test_a_spec_that_fits_its_module_passes():
 def test_a_spec_that_is_wrong_only_below_full_width_names_tensor_and_axis(changes, message):
     with pytest.raises(ValueError, match=message):
         two_layers(**changes).check()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_passes_the_check_at_start(name):
+    model, _ = built(name)
+    check_widths(model, "nested", (0.0625, 0.3, 1.0), MODELS[name][1], 5)
+
+
+@pytest.mark.parametrize(
+    ("text", "rule", "message"),
+    [
+        ("cnn(norm='batch', widths=(0.5, 1.0))", "nested", "of width 0.25 cannot run .* statistics for .* channels"),
+        ("cnn", "depth", r'the width rule "depth" cuts models whose stages end .* Build it with exits'),
+        ("transformer", "nested", r"model transformer takes token sequences"),
+    ],
+)
+def test_a_model_that_cannot_serve_a_tier_is_refused_at_start(text, rule, message):
+    with pytest.raises(ValueError, match=message):
+        check_widths(build_model(text, (1, 8, 8), 5), rule, (0.25, 1.0), (1, 8, 8), 5)
