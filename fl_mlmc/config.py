@@ -12,6 +12,7 @@ from . import parse
 from .compressors.base import Compressor
 from .models import parse_model
 from .optimizers import parse_optimizer
+from .schemes import Scheme, parse_scheme, resolve_scheme
 from .submodels.rules import rule_named
 from .submodels.tier import Tier, assign_tiers, parse_tiers
 
@@ -59,7 +60,7 @@ class RunConfig(BaseModel):
     distill: bool = False
     compressor: str = "Identity()"
     downlink_compressor: str = "Identity()"
-    scheme: Literal["direct"] = "direct"
+    scheme: str = "direct"
     local_steps: int = Field(0, ge=0, description="0: as many as local-epochs make")
     local_epochs: int = Field(5, ge=1)
     batch_size: int = Field(16, ge=1)
@@ -115,6 +116,10 @@ class RunConfig(BaseModel):
         """The compressor of the broadcast, parsed."""
         return parse(self.downlink_compressor)
 
+    def resolved_scheme(self, size: int) -> Scheme:
+        """The scheme for a model of `size` coordinates; ValueError if it does not admit the compressor."""
+        return resolve_scheme(self.scheme, self.uplink, size, self.num_clients)
+
     def least_replies(self, num_sampled: int) -> int:
         """Good replies that a round of so many sampled clients needs."""
         return self.quorum if isinstance(self.quorum, int) else max(1, -int(-self.quorum * num_sampled // 1))
@@ -123,6 +128,16 @@ class RunConfig(BaseModel):
     @classmethod
     def _is_compressor(cls, text: str) -> str:
         return repr(parse(text))
+
+    @field_validator("scheme")
+    @classmethod
+    def _is_scheme(cls, text: str) -> str:
+        scheme = parse_scheme(text)
+        if scheme.beyond_runs:
+            raise ValueError(
+                f"scheme {scheme.name} runs in `fl-mlmc theory` only: in it {scheme.beyond_runs}, and a run's do not"
+            )
+        return text
 
     @field_validator("tiers")
     @classmethod
@@ -169,7 +184,30 @@ class RunConfig(BaseModel):
             )
         if isinstance(self.quorum, int) and self.quorum > self.clients_per_round:
             raise ValueError(f"quorum is {self.quorum}, more than clients-per-round, {self.clients_per_round}")
+        self._fits_scheme(parse_scheme(self.scheme))
         return self
+
+    def _fits_scheme(self, scheme: Scheme) -> None:
+        scheme.check_cohort(self.clients_per_round, self.num_clients)
+        if not scheme.has_memory:
+            return
+        # A memory belongs to coordinates, and is as deep as one round.
+        wanted = {
+            "width-rule": (self.width_rule, "nested"),
+            "checkpoint-every": (self.checkpoint_every, 1),
+            "average-by-label": (self.average_by_label, False),
+        }
+        for key, (value, needed) in wanted.items():
+            if value != needed:
+                raise ValueError(
+                    f"scheme {scheme.name} keeps client memory and needs {key} = {needed!r}, not {value!r}"
+                )
+        if self.tier_assignment == "redrawn":
+            raise ValueError(f"scheme {scheme.name} keeps client memory and needs tiers that stay, not 'redrawn'")
+        if getattr(scheme, "permuted", False) and len({tier.width for tier in self.tier_list}) > 1:
+            raise ValueError(
+                "marina(permuted=True) deals out the coordinates of one submodel: give all tiers one width"
+            )
 
 
 def _message(error: Mapping[str, Any]) -> str:

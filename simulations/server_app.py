@@ -51,6 +51,7 @@ def serve(
     shape, num_classes = federated.spec.input_shape, federated.spec.num_classes
     model = build_model(config.model, shape, num_classes)
     check_widths(model, config.width_rule, {tier.width for tier in config.tier_list}, shape, num_classes)
+    config.resolved_scheme(model.spec.size)  # refused before anything is written
     with writing(directory):
         saved = load_state(directory / CHECKPOINT) if config.resume else None
         if config.resume:
