@@ -3,11 +3,10 @@
 import math
 
 from .problem import BilevelProblem, Point
-from .rabo import Gain
 
 
 class DivergenceError(RuntimeError):
-    """x, y or v is no longer finite."""
+    """x, y or v grows without bound."""
 
 
 class NotStronglyConvexError(DivergenceError):
@@ -25,25 +24,27 @@ class ConvexityWatch:
         self._patience = patience
         self._low: list[float] = []
         self._last = math.nan
+        self._lost = 0
 
-    def add(self, server_round: int, curvature: float, point: Point, gain: Gain | None = None) -> None:
+    def add(self, server_round: int, curvature: float, point: Point) -> None:
         """Take in a round; NotStronglyConvexError or DivergenceError if this cannot go on."""
         if curvature <= self._ridge / 2:
             self._low.append(curvature)
         elif not math.isnan(curvature):
             self._low.clear()
-        if len(self._low) >= self._patience:
+            self._last = curvature
+        is_lost = math.isnan(curvature) and bool(point.v.any())
+        self._lost = self._lost + 1 if is_lost else 0
+        is_finite = all(bool(part.isfinite().all()) for part in point)
+        if len(self._low) >= self._patience or (self._low and not is_finite):
             raise self._not_convex(server_round)
-        odd = [name for name, part in point._asdict().items() if not bool(part.isfinite().all())]
-        if odd:
-            if self._low:
-                raise self._not_convex(server_round)
+        if self._lost >= self._patience or not is_finite:
+            sizes = ", ".join(f"‖{name}‖ = {float(part.norm()):.3g}" for name, part in point._asdict().items())
             raise DivergenceError(
-                f"{' and '.join(odd)} is not finite after round {server_round}; the curvature along v was "
-                f"{self._last:.3g} before. Take shorter steps: those of y and v lie below 2 / curvature, that of x "
-                "well below them"
+                f"the steps diverge, {sizes} after round {server_round}; the curvature along v was {self._last:.3g} "
+                "while it could be seen. Take shorter steps: those of y and v lie below 2 / curvature, that of x well "
+                "below them"
             )
-        self._last = curvature if math.isfinite(curvature) else self._last
 
     def _not_convex(self, server_round: int) -> NotStronglyConvexError:
         worst = min(self._low)

@@ -26,7 +26,7 @@ class Directions(NamedTuple):
     system: Tensor
     """Hv − ∇_y f, the gradient of ½ vᵀHv − vᵀ∇_y f."""
     curvature: Tensor
-    """vᵀHv / ‖v‖², at least the strong convexity of g; NaN at v = 0."""
+    """vᵀHv / ‖v‖², at least the strong convexity of g; NaN at v = 0 or where it cannot be seen."""
     loss: Tensor
     """f on the minibatch."""
 
@@ -59,7 +59,10 @@ class FiniteDifference:
         hv, jv = self.products(held, x, y, v, data.inner(rng))
         batch = data.outer(rng)
         loss, (outer, slope) = _gradients(lambda x, y: held.outer_loss(x, y, batch), x, y)
-        return Directions(outer - jv, inner, hv - slope, (v @ hv) / (v @ v), loss)
+        # Where rounding swallows the step along v, nothing was measured.
+        is_seen = self.epsilon > 100 * torch.finfo(y.dtype).eps * y.norm()
+        curvature = torch.where(is_seen, (v @ hv) / (v @ v), torch.nan)
+        return Directions(outer - jv, inner, hv - slope, curvature, loss)
 
     def products(self, held: Held, x: Tensor, y: Tensor, v: Tensor, batch: object) -> tuple[Tensor, Tensor]:
         """Hv and Jv."""

@@ -105,7 +105,7 @@ def simulate(
             float(torch.stack([reply.curvature for reply in replies]).nanmean()),
         )
         trace.rows.append(row)
-        convexity.add(server_round, row.curvature, trace.point, schemes[0].gain)
+        convexity.add(server_round, row.curvature, trace.point)
         if observe:
             observe(server_round, trace.point)
     trace.uncovered = seen.uncovered(num_rounds, num_rounds)

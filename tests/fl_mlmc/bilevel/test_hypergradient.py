@@ -156,12 +156,9 @@ def test_v_is_kept_in_its_ball() -> None:
 
 
 def test_nothing_breaks_at_v_zero() -> None:
-    seen = FiniteDifference().directions(
-        Held.of(curved(), "nested", 1.0),
-        point_of(6)._replace(v=torch.zeros(6, dtype=torch.float64)),
-        Data(),
-        np.random.default_rng(0),
-    )
+    point = point_of(6)._replace(v=torch.zeros(6, dtype=torch.float64))
+    held = Held.of(curved(), "nested", 1.0)
+    seen = FiniteDifference().directions(held, point, Data(), np.random.default_rng(0))
     assert seen.outer.isfinite().all()
     assert seen.system.isfinite().all()
     assert seen.curvature.isnan()

@@ -21,7 +21,7 @@ def go(
         scheme or Rabo(),
         num_rounds,
         lambda server_round, client: Held.of(task.problem, "nested", width, server_round, client),
-        **options,  # type: ignore[arg-type]
+        **options,
     )
 
 
@@ -100,6 +100,6 @@ def test_an_inner_loss_that_is_not_strongly_convex_ends_in_advice_that_helps() -
 
 
 def test_steps_that_are_too_long_are_told_from_it() -> None:
-    with pytest.raises(DivergenceError, match=r"v.* not finite .* shorter steps") as caught:
-        go(quadratic(num_clients=2), num_rounds=3000, scheme=Rabo(Steps(0.05, 0.2, 20.0)))
+    with pytest.raises(DivergenceError, match="Take shorter steps") as caught:
+        go(quadratic(num_clients=2), num_rounds=300, scheme=Rabo(Steps(0.05, 0.2, 20.0)))
     assert not isinstance(caught.value, NotStronglyConvexError)
