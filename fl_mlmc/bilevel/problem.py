@@ -137,6 +137,14 @@ class Held:
         """f_i at the client's own x and y."""
         return self.problem.outer_loss(*self._tensors(x, y), batch)
 
+    def accuracy(self, x: Tensor, y: Tensor, features: Tensor, labels: Tensor) -> float:
+        """The share of examples that the problem's `predict` gets right."""
+        if self.problem.predict is None:
+            raise ValueError("this problem has no `predict`, so there is no accuracy")
+        with torch.no_grad():
+            logits = self.problem.predict(*self._tensors(x, y), features)
+        return float((logits.argmax(1) == labels).double().mean())
+
     def _tensors(self, x: Tensor, y: Tensor) -> tuple[Tensors, Tensors]:
         if self.problem.sliced:
             return named(self._specs[0], x), named(self._specs[1], y)
