@@ -2,10 +2,12 @@
 
 from functools import lru_cache
 
+import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fl_mlmc.config import RunConfig, Scalar
+from fl_mlmc.models import build_model
 from fl_mlmc.protocol import (
     ARRAYS,
     CONFIG,
@@ -17,10 +19,11 @@ from fl_mlmc.protocol import (
     TrainTask,
     code_stamp,
 )
+from fl_mlmc.submodels.measure import widest_tier
 
 from .data import FederatedData
 from .sgd_client import run_task
-from .trainer import TrainingError
+from .trainer import TrainingError, device_of, one_thread
 
 app = ClientApp()
 
@@ -33,12 +36,25 @@ def who(message: Message, context: Context) -> Message:
     entry = RosterEntry(
         first=first,
         stride=stride,
-        tier=str(node.get("tier", "")),
+        tier=_declared_tier(message, context, first),
         # Flower draws a simulated node's id anew in every run; the number of its partition repeats.
         node=f"partition-{first}" if stride else str(context.node_id),
         code_stamp=code_stamp(),
     )
     return Message(RecordDict({CONFIG: ConfigRecord(entry.to_config())}), reply_to=message)
+
+
+def _declared_tier(message: Message, context: Context, client: int) -> str:
+    """The tier in the node's config; "auto" stands for the widest whose budget a training step here keeps."""
+    tier = str(context.node_config.get("tier", ""))
+    if tier != "auto":
+        return tier
+    config = _config(tuple(sorted(context.run_config.items())))
+    data = _data(str(context.node_config.get("data-path", message.content.config_records[CONFIG]["data"])))
+    model = build_model(config.model, data.spec.input_shape, data.spec.num_classes)
+    inputs, labels = (torch.from_numpy(part[: config.batch_size]).to(device_of(config)) for part in data.client(client))
+    with one_thread():
+        return widest_tier(model, config.tier_list, inputs, labels, config.width_rule).name
 
 
 @app.train()

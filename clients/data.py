@@ -3,8 +3,8 @@
 A partition directory holds partition.json, order.npy and offsets.npy: client c owns the rows
 order[offsets[c] : offsets[c + 1]] of the train split. partition.json points, by a relative path, to the data
 directory that all partitions of one data set share: meta.json and {train,test}_{features,labels}.npy, raw and
-compact (uint8 pixels in channels-first order, float16 vectors). Normalisation happens here, on the few rows
-that are asked for, so 1,000,000 clients cost no more to open than one.
+compact (uint8 pixels in channels-first order, float16 vectors, int32 tokens). Normalisation happens here, on
+the few rows that are asked for, so 1,000,000 clients cost no more to open than one.
 """
 
 import json
@@ -20,7 +20,8 @@ FORMAT = 1
 
 T = TypeVar("T")
 
-Kind = Literal["image", "vector"]
+Kind = Literal["image", "vector", "tokens"]
+DTYPES: dict[Kind, type[np.generic]] = {"image": np.uint8, "vector": np.float16, "tokens": np.int32}
 Examples = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 
@@ -53,11 +54,11 @@ class FederatedData:
         spec, mean, std = _read(store / "meta.json", _parse_meta)
         splits = {split: _load_split(store, split, spec) for split in ("train", "test")}
         order, offsets = (_load(directory / f"{name}.npy", np.int64) for name in ("order", "offsets"))
-        if len(offsets) < 2 or offsets[0] != 0 or not offsets[-1] == len(order) <= len(splits["train"][1]):
+        num_rows = len(splits["train"][1])
+        if len(offsets) < 2 or offsets[0] != 0 or offsets[-1] != len(order) or np.max(order, initial=-1) >= num_rows:
             raise _malformed(
                 directory / "offsets.npy",
-                f"offsets that run from {offsets[:1]} to {offsets[-1:]} over {len(order)} assigned rows "
-                f"of {len(splits['train'][1])}",
+                f"offsets that run from {offsets[:1]} to {offsets[-1:]} over {len(order)} assigned rows of {num_rows}",
             )
         return cls(directory, spec, mean, std, splits, order, offsets)
 
@@ -104,7 +105,7 @@ class FederatedData:
 def _parse_meta(meta: dict[str, Any]) -> tuple[DataSpec, NDArray[np.float32], NDArray[np.float32]]:
     names = tuple(map(str, meta["class_names"]))
     spec = DataSpec(tuple(map(int, meta["input_shape"])), len(names), names, meta["kind"])
-    if (spec.kind, len(spec.input_shape)) not in {("image", 3), ("vector", 1)}:
+    if (spec.kind, len(spec.input_shape)) not in {("image", 3), ("vector", 1), ("tokens", 1)}:
         raise ValueError(f"kind {spec.kind!r} with input shape {spec.input_shape}")
     mean, std = (np.asarray(meta[name], dtype=np.float32) for name in ("mean", "std"))
     channels = spec.input_shape[0] if spec.kind == "image" else 1
@@ -114,7 +115,7 @@ def _parse_meta(meta: dict[str, Any]) -> tuple[DataSpec, NDArray[np.float32], ND
 
 
 def _load_split(store: Path, split: str, spec: DataSpec) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    features = _load(store / f"{split}_features.npy", np.uint8 if spec.kind == "image" else np.float16)
+    features = _load(store / f"{split}_features.npy", DTYPES[spec.kind])
     labels = _load(store / f"{split}_labels.npy", np.int64)
     if features.shape != (len(labels), *spec.input_shape):
         raise _malformed(

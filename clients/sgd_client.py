@@ -2,14 +2,15 @@
 
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fl_mlmc.config import RunConfig
-from fl_mlmc.models import build_model
+from fl_mlmc.models import Model, build_model
 from fl_mlmc.models.base import load_vector, to_vector
-from fl_mlmc.objectives import local_loss
+from fl_mlmc.objectives import local_loss, masked_cross_entropy, present_classes
 from fl_mlmc.protocol import TrainTask, TrainUpdate, code_stamp
 from fl_mlmc.rng import stream
 from fl_mlmc.submodels import plan
@@ -39,10 +40,11 @@ def run_task(task: TrainTask, payload: bytes, config: RunConfig, data: Federated
         own = plan(model.spec, config.width_rule, task.width, task.server_round, task.client, config.seed)
         before = decode_payload(payload, own.size).dense()
         device = device_of(config)
-        module = model.build(own.units).to(device)
+        module = _module(model, tuple(own.units.items()), device)
         load_vector(module, before)
         features, labels = (torch.from_numpy(part).to(device) for part in data.client(task.client))
         rng = stream(config.seed, "batches", task.server_round, task.client)
+        present = present_classes(labels, data.spec.num_classes)
         loss_of = local_loss(
             model,
             module,
@@ -51,6 +53,8 @@ def run_task(task: TrainTask, payload: bytes, config: RunConfig, data: Federated
             task.server_round,
             stream(config.seed, "widths", task.server_round, task.client),
             [tier.width for tier in config.tier_list],
+            masked_cross_entropy(present) if config.masked_cross_entropy else nn.functional.cross_entropy,
+            config.distill,
         )
         trained = train(module, features, labels, config, rng, loss_of)
         start = time.perf_counter()
@@ -64,16 +68,24 @@ def run_task(task: TrainTask, payload: bytes, config: RunConfig, data: Federated
             client=task.client,
             code_stamp=code_stamp(),
             num_examples=len(labels),
+            num_steps=trained.num_steps,
             train_loss=trained.loss,
             train_seconds=trained.seconds,
             encode_seconds=time.perf_counter() - start,
             expected_bits=compressed.expected_bits,
             levels=list(compressed.levels),
             probabilities=list(compressed.probabilities),
+            labels=present.nonzero().flatten().tolist() if config.average_by_label else [],
         ),
         encoded,
         own.size,
     )
+
+
+@lru_cache(maxsize=8)
+def _module(model: Model, units: tuple[tuple[str, int], ...], device: torch.device) -> nn.Module:
+    # One a process and tier: building draws initial weights that the broadcast then replaces.
+    return model.build(dict(units)).to(device)
 
 
 def _checked(update: Tensor) -> Tensor:

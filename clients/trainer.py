@@ -25,6 +25,7 @@ class Trained:
 
     loss: float
     """Mean training loss over the steps taken."""
+    num_steps: int
     seconds: float
 
 
@@ -54,7 +55,7 @@ def train(
     mean = float(torch.stack(losses).mean())
     if not math.isfinite(mean):
         raise TrainingError(f"training loss is {mean} after {len(losses)} steps")
-    return Trained(mean, time.perf_counter() - start)
+    return Trained(mean, len(losses), time.perf_counter() - start)
 
 
 def batches(num_examples: int, config: RunConfig, rng: np.random.Generator) -> Iterator[Tensor]:

@@ -6,19 +6,47 @@ from torch import Tensor
 
 from . import spec
 from .compressors.base import Compressor
+from .compressors.bernoulli import Bernoulli
+from .compressors.importance import Importance
+from .compressors.induced import Induced
 from .compressors.mlmc import MLMC
+from .compressors.natural import Natural
+from .compressors.qsgd import QSGD
+from .compressors.rand_k import RandK
+from .compressors.scaled import Scaled
+from .compressors.stochastic_rounding import StochasticRounding
+from .compressors.systematic import Systematic
+from .compressors.terngrad import TernGrad
 from .ladders.base import Ladder, Rungs
+from .ladders.ecuq import ECUQ
+from .ladders.fixed_point import FixedPoint
+from .ladders.floating_point import FloatingPoint
 from .ladders.identity import Identity
+from .ladders.rtn import RTN
 from .ladders.top_k import TopK
 from .wire import WireError, decode_payload
 
 __all__ = [
     "COMPRESSORS",
+    "ECUQ",
     "MLMC",
+    "QSGD",
+    "RTN",
+    "Bernoulli",
     "Compressor",
+    "FixedPoint",
+    "FloatingPoint",
     "Identity",
+    "Importance",
+    "Induced",
     "Ladder",
+    "Natural",
+    "RandK",
     "Rungs",
+    "Scaled",
+    "StochasticRounding",
+    "Systematic",
+    "TernGrad",
     "TopK",
     "WireError",
     "decode",
@@ -26,7 +54,28 @@ __all__ = [
     "parse",
 ]
 
-COMPRESSORS: Mapping[str, type[Compressor]] = {kind.__name__: kind for kind in (MLMC, Identity, TopK)}
+COMPRESSORS: Mapping[str, type[Compressor]] = {
+    kind.__name__: kind
+    for kind in (
+        Bernoulli,
+        ECUQ,
+        FixedPoint,
+        FloatingPoint,
+        Identity,
+        Importance,
+        Induced,
+        MLMC,
+        Natural,
+        QSGD,
+        RTN,
+        RandK,
+        Scaled,
+        StochasticRounding,
+        Systematic,
+        TernGrad,
+        TopK,
+    )
+}
 
 
 def parse(text: str) -> Compressor:

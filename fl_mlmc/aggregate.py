@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .blocks import Block, Payload, SparseBlock
+from .blocks import Block, Payload, SeededBlock, SparseBlock
 from .submodels.plan import IndexPlan
 from .submodels.width_spec import CLASSES
 
@@ -48,7 +48,7 @@ class CoverageMean:
             raise ValueError(f"the update has {payload.size} coordinates, its plan {plan.size}")
         if not weight > 0:
             raise ValueError(f"a weight is positive, got {weight}")
-        held = plan if labels is None else _holding(plan, tuple(sorted(set(labels))))
+        held = plan if labels is None else _holding(plan, _checked(labels))
         counted = None if held is plan else _own_mask(plan, held)
         for block in payload.blocks:
             self._add_block(plan, block, weight, counted)
@@ -65,11 +65,15 @@ class CoverageMean:
         return Mean(update.float(), self._coverage.clone())
 
     def _add_block(self, plan: IndexPlan, block: Block, weight: float, counted: Tensor | None) -> None:
+        if isinstance(block, SeededBlock):
+            block = block.entries
         if isinstance(block, SparseBlock):
-            values = block.values if counted is None else block.values * counted[block.indices]
-            self._sums.index_add_(0, plan.places(block.indices), values.to(self._sums), alpha=weight)
+            indices, values = block.indices.to(self._sums.device), block.values.to(self._sums)
+            if counted is not None:
+                values = values * counted[indices]
+            self._sums.index_add_(0, plan.places(indices), values, alpha=weight)
         else:
-            values = block.dense()
+            values = block.dense().to(self._sums.device)
             plan.scatter_add(self._sums, values if counted is None else values * counted, weight)
 
     def _flush(self) -> None:
@@ -77,6 +81,13 @@ class CoverageMean:
             plan.scatter_add(self._weights, self._weights.new_full((1,), weight).expand(plan.size))
             plan.scatter_add(self._coverage, self._coverage.new_full((1,), count).expand(plan.size))
         self._pending.clear()
+
+
+def _checked(labels: Collection[int]) -> tuple[int, ...]:
+    # Labels come from clients; what is no label must not end the round.
+    if not all(type(label) is int for label in labels):
+        raise ValueError(f"labels are whole numbers, got {list(labels)[:5]}")
+    return tuple(sorted(set(labels)))
 
 
 @lru_cache(maxsize=64)

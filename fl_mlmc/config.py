@@ -2,17 +2,18 @@
 
 import difflib
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from . import parse
 from .compressors.base import Compressor
 from .models import parse_model
 from .optimizers import parse_optimizer
 from .submodels.rules import rule_named
-from .submodels.tier import Tier, parse_tiers
+from .submodels.tier import Tier, assign_tiers, parse_tiers
 
 Scalar = bool | int | float | str
 
@@ -36,17 +37,26 @@ class RunConfig(BaseModel):
     num_rounds: int = Field(20, ge=1)
     num_clients: int = Field(60, ge=1)
     clients_per_round: int = Field(20, ge=1)
-    engine: Literal["ray", "flower", "local"] = "flower"
+    engine: Literal["ray", "flower", "local"] = "ray"
     client_cpus: float = Field(1.0, gt=0, description="processors that a client of the ray engine takes")
     client_gpus: float = Field(0.0, ge=0, description="GPUs that it takes; a fraction shares one")
     client_timeout: float = Field(0.0, ge=0, description="seconds until the ray engine gives up a client; 0: never")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dataset: str = Field("digits", min_length=1)
     data_dir: str = ""
+    text: str = Field("hashed", description="how texts become numbers: hashed, tokens('DIRECTORY') or characters")
     partition: str = "iid"
     model: str = "cnn"
     tiers: str = "full:1.0:1.0"
+    tier_assignment: str = Field("shares", description='"shares", "redrawn" every round, or "0-29:sensor,30:phone"')
     width_rule: str = "nested"
+    least_coverage: int = Field(
+        0, ge=0, description="clients of a cohort that must hold each coordinate; 0: as it falls"
+    )
+    coverage_warning: int = Field(10, ge=0, description="warn of what nobody held in so many rounds; 0: never")
+    masked_cross_entropy: bool = False
+    average_by_label: bool = False
+    distill: bool = False
     compressor: str = "Identity()"
     downlink_compressor: str = "Identity()"
     scheme: Literal["direct"] = "direct"
@@ -90,17 +100,17 @@ class RunConfig(BaseModel):
         }
         return self.from_flower({**self.to_flower(), **named})
 
-    @property
+    @cached_property
     def tier_list(self) -> tuple[Tier, ...]:
         """The tiers, parsed."""
         return parse_tiers(self.tiers)
 
-    @property
+    @cached_property
     def uplink(self) -> Compressor:
         """The compressor of client updates, parsed."""
         return parse(self.compressor)
 
-    @property
+    @cached_property
     def downlink(self) -> Compressor:
         """The compressor of the broadcast, parsed."""
         return parse(self.downlink_compressor)
@@ -136,6 +146,13 @@ class RunConfig(BaseModel):
     def _is_rule(cls, name: str) -> str:
         rule_named(name)
         return name
+
+    @field_validator("tier_assignment")
+    @classmethod
+    def _is_assignment(cls, text: str, info: ValidationInfo) -> str:
+        if {"tiers", "num_clients", "seed"} <= info.data.keys():  # otherwise those are the mistake
+            assign_tiers(parse_tiers(info.data["tiers"]), info.data["num_clients"], info.data["seed"], text)
+        return text
 
     @field_validator("quorum")
     @classmethod

@@ -5,6 +5,9 @@ and a level l drawn with probability p_l, the estimate base + Δ_l / p_l is unbi
 Δ_l ≠ 0, because the expectation telescopes (Lemma 3.2). All arguments have shape (L,).
 """
 
+from collections.abc import Iterator
+from itertools import pairwise
+
 import numpy as np
 
 
@@ -17,7 +20,53 @@ def adaptive_probabilities(norms: np.ndarray) -> np.ndarray:
     return norms / total if total > 0 else np.zeros_like(norms)
 
 
+def cost_probabilities(norms: np.ndarray, costs: np.ndarray) -> np.ndarray:
+    """p_l ∝ ‖Δ_l‖ / √bits_l, which makes second moment × expected bits smallest (the classical MLMC allocation)."""
+    return adaptive_probabilities(norms / np.sqrt(costs))
+
+
 def second_moment(norms: np.ndarray, probabilities: np.ndarray) -> float:
     """E‖Δ_l / p_l‖² of one draw: the sum of ‖Δ_l‖² / p_l over levels with an increment."""
     drawn = norms > 0
     return float((norms[drawn] ** 2 / probabilities[drawn]).sum())
+
+
+def inclusion_probabilities(weights: np.ndarray, draws: int) -> np.ndarray:
+    """π_l = min(1, c · weight_l) with Σπ = `draws`: without replacement, the best chances of each level to be drawn.
+
+    All levels with weight are certain where there are no more of them than draws.
+    """
+    if np.count_nonzero(weights) <= draws:
+        return (weights > 0).astype(np.float64)
+    order = np.argsort(-weights)
+    tails = np.cumsum(weights[order][::-1])[::-1]  # what is left once the largest are certain
+    for num_certain in range(draws):
+        scale = (draws - num_certain) / tails[num_certain]
+        if weights[order[num_certain]] * scale < 1:
+            break
+    certain = np.zeros(weights.size, bool)
+    certain[order[:num_certain]] = True
+    return np.where(certain, 1.0, np.minimum(weights * scale, 1.0))
+
+
+def systematic_sample(inclusion: np.ndarray, start: float) -> np.ndarray:
+    """The levels (from 0) under the points start, start + 1, … of a line on which the chances lie end to end.
+
+    Over a uniform `start` in [0, 1) every level is drawn with its chance, never twice, and their number is fixed.
+    """
+    points = np.ceil(line_ends(inclusion) - start)
+    return np.flatnonzero(np.diff(points, prepend=np.ceil(-start)) > 0)
+
+
+def line_ends(inclusion: np.ndarray, start: float = 0.0) -> np.ndarray:
+    """Where each chance ends on the line, rounding errors taken out at whole numbers."""
+    ends = start + np.cumsum(inclusion)
+    nearest = np.round(ends)
+    return np.where(np.abs(ends - nearest) < 1e-9, nearest, ends)
+
+
+def systematic_outcomes(inclusion: np.ndarray) -> Iterator[tuple[float, float]]:
+    """(probability, start) of every outcome of `systematic_sample`."""
+    cuts = np.unique(np.concatenate([[0.0, 1.0], line_ends(inclusion) % 1.0]))
+    for low, high in pairwise(cuts):
+        yield float(high - low), float((low + high) / 2)

@@ -1,6 +1,7 @@
 """torch.optim by name, as the config writes it: "sgd" or "adamw(weight_decay=0.01)"."""
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ OPTIMIZERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
+@lru_cache(maxsize=16)
 def parse_optimizer(text: str) -> Call:
     """The name and options in `text`; ValueError that lists the known ones."""
     return parse_call(text, OPTIMIZERS, "optimizer", given=2)

@@ -63,12 +63,15 @@ class TrainUpdate(_Record):
     client: int
     code_stamp: str
     num_examples: int
+    num_steps: int
     train_loss: float
     train_seconds: float
     encode_seconds: float
     expected_bits: float
     levels: list
     probabilities: list
+    labels: list
+    """The classes among the client's examples, where the run averages by label; otherwise empty."""
 
 
 @dataclass(frozen=True)

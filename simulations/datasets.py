@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from clients.data import FORMAT
 from simulations.partitions import By, parse_partition, partition_indices
 from simulations.tables import Table, hub_table, no_column, parquet_table, write_meta, write_tables
+from simulations.texts import TextEncoding, parse_text_encoding
 
 # flwr_datasets and scikit-learn are imported where they are used: with what they pull in they take two
 # seconds, and a run whose data is in the cache needs neither.
@@ -42,14 +43,15 @@ def prepare(
     num_clients: int,
     seed: int,
     cache: Path | None = None,
+    text: str = "hashed",
 ) -> Path:
     """The directory for `FederatedData.open`, made on the first call and found in the cache afterwards.
 
     `data_dir` (train.parquet and test.parquet in a hub data set's columns) goes before `dataset` (`digits`
-    or a hub name). Safe to call from several processes at once.
+    or a hub name). `text` is how texts become numbers, see `texts`. Safe to call from several processes at once.
     """
     rule = parse_partition(partition)
-    source = _source(dataset, data_dir)
+    source = _source(dataset, data_dir, parse_text_encoding(text))
     cache = (cache or default_cache()).absolute()
 
     store = cache / f"{_slug(source.name)}-{_key(source.identity)}"
@@ -93,10 +95,10 @@ class Source(Protocol):
         ...
 
 
-def _source(dataset: str, data_dir: Path | None) -> Source:
+def _source(dataset: str, data_dir: Path | None, encoding: TextEncoding) -> Source:
     if data_dir is not None:
-        return ParquetFolder(Path(data_dir).absolute())
-    return Digits() if dataset == Digits.name else Hub(dataset)
+        return ParquetFolder(Path(data_dir).absolute(), encoding)
+    return Digits() if dataset == Digits.name else Hub(dataset, encoding)
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,7 @@ class ParquetFolder:
     """A folder holding train.parquet and test.parquet."""
 
     directory: Path
+    encoding: TextEncoding
 
     @property
     def name(self) -> str:
@@ -141,11 +144,11 @@ class ParquetFolder:
     @property
     def identity(self) -> str:
         stats = [path.stat() for path in self._files().values()]
-        return f"{self.directory.resolve()} {[(stat.st_mtime_ns, stat.st_size) for stat in stats]}"
+        return f"{self.directory.resolve()} {[(stat.st_mtime_ns, stat.st_size) for stat in stats]} {self.encoding}"
 
     def write(self, directory: Path) -> None:
         train, test = (parquet_table(split, path) for split, path in self._files().items())
-        write_tables(directory, train, test)
+        write_tables(directory, train, test, self.encoding)
 
     def column(self, name: str) -> NDArray[Any]:
         return parquet_table("train", self._files()["train"]).values(name)
@@ -172,10 +175,11 @@ class Hub:
     """A data set of the Hugging Face hub, fetched through flwr-datasets; needs the network once."""
 
     name: str
+    encoding: TextEncoding
 
     @property
     def identity(self) -> str:
-        return f"hub {self.name}"
+        return f"hub {self.name} {self.encoding}"
 
     def write(self, directory: Path) -> None:
         fetched = self._fetched()
@@ -188,7 +192,7 @@ class Hub:
                 f"dataset {self.name!r} has no labelled test or validation split. Divide its train split into "
                 f"train.parquet and test.parquet, and point data-dir to their folder"
             )
-        write_tables(directory, train, test)
+        write_tables(directory, train, test, self.encoding)
 
     def column(self, name: str) -> NDArray[Any]:
         return hub_table("train", self._fetched().load_split("train")).values(name)

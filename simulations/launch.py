@@ -21,6 +21,7 @@ from fl_mlmc.frames import read_clients, read_rounds
 from fl_mlmc.roundlog import ROUNDS, RUN, RoundLog
 from strategies.checkpoint import CHECKPOINT, load_checkpoint, load_state
 
+from .run_lock import writing
 from .superlink import LocalSuperLink, RunState, SuperLinkError
 
 APP = Path(__file__).parents[1]
@@ -96,10 +97,11 @@ def execute(
         raise ConfigError(f"a Ray address is for engine 'ray', the run config has engine {config.engine!r}")
     directory = Path(config.runs_dir) / config.run_name
     if config.resume:
-        if _status(directory) == "completed":
-            return RunResult.read(directory)
-        saved = load_state(directory / CHECKPOINT)
-        RoundLog.resume(directory, saved.log_sizes if saved else {})  # before anybody follows the log
+        with writing(directory):
+            if _status(directory) == "completed":
+                return RunResult.read(directory)
+            saved = load_state(directory / CHECKPOINT)
+            RoundLog.resume(directory, saved.log_sizes if saved else {})  # before anybody follows the log
     elif (directory / RUN).exists():
         raise ConfigError(f"{directory} already holds a run; choose another run-name or runs-dir")
     directory.mkdir(parents=True, exist_ok=True)

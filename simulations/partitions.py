@@ -7,7 +7,8 @@
                       (McMahan et al. 2017, arXiv 1602.05629, section 3)
     by:COLUMN         one client for each distinct value of a column, in sorted order
 
-Whatever the text, each row has exactly one owner and each client owns at least one row.
+Whatever the text, each row has exactly one owner and each client owns at least one row; only `iid` serves more
+clients than there are rows, several of which then own the same row.
 """
 
 import math
@@ -35,10 +36,15 @@ class Partition(Protocol):
 
 @dataclass(frozen=True)
 class Iid:
-    """What IidPartitioner gives on a shuffled data set, without its one call per client."""
+    """What IidPartitioner gives on a shuffled data set, without its one call per client.
+
+    More clients than rows get one row each, and rows several owners: populations are then as large as one likes.
+    """
 
     def shares(self, values: NDArray[Any], num_clients: int, seed: int) -> Sequence[Rows]:
         order = stream(seed, "partition").permutation(len(values))
+        if num_clients > len(order):
+            return list(np.resize(order, (num_clients, 1)))
         return np.array_split(order, num_clients)
 
     def __str__(self) -> str:
@@ -149,7 +155,7 @@ def partition_indices(values: NDArray[Any], spec: str, num_clients: int, seed: i
     A pure function of its arguments.
     """
     partition = parse_partition(spec)
-    if not 1 <= num_clients <= len(values):
+    if num_clients < 1 or (num_clients > len(values) and not isinstance(partition, Iid)):
         raise ValueError(
             f"num-clients is {num_clients}, expected 1 to {len(values)}: every client needs one of the "
             f"{len(values)} training rows"

@@ -81,7 +81,7 @@ class RayGrid(SimulatedGrid):
         try:
             while time.monotonic() < deadline:
                 queue.extend(
-                    itertools.islice(source, max(0, self._cost.look_ahead(len(self._crew.workers)) - len(queue)))
+                    itertools.islice(source, max(0, self._cost.look_ahead(len(self._crew.ready)) - len(queue)))
                 )
                 self._hand_out(queue, server_round, broadcast)
                 if not queue and not self._crew.is_busy:
@@ -104,17 +104,20 @@ class RayGrid(SimulatedGrid):
 
     def _hand_out(self, queue: "deque[_Job]", server_round: int, broadcast: "_Broadcast") -> None:
         for depth in range(1, QUEUED_BATCHES + 1):
-            for worker in self._crew.workers:
+            for worker in self._crew.ready:
                 if queue and len(worker.batches) < depth:
-                    jobs = self._cost.take(queue, len(self._crew.workers))
+                    jobs = self._cost.take(queue, len(self._crew.ready))
                     states = (self._states.get(job.node) for job in jobs)
                     messages = zip((job.message for job in jobs), states, strict=True)
                     parcel = Parcel.pack(next(self._batches), server_round, list(messages), broadcast.put)
                     worker.send(parcel, jobs)
 
-    def _take_in(self, worker: "_Worker", number: int, queue: "deque[_Job]") -> Iterator[Message]:
+    def _take_in(self, worker: "_Worker", number: int | None, queue: "deque[_Job]") -> Iterator[Message]:
         """The replies of a batch; if it is lost, its clients go back into the queue."""
         try:
+            if number is None:
+                worker.greet()
+                return
             answers: list[Answer] = pickle.loads(ray.get(worker.batches[number].ref))
         except RayTaskError:
             raise
@@ -220,16 +223,22 @@ class _Worker:
     actor: Any
     node: str
     progress: Path
+    greeting: ray.ObjectRef | None
+    """The answer that says that the actor has started; None once it has."""
     batches: dict[int, _Batch] = field(default_factory=dict)
     """Batches sent and not yet answered, by number; the actor runs them in this order."""
-    is_proven: bool = False
 
     def send(self, parcel: Parcel, jobs: list[_Job]) -> None:
         self.batches[parcel.number] = _Batch(jobs, self.actor.run.remote(parcel))
 
     def done(self, number: int) -> list[_Job]:
-        self.is_proven = True
         return self.batches.pop(number).jobs
+
+    def greet(self) -> None:
+        """Take note that the actor has started; RayError if it could not."""
+        if self.greeting is not None:
+            ray.get(self.greeting)
+        self.greeting = None
 
     def last_seen(self) -> tuple[int, int, float]:
         """What the dead worker was at (`read_progress`); nothing if its machine is gone too."""
@@ -269,11 +278,20 @@ class _Crew:
     def is_busy(self) -> bool:
         return any(worker.batches for worker in self.workers)
 
-    def wait(self, seconds: float) -> Iterator[tuple[_Worker, int]]:
-        """Batches that are done or lost, waiting up to `seconds` for the first."""
+    @property
+    def ready(self) -> list[_Worker]:
+        """The workers that have started."""
+        return [worker for worker in self.workers if worker.greeting is None]
+
+    def wait(self, seconds: float) -> Iterator[tuple[_Worker, int | None]]:
+        """Batches that are done or lost, None for a start, waiting up to `seconds` for the first."""
         if time.monotonic() - self._looked > LOOK_AT_NODES_SECONDS:
             self.recruit()
-        owners = {batch.ref: (worker, number) for worker in self.workers for number, batch in worker.batches.items()}
+        owners: dict[ray.ObjectRef, tuple[_Worker, int | None]] = {}
+        for worker in self.workers:
+            if worker.greeting is not None:
+                owners[worker.greeting] = worker, None
+            owners |= {batch.ref: (worker, number) for number, batch in worker.batches.items()}
         if not owners:
             time.sleep(min(0.2, max(0.0, seconds)))  # no machine carries a worker now, one may join
             if time.monotonic() - self._manned > WAIT_FOR_NODES_SECONDS:
@@ -298,7 +316,7 @@ class _Crew:
         self.workers.remove(worker)
         with contextlib.suppress(RayError):
             ray.kill(worker.actor)
-        self._failed_starts = 0 if worker.is_proven else self._failed_starts + 1
+        self._failed_starts = 0 if worker.greeting is None else self._failed_starts + 1
         if self._failed_starts > MAX_FAILED_STARTS:
             raise RuntimeError(f"Ray workers do not start: {error}")
         self.recruit()
@@ -326,8 +344,8 @@ class _Crew:
         # Processors are counted here and not by Ray: inside `flwr run` Flower's own idle actors hold all of them.
         options = {"num_cpus": 0, "num_gpus": self._gpus, "max_restarts": 0}
         place = NodeAffinitySchedulingStrategy(node, soft=False)
-        actor = ray.remote(Worker).options(scheduling_strategy=place, **options).remote(self._setting, progress)
-        return _Worker(actor, node, progress)
+        actor: Any = ray.remote(Worker).options(scheduling_strategy=place, **options).remote(self._setting, progress)
+        return _Worker(actor, node, progress, actor.is_there.remote())
 
 
 def _first_line(error: BaseException) -> str:

@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from flwr.serverapp import Grid
 from ray._private import ray_constants
 
 
 @contextlib.contextmanager
-def ray_ready(in_flower: bool) -> Iterator[None]:
-    """Have Ray: Flower's inside Flower's process, the one this process is connected to, or else a private one."""
-    if in_flower:
+def ray_ready(flowers: Grid | None) -> Iterator[None]:
+    """Have Ray: Flower's where Flower runs us, the one this process is connected to, or else a private one."""
+    if flowers is not None:
+        if type(flowers).__name__ != "InMemoryGrid":  # Flower's simulation is the only one to have that
+            raise ValueError("engine 'ray' simulates clients; nodes of a federation are reached with engine 'flower'")
         _wait_for_flowers_ray()
     with contextlib.nullcontext() if ray.is_initialized() else ray_session():
         yield
@@ -33,7 +36,7 @@ def ray_session(address: str = "", code: Path | None = None) -> Iterator[None]:
         if address:
             ray.init(address, runtime_env={"working_dir": str(code)} if code else None, **quiet)
         else:
-            with _loopback_only():
+            with loopback_only():
                 ray.init(include_dashboard=False, _node_ip_address="127.0.0.1", _temp_dir=scratch, **quiet)
         try:
             yield
@@ -42,7 +45,7 @@ def ray_session(address: str = "", code: Path | None = None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _loopback_only() -> Iterator[None]:
+def loopback_only() -> Iterator[None]:
     """Have the Ray that starts inside bind 127.0.0.1, as it does on laptops, and not the network card."""
     name = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
     before = ray_constants.ENABLE_RAY_CLUSTER, os.environ.get(name)
@@ -61,5 +64,5 @@ def _wait_for_flowers_ray(seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not ray.is_initialized():
         if time.monotonic() > deadline:
-            raise RuntimeError("Flower started no Ray here; real devices are reached with engine = 'flower'")
+            raise RuntimeError(f"Flower's simulation engine has not started Ray in {seconds:g} s")
         time.sleep(0.05)

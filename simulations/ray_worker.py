@@ -49,6 +49,10 @@ class Worker:
         self._progress = Progress(progress)
         self._broadcasts = _Broadcasts()
 
+    def is_there(self) -> bool:
+        """Whether the worker has started."""
+        return True
+
     def run(self, parcel: "Parcel") -> bytes:
         """The pickled Answers to a batch."""
         setting, answers = self._setting, []

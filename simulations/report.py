@@ -5,7 +5,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import pandas as pd
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 from rich.table import Table
 
 from fl_mlmc.frames import read_clients, read_rounds
@@ -45,10 +45,20 @@ def uncompressed_bytes(clients: pd.DataFrame) -> pd.Series:
 
 
 def draw(directories: Sequence[Path], target: Path) -> Path:
-    """Write a PNG of accuracy against rounds and against cumulative uplink bytes, one line a run."""
+    """Write a PNG of accuracy against rounds and against cumulative uplink bytes, one line a run.
+
+    A single run also gets a heat map of its coverage, tensors by rounds.
+    """
     with mpl.rc_context({"font.size": 10, "axes.grid": True, "grid.alpha": 0.3}):
-        figure = Figure(figsize=(9, 3.6), layout="constrained")
-        by_round, by_bytes = figure.subplots(1, 2, sharey=True)
+        coverage = _coverage(directories[0]) if len(directories) == 1 else pd.DataFrame()
+        height = 3.6 if coverage.empty else 4.4 + 0.16 * len(coverage)
+        figure = Figure(figsize=(9, height), layout="constrained")
+        top: FigureBase = figure
+        if not coverage.empty:
+            grid = figure.add_gridspec(2, 1, height_ratios=[3.6, height - 3.6])
+            top = figure.add_subfigure(grid[0])
+            _draw_coverage(figure.add_subfigure(grid[1]), coverage)
+        by_round, by_bytes = top.subplots(1, 2, sharey=True)
         for directory in directories:
             rounds = read_rounds(directory).dropna(subset=["accuracy"])
             label = directory.name
@@ -61,9 +71,35 @@ def draw(directories: Sequence[Path], target: Path) -> Path:
         by_bytes.set(xlabel="cumulative uplink (MB)")
         if len(directories) == 1:
             by_bytes.set_xscale("log")
-        by_bytes.legend(fontsize=8, loc="upper left")
+        by_round.legend(*by_bytes.get_legend_handles_labels(), fontsize=8, loc="lower right")
         figure.savefig(target, dpi=140)
     return target
+
+
+def _coverage(directory: Path) -> pd.DataFrame:
+    """Mean clients a coordinate, tensors by rounds."""
+    rounds = read_rounds(directory).set_index("round")
+    if "coverage_by_tensor" not in rounds:
+        return pd.DataFrame()
+    means = rounds["coverage_by_tensor"].map(lambda tensors: {name: mean for name, (_, mean) in tensors.items()})
+    return pd.DataFrame(list(means), index=rounds.index).T
+
+
+def _draw_coverage(figure: FigureBase, coverage: pd.DataFrame) -> None:
+    axes = figure.subplots()
+    rounds = coverage.columns.to_numpy()
+    image = axes.imshow(
+        coverage,
+        aspect="auto",
+        cmap="viridis",
+        vmin=0,
+        interpolation="nearest",
+        extent=(rounds[0] - 0.5, rounds[-1] + 0.5, len(coverage), 0),
+    )
+    axes.grid(False)
+    axes.set_yticks([row + 0.5 for row in range(len(coverage))], list(coverage.index), fontsize=7)
+    axes.set(xlabel="round", title="coverage: mean clients that hold a coordinate")
+    figure.colorbar(image, ax=axes)
 
 
 def _draw_uncompressed(axes: mpl.axes.Axes, directory: Path, rounds: pd.DataFrame) -> None:

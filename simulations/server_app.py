@@ -17,6 +17,7 @@ from clients.trainer import device_of
 from fl_mlmc.config import RunConfig
 from fl_mlmc.models import Model, build_model
 from fl_mlmc.models.base import load_vector
+from fl_mlmc.models.norms import fill_statistics, has_static_statistics
 from fl_mlmc.protocol import code_stamp
 from fl_mlmc.roundlog import RoundLog
 from strategies.checkpoint import CHECKPOINT, load_state
@@ -24,6 +25,7 @@ from strategies.tiered import TieredStrategy, to_arrays
 
 from .datasets import prepare
 from .local_grid import LocalGrid
+from .run_lock import writing
 
 app = ServerApp()
 
@@ -46,28 +48,29 @@ def serve(
     data = prepare_data(config)
     federated = FederatedData.open(data)
     model = build_model(config.model, federated.spec.input_shape, federated.spec.num_classes)
-    saved = load_state(directory / CHECKPOINT) if config.resume else None
-    if config.resume:
-        round_log = RoundLog.resume(directory, saved.log_sizes if saved else {}, on_round)
-    else:
-        round_log = RoundLog.create(directory, _header(config, model), on_round)
-    try:
-        strategy = TieredStrategy(config, model, round_log, str(data), _evaluator(config, model, federated))
-        if saved:
-            strategy.restore(saved)
-        with _engine(config, grid) as engine:
-            strategy.start(
-                engine,
-                to_arrays(saved.vector if saved else model.initial(config.seed)),
-                config.num_rounds,
-                timeout=config.round_timeout,
-                evaluate_fn=strategy.evaluate,
-            )
-    except BaseException as error:
-        with suppress(OSError):  # of a full disk: what went wrong is the first one
-            round_log.finish(f"failed: {type(error).__name__}: {error}")
-        raise
-    round_log.finish("completed")
+    with writing(directory):
+        saved = load_state(directory / CHECKPOINT) if config.resume else None
+        if config.resume:
+            round_log = RoundLog.resume(directory, saved.log_sizes if saved else {}, on_round)
+        else:
+            round_log = RoundLog.create(directory, _header(config, model), on_round)
+        try:
+            strategy = TieredStrategy(config, model, round_log, str(data), _evaluator(config, model, federated))
+            if saved:
+                strategy.restore(saved)
+            with _engine(config, grid) as engine:
+                strategy.start(
+                    engine,
+                    to_arrays(saved.vector if saved else model.initial(config.seed)),
+                    config.num_rounds,
+                    timeout=config.round_timeout,
+                    evaluate_fn=strategy.evaluate,
+                )
+        except BaseException as error:
+            with suppress(OSError):  # of a full disk: what went wrong is the first one
+                round_log.finish(f"failed: {type(error).__name__}: {error}")
+            raise
+        round_log.finish("completed")
     return directory
 
 
@@ -82,7 +85,7 @@ def _engine(config: RunConfig, flowers: Grid | None) -> Iterator[Grid]:
 
         needs = (config.client_cpus, config.client_gpus, config.client_timeout)
         with (
-            ray_ready(in_flower=flowers is not None),
+            ray_ready(flowers),
             RayGrid(client_app, config.num_clients, config.to_flower(), *needs) as grid,
         ):
             yield grid
@@ -95,7 +98,7 @@ def _engine(config: RunConfig, flowers: Grid | None) -> Iterator[Grid]:
 def prepare_data(config: RunConfig) -> Path:
     """Load and partition the run's data set, unless that was done before; where it lies."""
     data_dir = Path(config.data_dir) if config.data_dir else None
-    return prepare(config.dataset, data_dir, config.partition, config.num_clients, config.seed)
+    return prepare(config.dataset, data_dir, config.partition, config.num_clients, config.seed, text=config.text)
 
 
 def run_directory(config: RunConfig) -> Path:
@@ -130,6 +133,9 @@ def _evaluator(config: RunConfig, model: Model, data: FederatedData) -> Callable
     def evaluate(vector: Tensor) -> Mapping[str, float]:
         load_vector(module, vector)
         module.eval()
+        if has_static_statistics(module):
+            seen = torch.from_numpy(data.train()[0])
+            fill_statistics(module, (part.to(device) for part in seen.split(1024)))
         loss = correct = 0.0
         with torch.inference_mode():
             for start in range(0, len(labels), 1024):

@@ -17,6 +17,7 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from clients.data import FORMAT, Kind
+from simulations.texts import TextEncoding
 
 # datasets, pyarrow, Pillow and scikit-learn are imported where they are used: a run whose data is in the
 # cache needs none of them, and they take a second.
@@ -31,7 +32,6 @@ TEXT_COLUMNS = ("text", "sentence", "content")
 
 GREY_MODES = {"1", "L", "LA"}
 COLOUR_MODES = {"P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}
-TEXT_FEATURES = 2048
 PIECE_ROWS = 1024
 
 
@@ -88,7 +88,7 @@ def hub_table(split: str, rows: "Dataset") -> Table:
     return Table(split, len(rows), rows.features, read)
 
 
-def write_tables(directory: Path, train: Table, test: Table) -> None:
+def write_tables(directory: Path, train: Table, test: Table, encoding: TextEncoding) -> None:
     """Leave meta.json and the arrays of both splits in `directory`."""
     for table in (train, test):
         if table.num_rows == 0:
@@ -100,19 +100,22 @@ def write_tables(directory: Path, train: Table, test: Table) -> None:
     if images:
         _write_images(directory, train, test, _choose(images, IMAGE_COLUMNS))
     elif texts:
-        _write_texts(directory, train, test, _choose(texts, TEXT_COLUMNS))
+        _write_texts(directory, train, test, _choose(texts, TEXT_COLUMNS), encoding)
     else:
         raise ValueError(
             f"no feature column; columns seen: {', '.join(train.features)}. Expected an image column "
             f"(datasets.Image) or a string column such as 'text' beside the label {label!r}"
         )
-    write_meta(directory, "image" if images else "vector", class_names)
+    write_meta(directory, "image" if images else encoding.kind, class_names)
 
 
 def write_meta(directory: Path, kind: Kind, class_names: Sequence[str]) -> None:
     """meta.json, with the mean and deviation of each channel over the train features already written."""
     features = np.load(directory / "train_features.npy", mmap_mode="r")
-    mean, std = _moments(features, num_channels=features.shape[1] if kind == "image" else 1)
+    if kind == "tokens":  # names, not amounts
+        mean, std = np.zeros(1), np.ones(1)
+    else:
+        mean, std = _moments(features, num_channels=features.shape[1] if kind == "image" else 1)
     meta = {
         "format": FORMAT,
         "kind": kind,
@@ -245,13 +248,10 @@ def _images(table: Table, column: str) -> "Iterator[Iterator[Image.Image]]":
     return (opened(piece) for piece in table.pieces(column))
 
 
-def _write_texts(directory: Path, train: Table, test: Table, column: str) -> None:
-    from sklearn.feature_extraction.text import HashingVectorizer
-
-    hashing = HashingVectorizer(n_features=TEXT_FEATURES, norm="l2")
+def _write_texts(directory: Path, train: Table, test: Table, column: str, encoding: TextEncoding) -> None:
     for table in (train, test):
-        counts = (hashing.transform(piece.to_pylist()).toarray() for piece in table.pieces(column))
-        _write_features(directory, table, counts, (TEXT_FEATURES,), np.float16)
+        encoded = (encoding.encode(piece.to_pylist()) for piece in table.pieces(column))
+        _write_features(directory, table, encoded, (encoding.length,), encoding.dtype)
 
 
 def _write_features(

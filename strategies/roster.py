@@ -30,29 +30,35 @@ class Seat:
 class Roster:
     """Clients 0 to num_clients − 1 of a run and the nodes that host them."""
 
-    def __init__(self, tiers: Sequence[Tier], num_clients: int, seed: int) -> None:
+    def __init__(
+        self, tiers: Sequence[Tier], num_clients: int, seed: int, assignment: str = "shares", data: str = ""
+    ) -> None:
         self._tiers, self._num_clients, self._seed = tuple(tiers), num_clients, seed
+        self._assignment, self._data = assignment, data
         self._entries: dict[int, RosterEntry] = {}
         self._refused: dict[int, str] = {}
-        self._seats: dict[int, Seat] = {}
+        self._hosts: dict[int, int] = {}
         self._alike: range | None = None
 
     @property
     def clients(self) -> Sequence[int]:
         """The numbers of all clients that a node hosts now, ascending."""
-        return sorted(self._seats) if self._alike is None else range(self._num_clients)
+        return sorted(self._hosts) if self._alike is None else range(self._num_clients)
 
     @property
     def is_empty(self) -> bool:
         """Whether no node was ever found."""
         return not self.clients
 
-    def seat(self, client: int) -> Seat:
-        """Where `client` sits."""
-        if self._alike is None:
-            return self._seats[client]
-        partition = client % len(self._alike)
-        return Seat(self._alike[partition], f"partition-{partition}", self._tier_by_share(client))
+    def seat(self, client: int, server_round: int = 1) -> Seat:
+        """Where `client` sits in that round."""
+        if self._alike is not None:
+            partition = client % len(self._alike)
+            return Seat(self._alike[partition], f"partition-{partition}", self._assigned(client, server_round))
+        node_id = self._hosts[client]
+        entry = self._entries[node_id]
+        tier = tier_named(self._tiers, entry.tier) if entry.tier else self._assigned(client, server_round)
+        return Seat(node_id, entry.node, tier)
 
     def wait(self, grid: Grid, seconds: float = 60.0) -> None:
         """Ask nodes who they are until every client has one; RosterError if that takes longer than `seconds`."""
@@ -64,7 +70,7 @@ class Roster:
             if time.monotonic() > deadline:
                 refused = "".join(f"; node {node} was refused: {reason}" for node, reason in self._refused.items())
                 raise RosterError(
-                    f"{len(self._seats)} of {self._num_clients} clients have a node, after {seconds:g} s{refused}. "
+                    f"{len(self.clients)} of {self._num_clients} clients have a node, after {seconds:g} s{refused}. "
                     f"Give the federation a node for each client, or set num-clients to what it has"
                 )
             time.sleep(0.2)
@@ -83,9 +89,9 @@ class Roster:
             return
         self._entries = {node: entry for node, entry in self._entries.items() if node in present}
         self._refused = {node: reason for node, reason in self._refused.items() if node in present}
-        for reply in grid.send_and_receive([_query(node) for node in new], timeout=60.0) if new else ():
+        for reply in grid.send_and_receive([self._query(node) for node in new], timeout=60.0) if new else ():
             self._add(reply)
-        self._seats = dict(self._seat_all())
+        self._hosts = {client: node for node, entry in self._entries.items() for client in self._hosted(entry)}
 
     def _add(self, reply: Message) -> None:
         node_id = reply.metadata.src_node_id
@@ -102,19 +108,15 @@ class Roster:
         else:
             self._entries[node_id] = entry
 
-    def _seat_all(self) -> Iterable[tuple[int, Seat]]:
-        for node_id, entry in self._entries.items():
-            hosted = range(entry.first, self._num_clients, entry.stride) if entry.stride else [entry.first]
-            for client in hosted:
-                if 0 <= client < self._num_clients:
-                    tier = tier_named(self._tiers, entry.tier) if entry.tier else self._tier_by_share(client)
-                    yield client, Seat(node_id, entry.node, tier)
+    def _hosted(self, entry: RosterEntry) -> Iterable[int]:
+        if entry.stride:
+            return range(entry.first, self._num_clients, entry.stride)
+        return [entry.first] if 0 <= entry.first < self._num_clients else []
 
-    def _tier_by_share(self, client: int) -> Tier:
-        return self._tiers[assign_tiers(self._tiers, self._num_clients, self._seed)[client]]
+    def _assigned(self, client: int, server_round: int) -> Tier:
+        when = server_round if self._assignment == "redrawn" else 0
+        return self._tiers[assign_tiers(self._tiers, self._num_clients, self._seed, self._assignment, when)[client]]
 
-
-def _query(node_id: int) -> Message:
-    # A query needs no content, but Flower sends no empty message.
-    content = RecordDict({CONFIG: ConfigRecord({"ask": ROSTER_ACTION})})
-    return Message(content, dst_node_id=node_id, message_type=f"{MessageType.QUERY}.{ROSTER_ACTION}")
+    def _query(self, node_id: int) -> Message:
+        content = RecordDict({CONFIG: ConfigRecord({"data": self._data})})
+        return Message(content, dst_node_id=node_id, message_type=f"{MessageType.QUERY}.{ROSTER_ACTION}")

@@ -32,6 +32,8 @@ from fl_mlmc.protocol import (
 from fl_mlmc.rng import stream
 from fl_mlmc.roundlog import RoundLog
 from fl_mlmc.submodels import IndexPlan, plan
+from fl_mlmc.submodels.coverage import CoverageWatch, coverage_by_tensor, guarded_cohort
+from fl_mlmc.submodels.tier import simulated_seconds
 from fl_mlmc.wire import decode_payload, encode_payload
 
 from .checkpoint import CHECKPOINT, ServerState, save_state
@@ -78,7 +80,8 @@ class TieredStrategy(Strategy):
         self.config = config
         self.model = model
         self.round_log = round_log
-        self.roster = Roster(config.tier_list, config.num_clients, config.seed)
+        self.roster = Roster(config.tier_list, config.num_clients, config.seed, config.tier_assignment, data)
+        self._watch = CoverageWatch(model.spec)
         self._data = data
         self._evaluate_model = evaluate_model
         self._optimizer = ServerOptimizer(config.server_optimizer, config.server_learning_rate, model.spec.size)
@@ -151,8 +154,8 @@ class TieredStrategy(Strategy):
     def _messages(self, server_round: int) -> Iterator[Message]:
         submodels: dict[IndexPlan, bytes] = {}
         for client in self._cohort(server_round):
-            seat = self.roster.seat(client)
-            own = plan(self.model.spec, self.config.width_rule, seat.tier.width, server_round, client, self.config.seed)
+            seat = self.roster.seat(client, server_round)
+            own = self._plan(client, server_round)
             if own not in submodels:
                 submodels[own] = self._broadcast(own, server_round)
             payload = submodels[own]
@@ -171,8 +174,15 @@ class TieredStrategy(Strategy):
     def _cohort(self, server_round: int) -> list[int]:
         clients = self.roster.clients
         count = min(self.config.clients_per_round, len(clients))
-        picked = stream(self.config.seed, "cohort", server_round).choice(len(clients), count, replace=False)
-        return sorted(clients[index] for index in picked)
+        rng = stream(self.config.seed, "cohort", server_round)
+        if self.config.least_coverage == 0:
+            return sorted(clients[index] for index in rng.choice(len(clients), count, replace=False))
+        order = [clients[index] for index in rng.permutation(len(clients))]
+        return guarded_cohort(order, count, lambda client: self._plan(client, server_round), self.config.least_coverage)
+
+    def _plan(self, client: int, server_round: int) -> IndexPlan:
+        width = self.roster.seat(client, server_round).tier.width
+        return plan(self.model.spec, self.config.width_rule, width, server_round, client, self.config.seed)
 
     def _broadcast(self, own: IndexPlan, server_round: int) -> bytes:
         rng = stream(self.config.seed, "downlink", server_round, own.size)
@@ -204,8 +214,14 @@ class TieredStrategy(Strategy):
             "uplink_bytes": uplink_bytes,
             "downlink_bytes": sum(row["downlink_bytes"] for row in rows),
             "cumulative_uplink_bytes": self._cumulative_uplink_bytes,
+            "simulated_seconds": max((row["simulated_seconds"] or 0.0 for row in rows), default=None),
             "update_norm": float(result.update.double().norm()),
+            "coverage_by_tensor": {
+                name: [held.least, held.mean]
+                for name, held in coverage_by_tensor(self.model.spec, result.coverage).items()
+            },
         }
+        self._warn_of_uncovered(result.coverage, server_round)
         needed = self.config.least_replies(len(rows))
         if num_ok < needed:
             self._close_round(start, server_seconds)
@@ -217,6 +233,14 @@ class TieredStrategy(Strategy):
         stepped = self._optimizer.step(self._vector, result)
         self._close_round(start, server_seconds, done=self._evaluate_model is None)
         return to_arrays(stepped), None
+
+    def _warn_of_uncovered(self, coverage: Tensor, server_round: int) -> None:
+        if not (window := self.config.coverage_warning):
+            return
+        self._watch.add(coverage, server_round)
+        if server_round % window == 0 and (stale := self._watch.uncovered(server_round, window)):
+            tensors = ", ".join(f"{name} ({count})" for name, count in stale.items())
+            log(WARNING, "coordinates that no client held in the last %d rounds: %s", window, tensors)
 
     def _close_round(self, start: float, server_seconds: float, done: bool = True) -> None:
         now = time.perf_counter()
@@ -250,7 +274,8 @@ class TieredStrategy(Strategy):
         try:
             row |= _sizes(reply)
             update, payload = _read(reply, sent)
-            mean.add(sent.plan, payload, update.num_examples)
+            labels = update.labels if self.config.average_by_label else None
+            mean.add(sent.plan, payload, update.num_examples, labels)
         except ValueError as error:
             log(WARNING, "client %d dropped in round %d: %s", sent.task.client, sent.task.server_round, error)
             return row | {"status": f"dropped: {error}"}
@@ -261,6 +286,9 @@ class TieredStrategy(Strategy):
             "expected_bits": update.expected_bits,
             "train_seconds": update.train_seconds,
             "encode_seconds": update.encode_seconds,
+            "simulated_seconds": simulated_seconds(
+                sent.seat.tier, sent.plan.size, update.num_steps, sent.downlink_bytes, row["payload_bytes"]
+            ),
             "train_loss": update.train_loss,
         }
 
@@ -357,6 +385,8 @@ def _read(reply: Message | None, sent: _Sent) -> tuple[TrainUpdate, Payload]:
         raise ProtocolError(f"it runs code {update.code_stamp}, the server runs {code_stamp()}")
     if not 0 < update.num_examples <= 2**31:
         raise ProtocolError(f"it declares {update.num_examples} examples")
+    if not 0 <= update.num_steps <= 2**31:
+        raise ProtocolError(f"it declares {update.num_steps} steps")
     if not math.isfinite(update.train_loss):
         raise ProtocolError(f"its train-loss is {update.train_loss}")
     array = reply.content.array_records.get(ARRAYS, ArrayRecord()).get(PAYLOAD)

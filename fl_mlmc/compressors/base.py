@@ -32,7 +32,7 @@ class Compressor(ABC):
     Subclasses are frozen dataclasses with `repr=False`; their fields are the options of that text.
     """
 
-    unbiased: ClassVar[bool] = True
+    is_unbiased: ClassVar[bool] = True
     """Whether E C(v) = v for every v."""
 
     @abstractmethod

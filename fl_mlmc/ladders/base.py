@@ -4,7 +4,7 @@ Level l's increment is C^l(v) − C^(l−1)(v); the increments (and the base C^0
 compressor is a ladder plus the level it stops at; `MLMC` makes an unbiased one of the same ladder.
 """
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -12,31 +12,43 @@ from torch import Tensor
 
 from ..blocks import Block, Payload
 from ..compressors.base import Compressed, Compressor
+from ..pointwise import energy
 
 
-class Rungs:
-    """One ladder standing against one vector. Lazy: nothing is built before it is asked for."""
+class Rungs(ABC):
+    """One ladder standing against one vector. Lazy: nothing is built before it is asked for.
+
+    Only `size`, `num_levels` and `increment` have to be given; the rest has plain definitions that a ladder can better.
+    """
 
     size: int
     num_levels: int
     base: Block | None = None
     """C^0(v), always sent; None where it is zero."""
+    orthogonal: bool = False
+    """Whether increments never share a coordinate."""
+    base_bits: float = 0.0
+    """Expected bits of the base."""
 
     def norms(self) -> np.ndarray:
-        """(L,) float64 ‖C^l(v) − C^(l−1)(v)‖₂. Zero only where the increment is zero."""
-        raise NotImplementedError
+        """(L,) float64 ‖C^l(v) − C^(l−1)(v)‖₂; may be rough, but zero only where the increment is zero."""
+        return np.array([energy(self.increment(level).dense()) ** 0.5 for level in range(1, self.num_levels + 1)])
+
+    def exact_norms(self) -> np.ndarray:
+        """`norms` to float64's precision, however long that takes."""
+        return self.norms()
 
     def costs(self) -> np.ndarray:
         """(L,) float64 expected bits of each increment."""
-        raise NotImplementedError
+        return np.full(self.num_levels, 32.0 * self.size)
 
     def prior(self) -> np.ndarray:
         """(L,) the best level probabilities that do not look at the vector, for `probabilities="fixed"`."""
-        raise NotImplementedError
+        return np.full(self.num_levels, 1 / self.num_levels)
 
+    @abstractmethod
     def increment(self, level: int) -> Block:
         """C^l(v) − C^(l−1)(v) for l = 1 … L."""
-        raise NotImplementedError
 
     def estimate(self, factors: Mapping[int, float]) -> tuple[Block, ...]:
         """The base plus factor · increment(l) for each level l in `factors`, as blocks."""
@@ -51,7 +63,7 @@ class Rungs:
 class Ladder(Compressor):
     """A family of biased compressors; used alone, the member at level `stop`."""
 
-    unbiased = False
+    is_unbiased = False
     stop: int = 1
 
     @abstractmethod
@@ -60,8 +72,12 @@ class Ladder(Compressor):
 
     def compress(self, vector: Tensor, rng: np.random.Generator) -> Compressed:
         rungs = self.climb(vector)
-        bits = float(rungs.costs()[: self.stop].sum())
+        bits = self.stop_bits(rungs)
         return Compressed(Payload(rungs.size, rungs.rung(self.stop)), bits)
+
+    def stop_bits(self, rungs: Rungs) -> float:
+        """Expected bits of C^stop(v) alone."""
+        return rungs.base_bits + float(rungs.costs()[: self.stop].sum())
 
     def outcomes(self, vector: Tensor) -> Iterator[tuple[float, Payload]]:
         rungs = self.climb(vector)

@@ -13,7 +13,7 @@ from .base import Ladder, Rungs
 class Identity(Ladder):
     """Send the vector as it is, 32 bits a coordinate."""
 
-    unbiased = True
+    is_unbiased = True
 
     def climb(self, vector: Tensor) -> "IdentityRungs":
         return IdentityRungs(vector)

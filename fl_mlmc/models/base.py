@@ -6,7 +6,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..submodels.width_spec import WidthSpec, vector_tensors
+from ..submodels.width_spec import CLASSES, DEPTH, WidthSpec, vector_tensors
+
+Build = Callable[[Mapping[str, int]], nn.Module]
+"""Makes a module with so many units in each hidden dimension."""
+
+
+def skeleton(build: Build, units: Mapping[str, int]) -> nn.Module:
+    """The module with shapes and no values: nothing is allocated and no random number drawn."""
+    with torch.device("meta"):
+        return build(units)
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,7 +27,7 @@ class Model:
     may come as float32 or as integers. `pretrained`, where given, reads tensors that replace freshly drawn ones.
     """
 
-    build: Callable[[Mapping[str, int]], nn.Module]
+    build: Build
     spec: WidthSpec
     pretrained: Callable[[], Mapping[str, Tensor]] | None = None
 
@@ -30,6 +39,29 @@ class Model:
         if self.pretrained is not None:
             module.load_state_dict(self.pretrained(), strict=False)
         return to_vector(module)
+
+    def check(self) -> None:
+        """ValueError that names the tensor and axis where a built submodel is not what the spec says.
+
+        Every hidden dimension is cut by another number of units, so that mistaken ones show.
+        """
+        units = {
+            name: count if name in (CLASSES, DEPTH) else max(1, count - number)
+            for number, (name, count) in enumerate(self.spec.units.items(), start=1)
+        }
+        module = skeleton(self.build, units)
+        seen = {name: tuple(tensor.shape) for name, tensor in vector_tensors(module).items()}
+        expected = self.spec.cut(units).shapes
+        if list(seen) != list(expected):
+            odd = sorted(set(seen) ^ set(expected)) or ["the same tensors in another order"]
+            raise ValueError(f"a submodel and the width spec must have the same tensors; only one has {', '.join(odd)}")
+        for name, shape in expected.items():
+            for axis, (length, wanted) in enumerate(zip(seen[name], shape, strict=True)):
+                if length != wanted:
+                    raise ValueError(
+                        f"axis {axis} of tensor {name!r} is {length} long in a submodel of {units}, by the width spec "
+                        f"({self.spec.axes[name][axis] or 'never cut'}) it should be {wanted}; mend the spec or build"
+                    )
 
 
 def to_vector(module: nn.Module) -> Tensor:

@@ -1,4 +1,4 @@
-"""A character language model: an embedding, LSTM layers, and the next character's logits (LEAF, arXiv 1812.01097)."""
+"""A character LSTM: an embedding, LSTM layers, and logits from the last state (LEAF, arXiv 1812.01097)."""
 
 from collections.abc import Mapping
 from itertools import pairwise
@@ -6,7 +6,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from ..submodels.width_spec import CLASSES, Axis, WidthSpec
-from .base import Model
+from .base import Model, skeleton
 
 
 def char_lstm(
@@ -14,15 +14,15 @@ def char_lstm(
     num_classes: int,
     embedding: int = 8,
     hidden: tuple[int, ...] = (256, 256),
-    vocabulary: int = 0,
+    vocabulary: int = 256,
 ) -> Model:
-    """Takes sequences (length,) of character numbers and predicts the one that follows.
+    """Takes sequences (length,) of character numbers below `vocabulary` and predicts what follows.
 
-    `hidden` units of each LSTM layer; `vocabulary` characters, by default as many as there are classes.
+    That is a class of `num_classes`: the next character, or anything else that the text is labelled with. `hidden`
+    units of each LSTM layer.
     """
     if len(input_shape) != 1:
         raise ValueError(f"model char_lstm takes sequences of shape (length,), the data has {input_shape}")
-    vocabulary = vocabulary or num_classes
     names = [f"hidden{number}" for number in range(1, len(hidden) + 1)]
     full = {"embedding": embedding, **dict(zip(names, hidden, strict=True)), CLASSES: num_classes}
 
@@ -41,7 +41,7 @@ def char_lstm(
         }
         before = name
     axes |= {"head.weight": (CLASSES, before), "head.bias": (CLASSES,)}
-    return Model(build, WidthSpec.of(build(full), full, axes))
+    return Model(build, WidthSpec.of(skeleton(build, full), full, axes))
 
 
 class CharLSTM(nn.Module):

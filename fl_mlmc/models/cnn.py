@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from ..submodels.width_spec import CLASSES, Axis, WidthSpec
-from .base import Model
+from .base import Model, skeleton
 from .norms import Norm
 
 
@@ -73,4 +73,4 @@ def cnn(
         axes |= {"dense.weight": ("dense", Axis(names[-1], kind.outer, pixels)), "dense.bias": ("dense",)}
         before = Axis("dense")
     axes |= {"head.weight": (CLASSES, before), "head.bias": (CLASSES,)}
-    return Model(build, WidthSpec.of(build(full), full, axes, needs))
+    return Model(build, WidthSpec.of(skeleton(build, full), full, axes, needs))

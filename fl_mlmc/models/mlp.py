@@ -7,7 +7,7 @@ from itertools import pairwise
 from torch import nn
 
 from ..submodels.width_spec import CLASSES, Axis, WidthSpec
-from .base import Model
+from .base import Model, skeleton
 
 
 def mlp(input_shape: tuple[int, ...], num_classes: int, hidden: tuple[int, ...] = (200,)) -> Model:
@@ -21,7 +21,7 @@ def mlp(input_shape: tuple[int, ...], num_classes: int, hidden: tuple[int, ...] 
             layers += [nn.Linear(before, after), nn.ReLU()]
         return nn.Sequential(*layers[:-1])  # the last layer gives logits
 
-    module = build(units)
+    module = skeleton(build, units)
     names: list[str | None] = [None, *units]
     axes: dict[str, tuple[Axis | str | None, ...]] = {}
     linear = (name for name, layer in module.named_children() if isinstance(layer, nn.Linear))

@@ -27,6 +27,11 @@ def parse_model(text: str) -> Call:
 
 @lru_cache(maxsize=8)
 def build_model(text: str, input_shape: tuple[int, ...], num_classes: int) -> Model:
-    """The model that `text` names, for data of that shape. Equal arguments give the same object."""
+    """The model that `text` names, for data of that shape. Equal arguments give the same object.
+
+    ValueError if its module and its width spec do not go together.
+    """
     call = parse_model(text)
-    return MODELS[call.name](input_shape, num_classes, *call.args, **call.options)
+    model = MODELS[call.name](input_shape, num_classes, *call.args, **call.options)
+    model.check()
+    return model

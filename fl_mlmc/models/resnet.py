@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..submodels.width_spec import CLASSES, DEPTH, Axis, WidthSpec
-from .base import Model
+from .base import Model, skeleton
 from .norms import Norm
 
 
@@ -48,7 +48,7 @@ def resnet18(
     def build(units: Mapping[str, int]) -> nn.Module:
         return ResNet(input_shape[0], units, full, depths, kind, exits)
 
-    module = build(full)
+    module = skeleton(build, full)
     axes, needs = _axes(full, depths, kind, exits)
     return Model(build, WidthSpec.of(module, full, axes, needs))
 

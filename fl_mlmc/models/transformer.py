@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..submodels.width_spec import CLASSES, Axis, WidthSpec
-from .base import Model
+from .base import Model, skeleton
 
 
 def transformer(
@@ -47,7 +47,7 @@ def transformer(
     def build(units: Mapping[str, int]) -> nn.Module:
         return Transformer(units, layers, heads, vocabulary, positions)
 
-    spec = WidthSpec.of(build(full), full, _axes(layers, heads))
+    spec = WidthSpec.of(skeleton(build, full), full, _axes(layers, heads))
     return Model(build, spec, (lambda: load_weights(Path(weights), spec)) if weights else None)
 
 

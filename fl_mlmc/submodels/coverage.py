@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -88,7 +89,8 @@ def guarded_cohort(
 
 def _first_of_each_plan(clients: Iterable[int], plan_of: Callable[[int], IndexPlan], limit: int) -> list[int]:
     first: dict[IndexPlan, int] = {}
-    for client in clients:
+    # A few tiers share a few plans: do not look for more among a million clients.
+    for client in islice(clients, 256 * limit):
         first.setdefault(plan_of(client), client)
         if len(first) == limit:
             break
@@ -101,17 +103,20 @@ class CoverageWatch:
     def __init__(self, spec: WidthSpec) -> None:
         self._spec = spec
         self._last_held = torch.zeros(spec.size, dtype=torch.int32)
+        self._first_round: int | None = None
 
     def add(self, coverage: Tensor, server_round: int) -> None:
-        """Take in the coverage of a round."""
+        """Take in the coverage of a round; after a resume, the first one told need not be the run's first."""
+        if self._first_round is None:
+            self._first_round = server_round
         self._last_held[coverage > 0] = server_round
 
     def uncovered(self, server_round: int, num_rounds: int) -> dict[str, int]:
         """By tensor, how many coordinates nobody held in the last `num_rounds` rounds; tensors with none are left out.
 
-        Empty until so many rounds have passed.
+        Empty until so many rounds have been told.
         """
-        if server_round < num_rounds:
+        if self._first_round is None or server_round - self._first_round + 1 < num_rounds:
             return {}
         stale = self._last_held <= server_round - num_rounds
         parts = stale.split([math.prod(shape) for shape in self._spec.shapes.values()])

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..models.base import Model
+from ..models.base import Model, skeleton
 from .width_spec import WidthSpec
 
 WIDTHS = (0.2, 0.4, 0.6, 0.8, 1.0)
@@ -42,16 +42,15 @@ class OrderedDropout:
             return self._module(inputs)
         counts = self._model.spec.kept(width)
         if width not in self._skeletons:
-            with torch.device("meta"):  # a skeleton without tensors: they are handed to it at each call
-                self._skeletons[width] = self._model.build(counts)
-        skeleton = self._skeletons[width].train(self._module.training)
+            self._skeletons[width] = skeleton(self._model.build, counts)  # its tensors are handed to it at each call
+        module = self._skeletons[width].train(self._module.training)
         tensors = dict(self._module.named_parameters()) | dict(self._module.named_buffers())
         held = {
             name: narrowed(tensors[name], self._spec, name, counts)
             for name in self._spec.shapes
             if self._spec.has(name, counts)
         }
-        return torch.func.functional_call(skeleton, held, (inputs,))
+        return torch.func.functional_call(module, held, (inputs,))
 
 
 def narrowed(tensor: Tensor, spec: WidthSpec, name: str, counts: Mapping[str, int]) -> Tensor:

@@ -149,5 +149,5 @@ def _check_width(width: float) -> None:
 
 
 def _share(width: float, units: int) -> int:
-    # 0.1 * 30 is 3.0000000000000004: do not let rounding add a unit.
+    # 0.07 * 100 is 7.000000000000001: do not let rounding add a unit.
     return max(1, math.ceil(width * units - 1e-9))

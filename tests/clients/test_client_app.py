@@ -89,6 +89,21 @@ def test_a_node_says_who_it_hosts(small: RunConfig) -> None:
     assert (entries[1].first, entries[1].stride, entries[1].tier, entries[1].node) == (1, 0, "small", "3")
 
 
+def test_a_node_may_measure_its_tier(small: RunConfig) -> None:
+    identify_process()
+    data = str(prepare_data(small))
+    content = RecordDict({CONFIG: ConfigRecord({"data": data})})
+    query = Message(content, dst_node_id=3, message_type="query.roster")
+    tiers = {
+        "small:0.5:0.5,full:1.0:0.5": "full",
+        "small:0.5:0.5,full:1.0:0.5:seconds=1e-9": "small",
+        "small:0.5:0.5,full:1.0:0.5:memory=10": "small",
+    }
+    for text, expected in tiers.items():
+        reply = app(query, context(small.changed(tiers=text), tier="auto"))
+        assert RosterEntry.from_config(reply.content.config_records[CONFIG]).tier == expected
+
+
 def test_a_device_needs_no_more_than_flwr_torch_and_numpy() -> None:
     missing = ["ray", "pandas", "datasets", "flwr_datasets", "matplotlib", "sklearn", "pyarrow", "safetensors"]
     code = f"import sys; sys.modules.update(dict.fromkeys({missing!r})); import clients.client_app"

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fl_mlmc import MLMC, TopK
+from fl_mlmc import MLMC, TopK, parse
 from fl_mlmc.aggregate import CoverageMean
 from fl_mlmc.blocks import DenseBlock, Payload, SparseBlock
 from fl_mlmc.submodels import WidthSpec, plan
@@ -145,3 +145,33 @@ def test_averaging_by_label_names_what_it_needs():
         CoverageMean(SPEC.size).add(plan(SPEC, "nested", 1.0), dense(np.ones(SPEC.size)), 1.0, [0])
     with pytest.raises(ValueError, match=r"labels lie below 3, at least one, got \[3\]"):
         CoverageMean(HEAD.size).add(plan(HEAD, "nested", 1.0), dense(np.ones(HEAD.size)), 1.0, [3])
+    for labels in (["1", 2], [[1]], [1.0]):
+        with pytest.raises(ValueError, match="labels are whole numbers, got"):
+            CoverageMean(HEAD.size).add(plan(HEAD, "nested", 1.0), dense(np.ones(HEAD.size)), 1.0, labels)
+
+
+@pytest.mark.parametrize("rule", ["nested", "rolling", "random"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Identity()",
+        "TopK(fraction=0.3)",
+        "RandK(fraction=0.4)",
+        "QSGD(levels=4)",
+        "Natural()",
+        "MLMC(FixedPoint(bits=4))",
+        "MLMC(FloatingPoint(bits=3))",
+        "TernGrad()",
+    ],
+)
+def test_every_kind_of_payload_is_averaged_as_its_dense_vector(rule, text):
+    own = plan(SPEC, rule, 0.5, 2, 1)
+    update = torch.randn(own.size, generator=torch.Generator().manual_seed(4))
+    payload = parse(text).compress(update, np.random.default_rng(0)).payload
+    means = []
+    for sent in (payload, dense(payload.dense().numpy())):
+        mean = CoverageMean(SPEC.size)
+        mean.add(own, sent, 2.0)
+        means.append(mean.result())
+    torch.testing.assert_close(means[0].update, means[1].update)
+    assert torch.equal(means[0].coverage, means[1].coverage)

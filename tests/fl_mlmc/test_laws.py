@@ -7,7 +7,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fl_mlmc import MLMC, Compressor, Identity, Ladder, TopK
+from fl_mlmc import (
+    ECUQ,
+    MLMC,
+    QSGD,
+    RTN,
+    Bernoulli,
+    Compressor,
+    FixedPoint,
+    FloatingPoint,
+    Identity,
+    Importance,
+    Induced,
+    Ladder,
+    Natural,
+    RandK,
+    Scaled,
+    StochasticRounding,
+    Systematic,
+    TernGrad,
+    TopK,
+)
 from fl_mlmc.testing import (
     check_compressor,
     check_draws,
@@ -25,6 +45,15 @@ LADDERS: list[Ladder] = [
     TopK(count=1),
     TopK(count=2),
     TopK(fraction=1.0),
+    TopK(count=1, growth=2),
+    FixedPoint(),
+    FixedPoint(bits=3),
+    FloatingPoint(),
+    FloatingPoint(bits=2),
+    RTN(bits=4),
+    RTN(bits=3, kind="mid-rise"),
+    RTN(bits=3, clip=0.5),
+    ECUQ(bits=3),
 ]
 
 COMPRESSORS: list[Compressor] = [
@@ -32,6 +61,35 @@ COMPRESSORS: list[Compressor] = [
     *(MLMC(ladder) for ladder in LADDERS),
     MLMC(TopK(count=2), "fixed"),
     MLMC(TopK(count=3), draws=2),
+    *(MLMC(ladder, "fixed") for ladder in LADDERS[6:]),
+    MLMC(FixedPoint(bits=3), draws=2),
+    MLMC(RTN(bits=2), draws=2),
+    MLMC(TopK(count=1), draws=3, replacement=False),
+    MLMC(RTN(bits=2), draws=2, replacement=False),
+    MLMC(TopK(count=1, growth=2), "cost"),
+    MLMC(RTN(bits=3), "cost"),
+    MLMC(TopK(count=2), values="bfloat16"),
+    MLMC(TopK(count=2), draws=2, values="bfloat16"),
+    RandK(fraction=0.4, values="bfloat16"),
+    Bernoulli(count=2, values="bfloat16"),
+    Systematic(count=2, values="bfloat16"),
+    RandK(fraction=0.4),
+    RandK(count=5),
+    QSGD(),
+    QSGD(levels=4),
+    QSGD(levels=300),
+    Natural(),
+    TernGrad(),
+    StochasticRounding(bits=4),
+    Importance(),
+    Importance(draws=2),
+    Bernoulli(fraction=0.3),
+    Systematic(fraction=0.3),
+    Systematic(count=3),
+    Induced(TopK(count=2), RandK(count=1)),
+    Induced(RTN(bits=2), MLMC(TopK(count=1))),
+    Scaled(RandK(fraction=0.5)),
+    Scaled(Natural(), 0.125),
 ]
 
 FLOATS = st.floats(-(2.0**100), 2.0**100, width=32)
@@ -62,7 +120,7 @@ def test_a_ladder_sums_to_any_vector(ladder: Ladder, vector: Tensor) -> None:
 @given(vector=VECTORS)
 def test_a_compressor_has_the_mean_and_variance_that_it_says(compressor: Compressor, vector: Tensor) -> None:
     check_encoding(compressor, vector)
-    if compressor.unbiased:
+    if compressor.is_unbiased:
         check_unbiased(compressor, vector)
         check_omega(compressor, vector)
 

@@ -3,10 +3,10 @@ import pytest
 from fl_mlmc.protocol import ProtocolError, TrainTask, TrainUpdate, code_stamp
 
 TASK = TrainTask(server_round=3, client=5, tier="phone", width=0.5, data="here")
-UPDATE = TrainUpdate(3, 5, "stamp", 10, 0.5, 0.1, 0.01, 320.0, [2], [0.25])
+UPDATE = TrainUpdate(3, 5, "stamp", 10, 4, 0.5, 0.1, 0.01, 320.0, [2], [0.25], [0, 3])
 
 
-@pytest.mark.parametrize("record", [TASK, UPDATE, TrainUpdate(3, 5, "stamp", 10, 0.5, 0.1, 0.01, 0.0, [], [])])
+@pytest.mark.parametrize("record", [TASK, UPDATE, TrainUpdate(3, 5, "stamp", 10, 4, 0.5, 0.1, 0.01, 0.0, [], [], [])])
 def test_a_record_survives_the_trip(record: TrainTask | TrainUpdate) -> None:
     assert type(record).from_config(record.to_config()) == record
 

@@ -133,11 +133,18 @@ def test_equal_seeds_give_equal_partitions(text: str, num_clients: int) -> None:
         assert not np.array_equal(first[0], partition_indices(DIGITS, text, num_clients, seed=4)[0])
 
 
-@pytest.mark.parametrize("text", ["iid", "dirichlet:0.5", "shards:1"])
-@pytest.mark.parametrize("num_clients", [0, -1, 5])
+@pytest.mark.parametrize(
+    ("text", "num_clients"), [("iid", 0), ("iid", -1), ("dirichlet:0.5", 0), ("dirichlet:0.5", 5), ("shards:1", 5)]
+)
 def test_clients_without_a_row_are_refused(text: str, num_clients: int) -> None:
     with pytest.raises(ValueError, match=rf"num-clients is {num_clients}, expected 1 to 4"):
         partition_indices(np.zeros(4), text, num_clients, seed=0)
+
+
+def test_iid_serves_more_clients_than_there_are_rows() -> None:
+    order, offsets = partition_indices(DIGITS, "iid", 3 * len(DIGITS) + 1, seed=0)
+    assert np.array_equal(offsets, np.arange(3 * len(DIGITS) + 2))
+    assert set(np.bincount(order)) == {3, 4}
 
 
 def test_a_hopeless_dirichlet_says_what_to_do() -> None:

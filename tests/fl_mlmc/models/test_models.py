@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from torch import nn
 
 from fl_mlmc.models import build_model, parse_model
-from fl_mlmc.models.base import load_vector, to_vector
-from fl_mlmc.submodels import plan
+from fl_mlmc.models.base import Model, load_vector, to_vector
+from fl_mlmc.models.check import check_widths
+from fl_mlmc.submodels import WidthSpec, plan
 from fl_mlmc.submodels.laws import check_plan, check_sliced_equals_masked, check_submodule
 from fl_mlmc.submodels.rules import RULES
 
@@ -86,3 +88,51 @@ def test_an_unknown_model_or_option_is_an_error_that_lists_the_known(text, messa
 def test_the_cnn_says_which_images_it_takes():
     with pytest.raises(ValueError, match=r"model cnn takes images .* the data has \(12,\)"):
         build_model("cnn", (12,), 5)
+
+
+def two_layers(**changes):
+    """A model written by hand, with mistakes."""
+
+    def build(units):
+        return nn.Sequential(nn.Linear(3, units["a"]), nn.Linear(units["a"], units["b"]), nn.Linear(units["b"], 2))
+
+    units = {"a": 6, "b": 6}
+    axes = {"0.weight": ("a", None), "0.bias": ("a",), "1.weight": ("b", "a"), "1.bias": ("b",)}
+    axes |= {"2.weight": (None, "b"), "2.bias": (None,)}
+    return Model(build, WidthSpec.of(build(units), units, axes | changes))
+
+
+def test_a_spec_that_fits_its_module_passes():
+    two_layers().check()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"1.weight": ("a", "b")}, r"axis 0 of tensor '1\.weight' is 4 long .* by the width spec .*'a'.* should be 5"),
+        ({"1.weight": ("b", None)}, r"axis 1 of tensor '1\.weight' is 5 long .*\(never cut\) it should be 6"),
+        ({"1.bias": (None,)}, r"axis 0 of tensor '1\.bias' is 4 long .* it should be 6; mend the spec or build"),
+    ],
+)
+def test_a_spec_that_is_wrong_only_below_full_width_names_tensor_and_axis(changes, message):
+    with pytest.raises(ValueError, match=message):
+        two_layers(**changes).check()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_passes_the_check_at_start(name):
+    model, _ = built(name)
+    check_widths(model, "nested", (0.0625, 0.3, 1.0), MODELS[name][1], 5)
+
+
+@pytest.mark.parametrize(
+    ("text", "rule", "message"),
+    [
+        ("cnn(norm='batch', widths=(0.5, 1.0))", "nested", "of width 0.25 cannot run .* statistics for .* channels"),
+        ("cnn", "depth", r'the width rule "depth" cuts models whose stages end .* Build it with exits'),
+        ("transformer", "nested", r"model transformer takes token sequences"),
+    ],
+)
+def test_a_model_that_cannot_serve_a_tier_is_refused_at_start(text, rule, message):
+    with pytest.raises(ValueError, match=message):
+        check_widths(build_model(text, (1, 8, 8), 5), rule, (0.25, 1.0), (1, 8, 8), 5)

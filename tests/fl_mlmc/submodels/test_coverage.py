@@ -85,3 +85,13 @@ def test_the_watch_names_tensors_that_nobody_trained_for_some_rounds():
     assert sum(uncovered.values()) == int((narrow == 0).sum())
     watch.add(torch.ones(CNN.size, dtype=torch.int32), 6)
     assert watch.uncovered(6, 4) == {}
+
+
+def test_a_watch_that_starts_late_does_not_blame_rounds_that_it_was_not_told():
+    watch = CoverageWatch(CNN)
+    narrow = counted(CNN, [plan(CNN, "nested", 0.5)])
+    for server_round in (41, 42):
+        watch.add(narrow, server_round)
+        assert watch.uncovered(server_round, 3) == {}
+    watch.add(narrow, 43)
+    assert sum(watch.uncovered(43, 3).values()) == int((narrow == 0).sum())

@@ -100,6 +100,7 @@ def test_plans_of_any_shape_keep_the_laws_and_cut_tensor_by_tensor(own):
     assert torch.equal(own.gather(full), torch.cat(cuts))
 
 
+@settings(deadline=None)
 @given(random_plans(), st.data())
 def test_places_of_a_few_coordinates_are_those_of_the_whole_table(own, data):
     some = torch.tensor(sorted(data.draw(st.sets(st.integers(0, own.size - 1)))), dtype=torch.int64)

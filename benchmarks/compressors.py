@@ -1,0 +1,225 @@
+"""Speed, size and variance of every compressor on one thread, and docs/compressors.md made of it.
+
+    python benchmarks/compressors.py              the ratios that the project promises, then the table
+    python benchmarks/compressors.py --docs       write the table into docs/compressors.md
+
+Vectors have 11,173,962 coordinates, as many as ResNet-18 has parameters: Gaussian, Student-t with 3 degrees of freedom,
+and a real update of a network of that size. Timings are the best of several; ratios are within one run.
+"""
+
+import argparse
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+import fl_mlmc  # noqa: E402
+from fl_mlmc.blocks import SymbolBlock  # noqa: E402
+from fl_mlmc.wire import decode_payload, encode_payload  # noqa: E402
+
+SIZE = 11_173_962
+FRACTION = 0.01
+PAGE = ROOT / "docs" / "compressors.md"
+MARK = "<!-- the table below is written by: python benchmarks/compressors.py --docs -->"
+
+COMPRESSORS = [
+    "Identity()",
+    "TopK(fraction=0.01)",
+    "MLMC(TopK(fraction=0.01))",
+    "MLMC(TopK(fraction=0.01), values='bfloat16')",
+    "MLMC(TopK(fraction=0.001), draws=10)",
+    "MLMC(TopK(fraction=0.001), draws=10, replacement=False)",
+    "MLMC(TopK(fraction=0.001, growth=2), 'cost')",
+    "Systematic(fraction=0.01)",
+    "Bernoulli(fraction=0.01)",
+    "RandK(fraction=0.01)",
+    "RandK(fraction=0.01, values='bfloat16')",
+    "Importance(draws=1000)",
+    "Induced(TopK(fraction=0.005), RandK(fraction=0.005))",
+    "Scaled(RandK(fraction=0.01), 99.0)",
+    "FixedPoint(bits=4)",
+    "MLMC(FixedPoint(), 'fixed')",
+    "TernGrad()",
+    "QSGD()",
+    "QSGD(levels=127)",
+    "StochasticRounding(bits=4)",
+    "StochasticRounding(bits=8)",
+    "FloatingPoint(bits=4)",
+    "MLMC(FloatingPoint(), 'fixed')",
+    "Natural()",
+    "RTN(bits=4)",
+    "MLMC(RTN(bits=8))",
+    "MLMC(RTN(bits=8), 'cost')",
+    "ECUQ(bits=3)",
+    "MLMC(ECUQ(bits=4))",
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--docs", action="store_true", help="write the table into docs/compressors.md")
+    parser.add_argument("--size", type=int, default=SIZE, help="coordinates (default: those of ResNet-18)")
+    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.memory_of:
+        print(peak_memory(options.memory_of, options.size))
+        return
+    vectors = {"Gaussian": gaussian(options.size), "Student-t3": student(options.size), "update": update(options.size)}
+    for name, vector in vectors.items():
+        print_ratios(name, vector)
+    rows = [row(text, vectors) for text in COMPRESSORS]
+    table = "\n".join([*head(vectors), *rows])
+    print(table)
+    if options.docs:
+        kept = PAGE.read_text().split(MARK)[0]
+        PAGE.write_text(f"{kept}{MARK}\n\n{table}\n")
+
+
+def gaussian(size: int) -> Tensor:
+    return torch.randn(size, generator=torch.Generator().manual_seed(0))
+
+
+def student(size: int) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    spread = sum(torch.randn(size, generator=generator).square() for _ in range(3)) / 3
+    return torch.randn(size, generator=generator) / torch.sqrt(spread)
+
+
+def update(size: int) -> Tensor:
+    """What ten steps of SGD on handwritten digits change in a perceptron of about `size` parameters, tiled to it."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    features, labels = torch.tensor(digits.data / 16).float(), torch.tensor(digits.target)
+    width = max(8, int(math.sqrt(size)) - 40)
+    torch.manual_seed(2)
+    model = torch.nn.Sequential(
+        torch.nn.Linear(64, width),
+        torch.nn.ReLU(),
+        torch.nn.Linear(width, width),
+        torch.nn.ReLU(),
+        torch.nn.Linear(width, 10),
+    )
+    before = torch.nn.utils.parameters_to_vector(model.parameters()).detach().clone()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for step in range(10):
+        batch = slice(32 * step, 32 * step + 32)
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(features[batch]), labels[batch]).backward()
+        optimizer.step()
+    change = torch.nn.utils.parameters_to_vector(model.parameters()).detach() - before
+    return change.repeat(-(-size // change.numel()))[:size].contiguous()
+
+
+def print_ratios(name: str, vector: Tensor) -> None:
+    """The promised ratios, for MLMC over Top-k at 1 %."""
+    size, count = vector.numel(), round(FRACTION * vector.numel())
+    compressor, rng = fl_mlmc.parse(f"MLMC(TopK(fraction={FRACTION}))"), np.random.default_rng(0)
+    top_k, sort, encode = interleaved(
+        lambda: torch.topk(vector.abs(), count), lambda: torch.sort(vector), lambda: compressor.encode(vector, rng)
+    )
+    data, accumulator = compressor.encode(vector, rng), torch.zeros(size)
+    decode = best(lambda: decode_payload(data, size).add_to(accumulator))
+    memory = subprocess.run(
+        [sys.executable, __file__, "--memory-of", repr(compressor), "--size", str(size)],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    stream_bits = 8 * (len(data) - 4 * count)
+    print(f"{name}: torch.topk {1e3 * top_k:.0f} ms, torch.sort {1e3 * sort:.0f} ms, encode {1e3 * encode:.0f} ms")
+    print(f"  encode / topk {encode / top_k:.3f} (at most 0.35)    sort / encode {sort / encode:.1f} (at least 15)")
+    print(
+        f"  decode and add / topk {decode / top_k:.4f} (at most 0.05)    memory {float(memory):.2f} vectors (at most 2)"
+    )
+    print(f"  index bits / log2 C(d, k) {stream_bits / log2_binomial(size, count):.4f} (at most 1.02, header included)")
+
+
+def peak_memory(text: str, size: int) -> float:
+    """How far the process grows during one encode, in vectors."""
+    vector, rng = gaussian(size), np.random.default_rng(0)
+    compressor = fl_mlmc.parse(text)
+    compressor.encode(vector[:100_000], rng)  # imports and thread pools
+    before = status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far; Linux only
+    compressor.encode(vector, rng)
+    return (status("VmHWM") - before) * 1024 / (4 * size)
+
+
+def status(field: str) -> int:
+    """A line of /proc/self/status, in KiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1])
+
+
+def head(vectors: dict[str, Tensor]) -> list[str]:
+    size = next(iter(vectors.values())).numel()
+    names = " | ".join(f"ω {name}" for name in vectors)
+    return [
+        f"d = {size:,}; one thread of a shared machine. Bits are per coordinate, on the Gaussian vector; *entropy* is",
+        "the payload over the zeroth-order entropy of its symbols. GB/s of input encoded.",
+        "",
+        f"| compressor | formula bits | measured bits | entropy | {names} | encode ms | GB/s | decode + add ms |",
+        "|---|---|---|---|" + "---|" * len(vectors) + "---|---|---|",
+    ]
+
+
+def row(text: str, vectors: dict[str, Tensor]) -> str:
+    compressor, rng = fl_mlmc.parse(text), np.random.default_rng(0)
+    vector = vectors["Gaussian"]
+    size = vector.numel()
+    encode = best(lambda: compressor.encode(vector, rng))
+    compressed = compressor.compress(vector, np.random.default_rng(0))
+    data = encode_payload(compressed.payload)
+    accumulator = torch.zeros(size)
+    decode = best(lambda: decode_payload(data, size).add_to(accumulator))
+    blocks = compressed.payload.blocks
+    ratio = ""
+    if len(blocks) == 1 and isinstance(blocks[0], SymbolBlock):
+        ratio = f"{8 * len(data) / entropy_bits(blocks[0]):.4f}"
+    omegas = [compressor.omega(v) if compressor.is_unbiased else None for v in vectors.values()]
+    shown = " | ".join("–" if omega is None else f"{omega:.3g}" for omega in omegas)
+    line = (
+        f"| `{text}` | {compressed.expected_bits / size:.4g} | {8 * len(data) / size:.4g} | {ratio} | {shown} | "
+        f"{1e3 * encode:.0f} | {4e-9 * size / encode:.2f} | {1e3 * decode:.0f} |"
+    )
+    print(line, flush=True)
+    return line
+
+
+def entropy_bits(block: SymbolBlock) -> float:
+    counts = np.bincount(block.symbols.numpy())
+    shares = counts[counts > 0] / counts.sum()
+    return max(1.0, float(-(shares * np.log2(shares)).sum()) * block.size)
+
+
+def log2_binomial(size: int, count: int) -> float:
+    return (math.lgamma(size + 1) - math.lgamma(count + 1) - math.lgamma(size - count + 1)) / math.log(2)
+
+
+def best(work: Callable[[], object], times: int = 3) -> float:
+    """Seconds of the fastest of several runs."""
+    return interleaved(work, times=times)[0]
+
+
+def interleaved(*works: Callable[[], object], times: int = 3) -> list[float]:
+    """Seconds of the fastest run of each, taken in turns so that a busy moment of the machine hits all alike."""
+    seconds = [math.inf] * len(works)
+    for _ in range(times):
+        for i, work in enumerate(works):
+            start = time.perf_counter()
+            work()
+            seconds[i] = min(seconds[i], time.perf_counter() - start)
+    return seconds
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""The optimal sparsifier with independent coins: keep v_j with probability p_j = min(1, c |v_j|), as v_j / p_j.
+
+Wangni et al., NeurIPS 2018, arXiv 1710.09854: of all chances of sum s these give the least variance, Σ v²/p − ‖v‖².
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..blocks import Payload, SparseBlock
+from ..pointwise import STRETCH
+from .base import Compressed, Compressor
+from .bfloat16 import Values, check_values, rounded, rounded_outcomes, value_bits
+from .sparsity import check_sparsity, inclusion, inclusion_scale, num_kept, sparse_omega
+
+
+@dataclass(frozen=True, repr=False)
+class Bernoulli(Compressor):
+    """Keep an expected `fraction` of the coordinates, or `count` of them, the large ones more often."""
+
+    fraction: float | None = None
+    count: int | None = None
+    values: Values = "float32"
+
+    def __post_init__(self) -> None:
+        check_sparsity(self)
+        check_values(self.values, "Bernoulli")
+
+    def compress(self, vector: Tensor, rng: np.random.Generator) -> Compressed:
+        size, kept = vector.numel(), num_kept(self, vector.numel())
+        scale = inclusion_scale(vector, kept)
+        places = []
+        for start in range(0, size, STRETCH):
+            chances = inclusion(vector[start : start + STRETCH], scale).cpu().numpy()
+            places.append(np.flatnonzero(rng.random(chances.size) < chances) + start)
+        payload = Payload(size, (kept_entries(vector, np.concatenate(places), scale),))
+        bits = kept * (value_bits(self.values) + math.ceil(math.log2(max(size, 2))))
+        return Compressed(rounded(payload, self.values, rng), bits)
+
+    def outcomes(self, vector: Tensor) -> Iterator[tuple[float, Payload]]:
+        return rounded_outcomes(self._kept(vector), self.values)
+
+    def _kept(self, vector: Tensor) -> Iterator[tuple[float, Payload]]:
+        scale = inclusion_scale(vector, num_kept(self, vector.numel()))
+        chances = inclusion(vector, scale).tolist()
+        for keeps in product((0, 1), repeat=vector.numel()):
+            chance = math.prod(p if keep else 1 - p for keep, p in zip(keeps, chances, strict=True))
+            if chance > 0:
+                yield chance, Payload(vector.numel(), (kept_entries(vector, np.flatnonzero(keeps), scale),))
+
+    def omega(self, vector: Tensor) -> float:
+        return sparse_omega(vector, inclusion_scale(vector, num_kept(self, vector.numel())), self.values)
+
+
+def kept_entries(vector: Tensor, places: np.ndarray, scale: float) -> SparseBlock:
+    """The coordinates at `places`, each over its chance of being kept."""
+    indices = torch.from_numpy(places.astype(np.int64)).to(vector.device)
+    entries = vector[indices]
+    return SparseBlock(vector.numel(), indices, (entries.double() / inclusion(entries, scale)).float())

@@ -1,0 +1,58 @@
+"""Importance sampling: coordinates drawn with probability |v_j| / ‖v‖₁, with replacement, each worth ±‖v‖₁ / draws.
+
+With one draw this is MLMC over Top-1 (arXiv 2507.05508, section 4).
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..blocks import Payload, SparseBlock
+from ..pointwise import energy, total
+from .base import Compressed, Compressor
+
+
+@dataclass(frozen=True, repr=False)
+class Importance(Compressor):
+    """The mean of `draws` draws of one coordinate; ω(v) = (‖v‖₁² / ‖v‖² − 1) / draws."""
+
+    draws: int = 1
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.draws, int) or self.draws < 1:
+            raise ValueError(f"Importance's draws is a whole number of at least 1, got {self.draws!r}")
+
+    def compress(self, vector: Tensor, rng: np.random.Generator) -> Compressed:
+        bits = float(self.draws * (33 + math.ceil(math.log2(max(vector.numel(), 2)))))
+        if not vector.any():
+            return Compressed(Payload(vector.numel()), 0.0)
+        shares = vector.abs().double().cumsum(0).cpu().numpy()
+        places = np.searchsorted(shares, rng.random(self.draws) * shares[-1], side="right")
+        indices, counts = np.unique(places, return_counts=True)
+        return Compressed(self._payload(vector, indices, counts), bits)
+
+    def outcomes(self, vector: Tensor) -> Iterator[tuple[float, Payload]]:
+        chances = (vector.abs().double() / (total(vector) or 1.0)).tolist()
+        possible = [place for place, chance in enumerate(chances) if chance > 0]
+        if not possible:
+            yield 1.0, Payload(vector.numel())
+            return
+        for places in product(possible, repeat=self.draws):
+            seen = sorted(Counter(places).items())
+            chance = math.prod(chances[place] for place in places)
+            yield chance, self._payload(vector, np.array([p for p, _ in seen]), np.array([n for _, n in seen]))
+
+    def omega(self, vector: Tensor) -> float:
+        norm = energy(vector)
+        return (total(vector) ** 2 / norm - 1) / self.draws if norm > 0 else 0.0
+
+    def _payload(self, vector: Tensor, indices: np.ndarray, counts: np.ndarray) -> Payload:
+        where = torch.from_numpy(indices).to(vector.device)
+        worth = torch.from_numpy(counts * (total(vector) / self.draws)).float().to(vector.device)
+        return Payload(vector.numel(), (SparseBlock(vector.numel(), where, worth.copysign(vector[where])),))

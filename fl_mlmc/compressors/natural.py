@@ -1,0 +1,51 @@
+"""Natural compression: random rounding to a power of two. Horváth et al., 2019, arXiv 1905.10988, definition 2.
+
+Adding random bits to the mantissa carries into the exponent with just the probability that makes it unbiased.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..blocks import Payload, PowerBlock
+from ..pointwise import STRETCH, energy, random_words
+from .base import Compressed, Compressor
+
+_MANTISSA = (1 << 23) - 1
+
+
+@dataclass(frozen=True, repr=False)
+class Natural(Compressor):
+    """Round each |v_j| to the power of two below or above it; ω ≤ 1/8."""
+
+    def compress(self, vector: Tensor, rng: np.random.Generator) -> Compressed:
+        exponents = torch.empty(vector.numel(), dtype=torch.uint8, device=vector.device)
+        for start in range(0, vector.numel(), STRETCH):
+            magnitude = vector[start : start + STRETCH].contiguous().view(torch.int32) & 0x7FFFFFFF
+            words = random_words(magnitude.numel(), rng, vector.device)
+            exponents[start : start + STRETCH] = (magnitude + (words & _MANTISSA)) >> 23
+        return Compressed(Payload(vector.numel(), (PowerBlock(vector < 0, exponents),)), 9.0 * vector.numel())
+
+    def outcomes(self, vector: Tensor) -> Iterator[tuple[float, Payload]]:
+        magnitude = vector.view(torch.int32) & 0x7FFFFFFF
+        up_chances = ((magnitude & _MANTISSA).double() / 2**23).tolist()
+        for ups in product((0, 1), repeat=vector.numel()):
+            chance = math.prod(p if up else 1 - p for up, p in zip(ups, up_chances, strict=True))
+            if chance > 0:
+                exponents = ((magnitude >> 23) + torch.tensor(ups)).to(torch.uint8)
+                yield chance, Payload(vector.numel(), (PowerBlock(vector < 0, exponents),))
+
+    def omega(self, vector: Tensor) -> float:
+        norm = energy(vector)
+        variance = 0.0
+        for part in vector.split(STRETCH):
+            magnitude = part.abs().double()
+            low = (part.abs().contiguous().view(torch.int32) & ~_MANTISSA).view(torch.float32).double()
+            width = low.clamp(min=2.0**-126)  # between zero and the smallest normal number the spacing is that number
+            variance += float(((magnitude - low) * (low + width - magnitude)).sum())
+        return variance / norm if norm > 0 else 0.0

@@ -1,0 +1,27 @@
+"""QSGD: random rounding of v / ‖v‖₂ to multiples of 1/levels. Alistarh et al., NeurIPS 2017, arXiv 1610.02132."""
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..pointwise import energy
+from .rounding import LatticeRounding
+
+
+@dataclass(frozen=True, repr=False)
+class QSGD(LatticeRounding):
+    """Round to ‖v‖₂ · {−s, …, s} / s with s = `levels`, 1 to 16383; ω(v) ≤ min(d / s², √d / s)."""
+
+    levels: int = 1
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.levels, int) or not 1 <= self.levels <= 16383:
+            raise ValueError(f"QSGD's levels is a whole number from 1 to 16383, got {self.levels!r}")
+
+    def grid(self, vector: Tensor) -> tuple[float, int]:
+        return energy(vector) ** 0.5 / self.levels, self.levels
+
+    @property
+    def bits_per_entry(self) -> float:
+        return 1.0 + math.ceil(math.log2(self.levels + 1))

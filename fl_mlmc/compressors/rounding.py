@@ -1,0 +1,75 @@
+"""What the stochastic quantisers share: each coordinate goes at random to a neighbour on a symmetric lattice.
+
+A coordinate v between neighbours a < b becomes b with probability (v − a) / (b − a), independently of the others:
+unbiased, with variance (v − a)(b − v).
+"""
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterator
+from itertools import product
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..blocks import Lattice, Payload, SymbolBlock
+from ..pointwise import STRETCH, energy, random_words, uniform
+from .base import Compressed, Compressor
+
+
+class LatticeRounding(Compressor):
+    """Random rounding to step · {−h, …, h}."""
+
+    @abstractmethod
+    def grid(self, vector: Tensor) -> tuple[float, int]:
+        """(step, h) for a vector; |v_j| ≤ step · h."""
+
+    @property
+    @abstractmethod
+    def bits_per_entry(self) -> float:
+        """Formula bits of one symbol."""
+
+    def compress(self, vector: Tensor, rng: np.random.Generator) -> Compressed:
+        step, half = self.grid(vector)
+        symbols = torch.empty(vector.numel(), dtype=_dtype(half), device=vector.device)
+        for start in range(0, vector.numel(), STRETCH):
+            part = vector[start : start + STRETCH]
+            shares, low = _shares(part, step, half)
+            up = uniform(random_words(part.numel(), rng, vector.device)) < shares
+            symbols[start : start + STRETCH] = (low + up).copysign(part) + half
+        payload = Payload(vector.numel(), (SymbolBlock(symbols, Lattice(2 * half + 1, step, -half)),))
+        return Compressed(payload, 32 + self.bits_per_entry * vector.numel())
+
+    def outcomes(self, vector: Tensor) -> Iterator[tuple[float, Payload]]:
+        step, half = self.grid(vector)
+        shares, low = _shares(vector, step, half)
+        up_chances = shares.double().tolist()
+        for ups in product((0, 1), repeat=vector.numel()):
+            chance = math.prod(p if up else 1 - p for up, p in zip(ups, up_chances, strict=True))
+            if chance > 0:
+                symbols = ((low + torch.tensor(ups)).copysign(vector) + half).to(_dtype(half))
+                yield chance, Payload(vector.numel(), (SymbolBlock(symbols, Lattice(2 * half + 1, step, -half)),))
+
+    def omega(self, vector: Tensor) -> float:
+        step, half = self.grid(vector)
+        norm = energy(vector)
+        if norm == 0:
+            return 0.0
+        variance = 0.0
+        for part in vector.split(STRETCH):
+            shares, _ = _shares(part, step, half)
+            variance += float((shares.double() * (1 - shares.double())).sum())
+        return variance * step**2 / norm
+
+
+def _dtype(half: int) -> torch.dtype:
+    return torch.uint8 if 2 * half < 256 else torch.int16
+
+
+def _shares(part: Tensor, step: float, half: int) -> tuple[Tensor, Tensor]:
+    """(chance of going up, lower neighbour) of each magnitude in steps."""
+    # A reciprocal is exact enough and quick, and infinite for denormal steps.
+    steps = part.abs() * (1 / step) if step > 1e-30 else (part.abs().double() / (step or 1.0)).float()
+    low = steps.clamp_(max=half).floor()
+    return steps - low, low

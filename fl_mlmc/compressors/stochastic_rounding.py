@@ -1,0 +1,27 @@
+"""Uniform quantisation between −max|v| and max|v| with random rounding: the fair rival of MLMC over RTN."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..pointwise import peak
+from .rounding import LatticeRounding
+
+
+@dataclass(frozen=True, repr=False)
+class StochasticRounding(LatticeRounding):
+    """Round at random to one of 2^bits − 1 values, zero among them, 2 to 14 bits; with 2 bits this is TernGrad."""
+
+    bits: int = 4
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.bits, int) or not 2 <= self.bits <= 14:
+            raise ValueError(f"StochasticRounding's bits is a whole number from 2 to 14, got {self.bits!r}")
+
+    def grid(self, vector: Tensor) -> tuple[float, int]:
+        half = 2 ** (self.bits - 1) - 1
+        return peak(vector) / half, half
+
+    @property
+    def bits_per_entry(self) -> float:
+        return float(self.bits)

@@ -1,0 +1,21 @@
+"""TernGrad: random rounding of v / max|v| to −1, 0 or 1. Wen et al., NeurIPS 2017, arXiv 1705.07878, eq. (3)."""
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..pointwise import peak
+from .rounding import LatticeRounding
+
+
+@dataclass(frozen=True, repr=False)
+class TernGrad(LatticeRounding):
+    """Round to max|v| · {−1, 0, 1}; ω(v) = max|v| · ‖v‖₁ / ‖v‖² − 1."""
+
+    def grid(self, vector: Tensor) -> tuple[float, int]:
+        return peak(vector), 1
+
+    @property
+    def bits_per_entry(self) -> float:
+        return math.log2(3)

@@ -1,0 +1,82 @@
+"""Entropy-constrained uniform quantisation: level b rounds to the finest uniform lattice of at most b bits of entropy.
+
+Dorfman, Vargaftik, Ben-Itzhak, Levy: DoCoFL, ICML 2023, arXiv 2302.00543 (ECUQ). K bins of width Δ = (max − min) / K,
+values at their centres; K is the largest whose letters carry an empirical entropy of at most b bits. The paper on MLMC
+names it as a ladder; here its levels are b = 1, 2, …, and then the vector itself.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..blocks import Lattice
+from ..pointwise import pointwise
+from .base import Ladder, Rungs
+from .lattice import LatticeRungs
+
+_FINE = 1 << 15  # bins of the histogram that stands for the vector in the search
+_CODING = 0.015  # share of the bits left to the entropy coder, so that payloads keep to them too
+_MOST = 1 << 14  # the most bins that the search may choose
+
+
+@dataclass(frozen=True, repr=False)
+class ECUQ(Ladder):
+    """Round to a uniform lattice whose letters take `bits` bits each, 1 to 10, once they are entropy-coded."""
+
+    bits: int = 4
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.bits, int) or not 1 <= self.bits <= 10:
+            raise ValueError(f"ECUQ's bits is a whole number from 1 to 10, got {self.bits!r}")
+
+    @property
+    def stop(self) -> int:  # type: ignore[override]
+        return self.bits
+
+    def stop_bits(self, rungs: Rungs) -> float:
+        return 64.0 + self.bits * rungs.size
+
+    def climb(self, vector: Tensor) -> "ECUQRungs":
+        low, high = (float(end) for end in torch.aminmax(vector))
+        if (high - low) / _MOST < 1e-37:
+            return ECUQRungs(vector, [Lattice(1, 1.0, 0, low)] * self.bits)
+        counts = _histogram(vector, low, high)
+        return ECUQRungs(vector, [_lattice(counts, bits, low, high) for bits in range(1, self.bits + 1)])
+
+
+class ECUQRungs(LatticeRungs):
+    """Lattices of at most 1, 2, … bits of entropy over one vector."""
+
+    def costs(self) -> np.ndarray:
+        bits = np.arange(1, self.num_levels)
+        # Letters of this level and the one before, as if coded apart (DoCoFL codes one of them).
+        coded = 64 + self.size * (2.0 * bits - 1)
+        return np.append(np.minimum(coded, 32.0 * self.size), 32.0 * self.size)
+
+
+def _histogram(vector: Tensor, low: float, high: float) -> np.ndarray:
+    scale = _FINE / (high - low)
+    bins = pointwise(lambda part: ((part - low) * scale).clamp_(0, _FINE - 1), torch.int16, vector)
+    return torch.bincount(bins, minlength=_FINE).cpu().numpy()
+
+
+def _lattice(counts: np.ndarray, bits: float, low: float, high: float) -> Lattice:
+    """The largest K that keeps to `bits`, by doubling and then bisection."""
+    bits *= 1 - _CODING
+    good = max(int(2**bits), 1)
+    while good < _MOST and _entropy(counts, min(2 * good, _MOST)) <= bits:
+        good = min(2 * good, _MOST)
+    bad = min(2 * good, _MOST + 1)
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        good, bad = (middle, bad) if _entropy(counts, middle) <= bits else (good, middle)
+    step = (high - low) / good
+    return Lattice(good, step, 0, low + step / 2)
+
+
+def _entropy(counts: np.ndarray, num_bins: int) -> float:
+    merged = np.add.reduceat(counts, np.arange(num_bins) * counts.size // num_bins)
+    shares = merged[merged > 0] / counts.sum()
+    return float(-(shares * np.log2(shares)).sum())

@@ -1,0 +1,112 @@
+"""Floating-point ladder: sign and exponent always, level l adds the l-th mantissa bit of every coordinate.
+
+arXiv 2507.05508, appendix: v_j = ±2^E (1 + Σ m_l 2^−l), base ±2^E, increments ±2^E · m_l · 2^−l. The paper writes
+g⁰ = 0 there, but its algebra needs the base. The best fixed probabilities are p_l = 2^−l / (1 − 2^−23): then every
+coordinate is sent as ±2^E or ±2^(E+1), natural compression's law, and ω ≤ 1/8.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..blocks import Block, DenseBlock, PowerBlock
+from ..pointwise import pointwise
+from .base import Ladder, Rungs
+
+MANTISSA_BITS = 23
+_MOST_BITS = 15  # that a block of powers can hold
+
+
+@dataclass(frozen=True, repr=False)
+class FloatingPoint(Ladder):
+    """Keep sign, exponent and the first `bits` mantissa bits, 0 to 23, of each float32 coordinate."""
+
+    bits: int = MANTISSA_BITS
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.bits, int) or not 1 <= self.bits <= MANTISSA_BITS:
+            raise ValueError(f"FloatingPoint's bits is a whole number from 1 to {MANTISSA_BITS}, got {self.bits!r}")
+
+    @property
+    def stop(self) -> int:  # type: ignore[override]
+        return self.bits
+
+    def stop_bits(self, rungs: Rungs) -> float:
+        return (9.0 + self.bits if self.bits <= _MOST_BITS else 32.0) * rungs.size
+
+    def climb(self, vector: Tensor) -> "FloatingPointRungs":
+        return FloatingPointRungs(vector)
+
+
+class FloatingPointRungs(Rungs):
+    """The mantissa bits of one vector. A denormal is 2^−126 times a mantissa without the leading one."""
+
+    num_levels = MANTISSA_BITS
+
+    def __init__(self, vector: Tensor) -> None:
+        self.size = vector.numel()
+        self.base_bits = 9.0 * self.size
+        self._words = vector.contiguous().view(torch.int32)
+        self._negative = vector < 0
+
+    @property
+    def base(self) -> PowerBlock:  # type: ignore[override]
+        return PowerBlock(self._negative, self._exponents())
+
+    def norms(self) -> np.ndarray:
+        powers = 4.0 ** (np.maximum(np.arange(256), 1) - 127)
+        norms = []
+        for level in range(1, self.num_levels + 1):
+            counts = torch.bincount(self._exponents()[self._plane(level)], minlength=256).cpu().numpy()
+            norms.append(2.0**-level * np.sqrt(counts @ powers))
+        return np.array(norms)
+
+    def costs(self) -> np.ndarray:
+        return np.full(self.num_levels, self.size + np.ceil(np.log2(self.num_levels)))
+
+    def prior(self) -> np.ndarray:
+        return 2.0 ** -np.arange(1, self.num_levels + 1) / (1 - 2.0**-self.num_levels)
+
+    def increment(self, level: int) -> PowerBlock:
+        plane = self._plane(level)
+        exponents = torch.where(plane, self._exponents().clamp(min=1), 0)
+        return PowerBlock(self._negative & plane, exponents, 2.0**-level)
+
+    def estimate(self, factors: Mapping[int, float]) -> tuple[Block, ...]:
+        if len(factors) != 1:
+            return super().estimate(factors)
+        [(level, factor)] = factors.items()
+        extra = factor * 2.0**-level
+        if abs(extra - 1) < 2.0**-22:
+            # One more power of two: the same as ±2^E (1 + extra) up to the last place, as any rescaling is.
+            low = 23 - level
+            raised = pointwise(lambda words: (words >> 23 & 255) + (words >> low & 1), torch.uint8, self._words)
+            if int(raised.max()) < 255:
+                return (PowerBlock(self._negative, raised),)
+        if factor > 2.0**100:  # a level that only tiny entries have: the factor may be beyond float32, the products not
+            increment = DenseBlock((self.increment(level).dense().double() * factor).float())
+            return (self.base, increment)
+        plane, exponents = self._plane(level), self._exponents()
+        if bool((plane & (exponents == 0)).any()):
+            return super().estimate(factors)
+        return (replace(self.base, extra=extra, numbers=plane.byte(), bits=1),)
+
+    def rung(self, level: int) -> tuple[Block, ...]:
+        low = MANTISSA_BITS - level
+        exponents = self._exponents()
+        if level > _MOST_BITS or bool(
+            ((exponents == 0) & (self._words << 1 != 0)).any()
+        ):  # denormals have no leading one
+            return (DenseBlock((self._words & (-1 << low)).view(torch.float32)),)
+        dtype = torch.uint8 if level <= 8 else torch.int16
+        numbers = pointwise(lambda words: words >> low & ((1 << level) - 1), dtype, self._words)
+        return (PowerBlock(self._negative, exponents, 1.0, 2.0**-level, numbers, level),)
+
+    def _exponents(self) -> Tensor:
+        return pointwise(lambda words: words >> 23 & 255, torch.uint8, self._words)
+
+    def _plane(self, level: int) -> Tensor:
+        return pointwise(lambda words: words >> (23 - level) & 1, torch.bool, self._words)

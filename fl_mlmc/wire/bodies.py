@@ -1,0 +1,282 @@
+"""The bodies of blocks, one kind each: how a block becomes bytes and back."""
+
+import struct
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..blocks import Block, DenseBlock, Lattice, PowerBlock, SeededBlock, SparseBlock, SymbolBlock, Table
+from .errors import WireError
+from .rice import decode_indices, encode_indices
+from .symbols import decode_symbols, encode_symbols
+
+DENSE, SPARSE, MASKED, SEEDED, SYMBOLS, POWERS = range(1, 7)
+BFLOAT16 = 0x80
+"""Set in a kind whose values are bfloat16: the upper halves of float32 numbers."""
+
+_SPARSE = struct.Struct("<IB")  # number of entries, Rice shift
+_MASKED = struct.Struct("<I")  # length of the mask
+_SEEDED = struct.Struct("<Q")  # seed
+_SYMBOLS = struct.Struct("<BH")  # form of the alphabet, its size
+_LATTICE = struct.Struct("<ffi")  # offset, step, first
+_POWERS = struct.Struct("<ffBBI")  # scale, extra, bits of the numbers, smallest exponent, length of the signs
+_LATTICE_FORM, _TABLE_FORM = 0, 1
+_MAX_ALPHABET = 2**15
+
+
+def encode_block(block: Block) -> tuple[int, bytes]:
+    """(kind, body) of a block, in the shortest of the forms that it can take."""
+    dense_length = 4 * block.size
+    kind, body = DENSE, b""
+    if isinstance(block, SparseBlock):
+        kind, body = _encode_sparse(block)
+    elif isinstance(block, SeededBlock):
+        kind, values = _encode_floats(block.values)
+        kind, body = kind | SEEDED, _SEEDED.pack(block.seed) + values
+    elif isinstance(block, SymbolBlock) and block.alphabet.count <= _MAX_ALPHABET:
+        kind, body = SYMBOLS, _encode_symbols(block)
+    elif isinstance(block, PowerBlock):
+        kind, body = POWERS, _encode_powers(block)
+    if body and len(body) < dense_length:
+        return kind, body
+    return _encode_dense(block.dense())
+
+
+def decode_body(kind: int, body: memoryview, size: int, held_limit: int) -> Block:
+    """The block of `size` coordinates in `body`; WireError if it is none, or would hold more bytes than allowed."""
+    width = 2 if kind & BFLOAT16 else 4
+    if kind == SYMBOLS:
+        _allow(size, held_limit)
+        return _decode_symbols(body, size, held_limit)
+    if kind == POWERS:
+        _allow(2 * size, held_limit)
+        return _decode_powers(body, size, held_limit)
+    match kind & ~BFLOAT16:
+        case _ if len(body) > 4 * size:
+            raise WireError(f"block of {len(body)} bytes is longer than {size} float32 values")
+        case 1:
+            _allow(4 * size, held_limit)
+            if len(body) != width * size:
+                raise WireError(f"dense block has {len(body)} bytes, {size} coordinates need {width * size}")
+            return DenseBlock(_decode_floats(body, width))
+        case 2:
+            return _decode_sparse(body, size, width, held_limit)
+        case 3:
+            _allow(4 * size, held_limit)
+            return _decode_masked(body, size, width)
+        case 4:
+            return _decode_seeded(body, size, width, held_limit)
+    raise WireError(f"payload has a block of unknown kind {kind}")
+
+
+def sparse_limit(size: int) -> int:
+    """The most entries of a sparse block: decoding more would take more memory than two dense vectors."""
+    return min(size, max(size // 8, 1024))
+
+
+def _allow(held_bytes: int, limit: int) -> None:
+    if held_bytes > limit:
+        raise WireError(f"payload's blocks hold more than one dense vector: {held_bytes} bytes where {limit} are left")
+
+
+# Dense values, and dense values with many zeros.
+
+
+def _encode_dense(values: Tensor) -> tuple[int, bytes]:
+    width, plain = _encode_floats(values)
+    filled = (values.contiguous().view(torch.int32) != 0).numpy()
+    num_filled = int(np.count_nonzero(filled))
+    if (values.numel() - num_filled) * 32 > values.numel():  # a mask costs a bit a coordinate at most
+        mask = encode_symbols(filled.view(np.uint8), 2)
+        width, entries = _encode_floats(values[torch.from_numpy(filled)])
+        masked = _MASKED.pack(len(mask)) + mask + entries
+        if len(masked) < len(plain):
+            return width | MASKED, masked
+        width, plain = _encode_floats(values)
+    return width | DENSE, plain
+
+
+def _decode_masked(body: memoryview, size: int, width: int) -> DenseBlock:
+    end = _MASKED.size + (_MASKED.unpack_from(body)[0] if len(body) >= _MASKED.size else len(body))
+    if end > len(body):
+        raise WireError(f"masked block of {len(body)} bytes has a mask that ends at {end}")
+    filled = decode_symbols(body[_MASKED.size : end], size, 2).view(bool)
+    num_filled = int(np.count_nonzero(filled))
+    if len(body) - end != width * num_filled:
+        raise WireError(f"masked block has {len(body) - end} bytes for {num_filled} values of {width} bytes")
+    values = np.zeros(size, np.float32)
+    values[filled] = _decode_floats(body[end:], width).numpy()
+    return DenseBlock(torch.from_numpy(values))
+
+
+# Sparse values, with indices that travel and with indices that both sides draw.
+
+
+def _encode_sparse(block: SparseBlock) -> tuple[int, bytes]:
+    if block.indices.numel() > sparse_limit(block.size):
+        return DENSE, b""
+    shift, low, unary = encode_indices(block.indices.cpu().numpy(), block.size)
+    width, values = _encode_floats(block.values)
+    return width | SPARSE, _SPARSE.pack(block.indices.numel(), shift) + values + low + unary
+
+
+def _decode_sparse(body: memoryview, size: int, width: int, held_limit: int) -> SparseBlock:
+    if len(body) < _SPARSE.size:
+        raise WireError(f"sparse block has {len(body)} bytes, its header alone needs {_SPARSE.size}")
+    count, shift = _SPARSE.unpack_from(body)
+    _allow(12 * count, held_limit)
+    values_end = _SPARSE.size + width * count
+    low_end = values_end + (count * shift + 7) // 8
+    if count > sparse_limit(size) or low_end > len(body):
+        raise WireError(f"sparse block of {len(body)} bytes cannot hold {count} entries of shift {shift}")
+    indices = decode_indices(count, size, shift, bytes(body[values_end:low_end]), bytes(body[low_end:]))
+    values = _decode_floats(body[_SPARSE.size : values_end], width)
+    return SparseBlock(size, torch.from_numpy(indices), values)
+
+
+def _decode_seeded(body: memoryview, size: int, width: int, held_limit: int) -> SeededBlock:
+    count, rest = divmod(len(body) - _SEEDED.size, width)
+    if count < 0 or rest or count > size:
+        raise WireError(
+            f"seeded block has {len(body)} bytes, which is no seed and up to {size} values of {width} bytes"
+        )
+    _allow(12 * count, held_limit)
+    return SeededBlock(size, _SEEDED.unpack_from(body)[0], _decode_floats(body[_SEEDED.size :], width))
+
+
+# Symbols of a small alphabet.
+
+
+def _encode_symbols(block: SymbolBlock) -> bytes:
+    alphabet = block.alphabet
+    _check_finite(alphabet.values())
+    if isinstance(alphabet, Lattice):
+        form, letters = _LATTICE_FORM, _LATTICE.pack(alphabet.offset, alphabet.step, alphabet.first)
+    else:
+        form, letters = _TABLE_FORM, alphabet.values().astype("<f4").tobytes()
+    symbols = block.symbols.cpu().numpy()
+    if alphabet.count > 256:
+        symbols = symbols.astype(np.uint16)
+    return _SYMBOLS.pack(form, alphabet.count) + letters + encode_symbols(symbols, alphabet.count)
+
+
+def _decode_symbols(body: memoryview, size: int, held_limit: int) -> SymbolBlock:
+    if len(body) < _SYMBOLS.size:
+        raise WireError(f"symbol block has {len(body)} bytes, its header alone needs {_SYMBOLS.size}")
+    form, count = _SYMBOLS.unpack_from(body)
+    letters_end = _SYMBOLS.size + (_LATTICE.size if form == _LATTICE_FORM else 4 * count)
+    if (
+        form not in (_LATTICE_FORM, _TABLE_FORM)
+        or not 0 < count <= _MAX_ALPHABET
+        or letters_end >= len(body)
+        or len(body) > 4 * size
+    ):
+        raise WireError(f"symbol block of {len(body)} bytes has no alphabet of {count} letters in form {form}")
+    _allow((2 if count > 256 else 1) * size + 4 * count, held_limit)
+    letters = body[_SYMBOLS.size : letters_end]
+    alphabet: Lattice | Table
+    if form == _LATTICE_FORM:
+        offset, step, first = _LATTICE.unpack(letters)
+        alphabet = Lattice(count, step, first, offset)
+    else:
+        alphabet = Table(np.frombuffer(letters, "<f4").astype(np.float64))
+    with np.errstate(over="ignore", invalid="ignore"):
+        if not np.isfinite(alphabet.values()).all():
+            raise WireError("payload holds values that are not finite")
+    symbols = decode_symbols(body[letters_end:], size, count)
+    return SymbolBlock(_tensor(symbols if count <= 256 else symbols.view(np.int16)), alphabet)
+
+
+# Signs and powers of two.
+
+
+def _encode_powers(block: PowerBlock) -> bytes:
+    exponents = block.exponents.cpu().numpy()
+    negative, smallest, filled = block.negative.cpu().numpy(), int(exponents.min()), None
+    if smallest == 0:
+        filled = exponents != 0
+        smallest = int(exponents[filled].min(initial=255))
+        negative = negative[filled]
+    _check_finite(np.array([block.peak(), block.scale, block.extra], np.float32))
+    signs = encode_symbols(negative.view(np.uint8), 2)
+    # Zeros take the letter below the smallest exponent, which keeps the alphabet short.
+    letters = exponents - np.uint8(smallest - 1)
+    if filled is not None:
+        letters[~filled] = 0
+    count = int(letters.max()) + 1
+    coded = encode_symbols(letters, count)
+    numbers = b""
+    if block.numbers is not None:
+        array = block.numbers.cpu().numpy()
+        numbers = encode_symbols(array if block.bits <= 8 else array.view(np.uint16), 2**block.bits)
+    head = _POWERS.pack(block.scale, block.extra, block.bits, smallest, len(signs))
+    return head + signs + struct.pack("<BI", count - 1, len(coded)) + coded + numbers
+
+
+def _decode_powers(body: memoryview, size: int, held_limit: int) -> PowerBlock:
+    if len(body) < _POWERS.size or len(body) > 4 * size:
+        raise WireError(f"power block has {len(body)} bytes, its header alone needs {_POWERS.size}")
+    scale, extra, bits, smallest, signs_length = _POWERS.unpack_from(body)
+    rest = body[_POWERS.size :]
+    if bits > 15 or smallest < 1 or signs_length + 5 > len(rest):
+        raise WireError(f"power block of {len(body)} bytes has no signs of {signs_length} bytes")
+    _allow((2 + (bits > 0) + (bits > 8)) * size, held_limit)
+    signs, rest = rest[:signs_length], rest[signs_length:]
+    last_letter, coded_length = struct.unpack_from("<BI", rest)
+    rest = rest[5:]
+    if coded_length > len(rest) or smallest + last_letter - 1 > 255:
+        raise WireError(f"power block has {last_letter} exponents above {smallest} in {coded_length} bytes")
+    exponents = decode_symbols(rest[:coded_length], size, last_letter + 1).copy()
+    filled = exponents != 0
+    exponents += filled.view(np.uint8) * np.uint8(smallest - 1)
+    negative = np.zeros(size, bool)
+    negative[filled] = decode_symbols(signs, int(np.count_nonzero(filled)), 2)
+    numbers = None
+    if bits:
+        array = decode_symbols(rest[coded_length:], size, 2**bits)
+        numbers = _tensor(array if bits <= 8 else array.view(np.int16))
+    elif coded_length != len(rest):
+        raise WireError(f"power block has {len(rest) - coded_length} bytes after its exponents")
+    if not np.isfinite([scale, extra]).all():
+        raise WireError("payload holds values that are not finite")
+    block = PowerBlock(_tensor(negative), _tensor(exponents), scale, extra, numbers, bits)
+    if not block.peak() <= float(np.finfo(np.float32).max):
+        raise WireError("payload holds values that are not finite")
+    return block
+
+
+# Numbers.
+
+
+def _encode_floats(values: Tensor) -> tuple[int, bytes]:
+    """(BFLOAT16 if every value is one, else 0; the bytes)."""
+    array = values.detach().cpu().contiguous().numpy()
+    if array.size:
+        _check_finite(np.array([array.min(), array.max()]))
+    words = array.astype("<f4", copy=False).view("<u2")
+    if array.size and not words[::2].any():
+        return BFLOAT16, words[1::2].tobytes()
+    return 0, words.tobytes()
+
+
+def _decode_floats(body: memoryview, width: int) -> Tensor:
+    values = np.zeros(len(body) // width, np.float32)
+    if width == 2:
+        values.view("<u2")[1::2] = np.frombuffer(body, "<u2")
+    else:
+        values[:] = np.frombuffer(body, "<f4")
+    if values.size and not np.isfinite([values.min(), values.max()]).all():
+        raise WireError("payload holds values that are not finite")
+    return torch.from_numpy(values)
+
+
+def _check_finite(values: np.ndarray) -> None:
+    if not np.isfinite(values).all():
+        raise ValueError(
+            "a payload's values must be finite; rescaled, these leave float32's range: scale the vector down"
+        )
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(array if array.flags.writeable else array.copy())

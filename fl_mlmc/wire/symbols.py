@@ -1,0 +1,252 @@
+"""Exact code of a long stream of small integers, within a few percent of its zeroth-order entropy.
+
+Several symbols share a byte (8 of two kinds, 5 of three, …), and deflate's Huffman stage (RFC 1951; zlib, in the
+standard library) shortens the bytes. A Huffman code spends at least one bit on each, so a stream whose bytes would
+carry less information than that is split first: into a stream that tells the frequent symbols from the rest, and the
+rest. Rare marks are written as Rice-coded positions.
+"""
+
+import struct
+import zlib
+
+import numpy as np
+import torch
+
+from .errors import WireError
+from .rice import decode_indices, encode_indices
+
+PACKED, DEFLATED, POSITIONS, SPLIT, PLANES = range(5)
+
+_POSITIONS = struct.Struct("<BIBI")  # marked symbol, how many, Rice shift, length of the low-bit stream
+_LENGTH = struct.Struct("<I")
+_MAX_DEPTH = 2  # of splits inside splits
+_RARE = 0.1  # positions of fewer ones than this are shorter than packed bits
+_GOOD_BITS = 3.3  # information a byte must carry for Huffman's code to be tight
+
+
+def encode_symbols(symbols: np.ndarray, alphabet: int, depth: int = 0, counts: np.ndarray | None = None) -> bytes:
+    """The bytes of uint8 or uint16 `symbols` below `alphabet`; the reader must know their number and `alphabet`.
+
+    `counts` is how often each occurs, for a caller who knows.
+    """
+    if alphabet > 256:
+        low = encode_symbols((symbols & 255).astype(np.uint8), 256, depth)
+        high = encode_symbols((symbols >> 8).astype(np.uint8), (alphabet + 255) // 256, depth)
+        return bytes([PLANES]) + _LENGTH.pack(len(low)) + low + high
+    if alphabet == 1 or symbols.size == 0:
+        return bytes([PACKED])
+    if symbols.size < 64:
+        return bytes([PACKED]) + _pack(symbols, alphabet)
+    counts = _histogram(symbols, alphabet) if counts is None else counts
+    information = _per_byte(alphabet) * _entropy(counts)
+    if alphabet == 2 and counts.min() < _RARE * symbols.size:
+        return bytes([POSITIONS]) + _encode_positions(symbols, int(counts.argmin()))
+    if depth < _MAX_DEPTH and (num_heads := _num_heads(counts, information)):
+        return _encode_split(symbols, alphabet, counts, num_heads, depth)
+    packed = _pack(symbols, alphabet)
+    deflated = _deflate(packed) if information < 7.95 else packed
+    return bytes([DEFLATED]) + deflated if len(deflated) < len(packed) else bytes([PACKED]) + packed
+
+
+def decode_symbols(data: memoryview, count: int, alphabet: int, depth: int = 0) -> np.ndarray:
+    """The `count` symbols below `alphabet` in `data`, uint8, or uint16 above 256; WireError if it holds other ones."""
+    if not data:
+        raise WireError("symbol stream is empty, expected at least its mode")
+    mode, body = data[0], data[1:]
+    if alphabet > 256 and mode != PLANES:
+        raise WireError(f"symbol stream has mode {mode}, {alphabet} symbols need mode {PLANES}")
+    if mode == PACKED:
+        return _unpack(bytes(body), count, alphabet)
+    if mode == DEFLATED:
+        return _unpack(_inflate(body, _packed_length(count, alphabet)), count, alphabet)
+    if mode == POSITIONS and alphabet == 2:
+        return _decode_positions(body, count)
+    if mode == SPLIT and depth < _MAX_DEPTH and alphabet > 2:
+        return _decode_split(body, count, alphabet, depth)
+    if mode == PLANES and alphabet > 256:
+        low_part, high_part = _two_parts(body)
+        symbols = decode_symbols(high_part, count, (alphabet + 255) // 256, depth).astype(np.uint16)
+        symbols <<= 8
+        symbols |= decode_symbols(low_part, count, 256, depth)
+        return _below(symbols, alphabet)
+    raise WireError(f"symbol stream has mode {mode}, which {alphabet} symbols at depth {depth} cannot have")
+
+
+def _num_heads(counts: np.ndarray, information: float) -> int:
+    """How many of the most frequent symbols to split off, 0 for none."""
+    frequent = np.sort(counts)[::-1]
+    if information >= _GOOD_BITS and not (counts.size > 32 and frequent[:15].sum() > 0.97 * counts.sum()):
+        return 0
+    for num_heads in (15, 5, 2):  # with an escape these fill a byte well: two, three and five of them
+        heads = np.append(frequent[:num_heads], frequent[num_heads:].sum())
+        if num_heads < counts.size - 1 and _per_byte(num_heads + 1) * _entropy(heads) >= _GOOD_BITS:
+            return num_heads
+    return int(counts.size > 2)
+
+
+def _encode_split(symbols: np.ndarray, alphabet: int, counts: np.ndarray, num_heads: int, depth: int) -> bytes:
+    heads = np.sort(np.argsort(-counts, kind="stable")[:num_heads])
+    to_head, to_tail = _split_tables(heads, alphabet)
+    if num_heads == 1:
+        head = (symbols != heads[0]).view(np.uint8)
+    else:
+        head = np.frombuffer(bytearray(symbols).translate(to_head.tobytes()), np.uint8)
+    tail = to_tail[symbols[np.flatnonzero(head == num_heads)]]
+    head_counts = np.append(counts[heads], symbols.size - counts[heads].sum())
+    coded = encode_symbols(head, num_heads + 1, depth + 1, head_counts)
+    names = bytes([num_heads]) + heads.astype(np.uint8).tobytes()
+    return (
+        bytes([SPLIT])
+        + names
+        + _LENGTH.pack(len(coded))
+        + coded
+        + encode_symbols(tail, alphabet - num_heads, depth + 1)
+    )
+
+
+def _decode_split(body: memoryview, count: int, alphabet: int, depth: int) -> np.ndarray:
+    num_heads = body[0] if body else 0
+    heads = np.frombuffer(body[1 : 1 + num_heads], np.uint8)
+    if (
+        not 0 < num_heads < alphabet
+        or len(heads) != num_heads
+        or heads.max() >= alphabet
+        or (heads[1:] <= heads[:-1]).any()
+    ):
+        raise WireError(f"symbol stream splits off {num_heads} of {alphabet} symbols")
+    head_part, tail_part = _two_parts(body[1 + num_heads :])
+    symbols = decode_symbols(head_part, count, num_heads + 1, depth + 1)
+    escaped = np.flatnonzero(symbols == num_heads) if num_heads > 1 else None
+    rest = symbols == num_heads if escaped is None else escaped
+    num_rest = int(rest.sum()) if escaped is None else escaped.size
+    if num_rest > count // 2 and escaped is not None:
+        raise WireError(f"symbol stream escapes {num_rest} of {count} symbols")
+    tail = decode_symbols(tail_part, num_rest, alphabet - num_heads, depth + 1)
+    others = np.setdiff1d(np.arange(alphabet, dtype=np.uint8), heads, assume_unique=True)
+    to_symbol = np.zeros(256, np.uint8)
+    to_symbol[:num_heads] = heads
+    out = np.frombuffer(bytearray(symbols).translate(to_symbol.tobytes()), np.uint8)
+    out[rest] = others[tail]
+    return out
+
+
+def _split_tables(heads: np.ndarray, alphabet: int) -> tuple[np.ndarray, np.ndarray]:
+    to_head = np.full(256, heads.size, np.uint8)
+    to_head[heads] = np.arange(heads.size)
+    to_tail = np.zeros(256, np.uint8)
+    others = np.setdiff1d(np.arange(alphabet), heads, assume_unique=True)
+    to_tail[others] = np.arange(others.size)
+    return to_head, to_tail
+
+
+def _encode_positions(symbols: np.ndarray, marked: int) -> bytes:
+    indices = np.flatnonzero(symbols if marked else symbols == 0)
+    shift, low, unary = encode_indices(indices, symbols.size)
+    return _POSITIONS.pack(marked, indices.size, shift, len(low)) + low + unary
+
+
+def _decode_positions(body: memoryview, count: int) -> np.ndarray:
+    if len(body) < _POSITIONS.size:
+        raise WireError("symbol stream ends inside its header of positions")
+    marked, num_marked, shift, low_end = _POSITIONS.unpack_from(body)
+    streams = bytes(body[_POSITIONS.size :])
+    if marked > 1 or num_marked > max(64, count // 8) or low_end > len(streams):
+        raise WireError(f"symbol stream of {len(body)} bytes cannot mark {num_marked} of {count} positions")
+    symbols = np.full(count, 1 - marked, np.uint8)
+    symbols[decode_indices(num_marked, count, shift, streams[:low_end], streams[low_end:])] = marked
+    return symbols
+
+
+def _per_byte(alphabet: int) -> int:
+    """How many symbols share a byte: the largest g with alphabet ** g ≤ 256."""
+    group = 1
+    while alphabet > 1 and alphabet ** (group + 1) <= 256:
+        group += 1
+    return group
+
+
+def _packed_length(count: int, alphabet: int) -> int:
+    return 0 if alphabet == 1 else -(-count // _per_byte(alphabet))
+
+
+def _pack(symbols: np.ndarray, alphabet: int) -> bytes:
+    group, length = _per_byte(alphabet), _packed_length(symbols.size, alphabet)
+    if alphabet == 2:
+        return np.packbits(symbols, bitorder="little").tobytes()
+    if group == 1:
+        return symbols.tobytes()
+    # Digit r of byte i is symbol r · length + i: whole rows are added, which numpy does fast.
+    padded = np.zeros(group * length, np.uint8)
+    padded[: symbols.size] = symbols
+    rows = padded.reshape(group, length)
+    out = rows[-1].copy()
+    for row in rows[-2::-1]:
+        out *= np.uint8(alphabet)
+        out += row
+    return out.tobytes()
+
+
+def _unpack(packed: bytes, count: int, alphabet: int) -> np.ndarray:
+    group, length = _per_byte(alphabet), _packed_length(count, alphabet)
+    if len(packed) != length:
+        raise WireError(f"symbol stream has {len(packed)} bytes, {count} symbols of {alphabet} kinds need {length}")
+    if alphabet == 1:
+        return np.zeros(count, np.uint8)
+    octets = np.frombuffer(packed, np.uint8)
+    if alphabet == 2:
+        bits = np.unpackbits(octets, bitorder="little")
+        if bits[count:].any():
+            raise WireError("symbol stream has non-zero padding")
+        return bits[:count]
+    if group == 1:
+        return _below(octets, alphabet)
+    out = np.empty(group * length, np.uint8)
+    for row in out.reshape(group, length)[:-1]:
+        octets, row[:] = np.divmod(octets, np.uint8(alphabet))
+    out[(group - 1) * length :] = octets
+    if out[count:].any():
+        raise WireError("symbol stream has non-zero padding")
+    return _below(out, alphabet)[:count]
+
+
+def _below(symbols: np.ndarray, alphabet: int) -> np.ndarray:
+    if symbols.size and symbols.max() >= alphabet:
+        raise WireError(f"symbol stream has symbol {symbols.max()}, its alphabet has {alphabet}")
+    return symbols
+
+
+def _two_parts(body: memoryview) -> tuple[memoryview, memoryview]:
+    length = _LENGTH.unpack_from(body)[0] if len(body) >= _LENGTH.size else len(body)
+    if length > len(body) - _LENGTH.size:
+        raise WireError(f"symbol stream has a part of {length} bytes in a body of {len(body)}")
+    return body[_LENGTH.size : _LENGTH.size + length], body[_LENGTH.size + length :]
+
+
+def _histogram(symbols: np.ndarray, alphabet: int) -> np.ndarray:
+    if alphabet > 3:
+        return torch.bincount(torch.from_numpy(symbols), minlength=alphabet).numpy()  # numpy's casts to int64 first
+    counts = [int(np.count_nonzero(symbols == symbol)) for symbol in range(1, alphabet)]
+    return np.array([symbols.size - sum(counts), *counts])
+
+
+def _entropy(counts: np.ndarray) -> float:
+    shares = counts[counts > 0] / counts.sum()
+    return float(-(shares * np.log2(shares)).sum())
+
+
+def _deflate(data: bytes) -> bytes:
+    coder = zlib.compressobj(1, zlib.DEFLATED, -15, 9, zlib.Z_HUFFMAN_ONLY)
+    return coder.compress(data) + coder.flush()
+
+
+def _inflate(data: memoryview, length: int) -> bytes:
+    """Exactly `length` bytes, or WireError; a bomb is cut off there."""
+    coder = zlib.decompressobj(-15)
+    try:
+        out = coder.decompress(data, length) if length else b""
+        more = coder.decompress(coder.unconsumed_tail if length else data, 1)
+    except zlib.error as error:
+        raise WireError(f"symbol stream is no deflate stream: {error}") from error
+    if len(out) != length or more or not coder.eof or coder.unused_data:
+        raise WireError(f"symbol stream does not inflate to {length} bytes")
+    return out

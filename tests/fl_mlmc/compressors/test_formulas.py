@@ -1,0 +1,202 @@
+"""Numbers of the papers: variances at equal budget, outcomes of bit-wise ladders, message lengths."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from fl_mlmc import (
+    ECUQ,
+    MLMC,
+    QSGD,
+    RTN,
+    Bernoulli,
+    Compressor,
+    FixedPoint,
+    FloatingPoint,
+    Importance,
+    Induced,
+    Natural,
+    RandK,
+    Scaled,
+    StochasticRounding,
+    Systematic,
+    TernGrad,
+    TopK,
+)
+
+OVERHEAD = 48
+SIZE = 100_000
+
+
+def vectors() -> dict[str, Tensor]:
+    rng = np.random.default_rng(0)
+    laplaces = rng.laplace(size=(2, SIZE)).prod(axis=0)
+    return {
+        "normal": torch.from_numpy(rng.standard_normal(SIZE)).float(),
+        "student": torch.from_numpy(rng.standard_t(3, SIZE)).float(),
+        "laplaces": torch.from_numpy(laplaces).float(),
+    }
+
+
+VECTORS = vectors()
+
+
+@pytest.mark.parametrize(
+    ("name", "fraction", "mlmc", "bernoulli", "tolerance"),
+    [
+        ("normal", 0.001, 635.6, 635.6, 0.02),
+        ("normal", 0.01, 62.7, 62.7, 0.02),
+        ("normal", 0.05, 11.8, 11.7, 0.02),
+        ("student", 0.001, 410.7, 408.8, 0.1),
+        ("student", 0.01, 41.0, 40.0, 0.1),
+        ("student", 0.05, 7.9, 7.2, 0.1),
+        ("laplaces", 0.01, 24.3, 24.0, 0.1),
+    ],
+)
+def test_variance_at_equal_budget(name: str, fraction: float, mlmc: float, bernoulli: float, tolerance: float) -> None:
+    vector = VECTORS[name]
+    assert MLMC(TopK(fraction=fraction)).omega(vector) == pytest.approx(mlmc, rel=tolerance)
+    assert Bernoulli(fraction=fraction).omega(vector) == pytest.approx(bernoulli, rel=tolerance)
+    assert RandK(fraction=fraction).omega(vector) == pytest.approx(1 / fraction - 1)
+
+
+@pytest.mark.parametrize(
+    ("compressor", "normal", "laplaces"),
+    [
+        (TernGrad(), 2.8, 8.5),
+        (MLMC(FixedPoint(), "fixed"), 2.8, 8.5),
+        (QSGD(), 251, 157),
+        (Natural(), 0.08, 0.08),
+        (MLMC(FloatingPoint(), "fixed"), 0.08, 0.08),
+        (StochasticRounding(bits=4), 0.066, 1.4),
+    ],
+    ids=repr,
+)
+def test_variance_of_quantisers(compressor: Compressor, normal: float, laplaces: float) -> None:
+    # The two depend on the largest of 10⁵ entries, so only their order of magnitude is sure.
+    assert compressor.omega(VECTORS["normal"]) == pytest.approx(normal, rel=0.25)
+    assert compressor.omega(VECTORS["laplaces"]) == pytest.approx(laplaces, rel=0.5)
+
+
+@pytest.mark.parametrize("name", VECTORS)
+@pytest.mark.parametrize("fraction", [0.001, 0.01, 0.05, 0.2])
+def test_systematic_sampling_is_never_worse_than_algorithm_3(name: str, fraction: float) -> None:
+    vector = VECTORS[name]
+    adaptive, systematic = MLMC(TopK(fraction=fraction)), Systematic(fraction=fraction)
+    assert systematic.omega(vector) <= adaptive.omega(vector) * (1 + 1e-9)
+    assert systematic.omega(vector) == pytest.approx(Bernoulli(fraction=fraction).omega(vector))
+    sent = systematic.compress(vector, np.random.default_rng(1))
+    assert sent.payload.blocks[0].indices.numel() == round(fraction * SIZE)  # type: ignore[attr-defined]
+    assert sent.expected_bits == pytest.approx(adaptive.compress(vector, np.random.default_rng(1)).expected_bits)
+
+
+def test_draws_without_replacement_are_never_worse() -> None:
+    for vector in VECTORS.values():
+        with_replacement = MLMC(TopK(fraction=0.001), draws=20).omega(vector)
+        without = MLMC(TopK(fraction=0.001), draws=20, replacement=False).omega(vector)
+        assert without is not None
+        assert without <= with_replacement
+
+
+def test_more_draws_divide_the_variance() -> None:
+    vector = VECTORS["student"]
+    one = MLMC(TopK(fraction=0.01)).omega(vector)
+    assert MLMC(TopK(fraction=0.01), draws=4).omega(vector) == pytest.approx(one / 4)
+
+
+def test_fixed_point_sends_zero_or_the_largest_magnitude() -> None:
+    vector = VECTORS["normal"][:2000]
+    rng = np.random.default_rng(3)
+    for _ in range(8):
+        outcome = MLMC(FixedPoint(), "fixed").compress(vector, rng).payload.dense().abs().unique()
+        assert outcome.tolist() == pytest.approx([0.0, float(vector.abs().max())], rel=1e-6)
+
+
+def test_fixed_point_variance_is_terngrads() -> None:
+    vector = VECTORS["student"]
+    expected = (
+        float(vector.abs().max()) * float(vector.double().abs().sum()) / float(vector.double().square().sum()) - 1
+    )
+    assert MLMC(FixedPoint(), "fixed").omega(vector) == pytest.approx(expected, rel=1e-5)
+    assert TernGrad().omega(vector) == pytest.approx(expected, rel=1e-5)
+
+
+def test_floating_point_sends_neighbouring_powers_of_two() -> None:
+    vector = VECTORS["normal"][:2000]
+    low = torch.exp2(torch.floor(torch.log2(vector.abs())))
+    sent = MLMC(FloatingPoint(), "fixed").compress(vector, np.random.default_rng(1)).payload.dense()
+    assert torch.equal(sent.sign(), vector.sign())
+    assert bool(((sent.abs() == low) | (sent.abs() == 2 * low)).all())
+
+
+@pytest.mark.parametrize("compressor", [MLMC(FloatingPoint(), "fixed"), Natural()], ids=repr)
+def test_powers_of_two_have_omega_of_one_eighth_at_most(compressor: Compressor) -> None:
+    assert compressor.omega(torch.full((50,), 4 / 3)) == pytest.approx(1 / 8, rel=1e-6)
+    assert all(compressor.omega(vector) <= 1 / 8 for vector in VECTORS.values())
+
+
+def test_log_ladder_and_cost_aware_chances_trade_variance_for_bits() -> None:
+    vector = VECTORS["student"]
+    cost, adaptive = (MLMC(TopK(count=100, growth=2), name) for name in ("cost", "adaptive"))
+    rng = np.random.default_rng(0)
+    products = [c.compress(vector, rng).expected_bits * (1 + c.omega(vector)) for c in (cost, adaptive)]
+    assert products[0] < products[1]
+
+
+def test_induced_and_scaled_follow_their_parts() -> None:
+    vector = VECTORS["student"]
+    induced = Induced(TopK(fraction=0.01), RandK(fraction=0.01))
+    left = vector - TopK(fraction=0.01).compress(vector, np.random.default_rng(0)).payload.dense()
+    expected = 99 * float(left.double().square().sum() / vector.double().square().sum())
+    assert induced.omega(vector) == pytest.approx(expected)
+    sent = Scaled(RandK(fraction=0.5), 1.0).compress(vector, np.random.default_rng(1)).payload.dense()
+    assert torch.equal(sent[sent != 0], vector[sent != 0])
+
+
+FORMULAS: list[tuple[Compressor, float]] = [
+    (MLMC(TopK(fraction=0.01)), SIZE * 0.01 * (32 + 17)),
+    (TopK(fraction=0.05), SIZE * 0.05 * (32 + 17)),
+    (MLMC(FixedPoint(), "fixed"), 2 * SIZE + 32 + 5),
+    (MLMC(FloatingPoint(), "fixed"), 10 * SIZE + 5),
+    (RandK(fraction=0.01), SIZE * 0.01 * 32 + 64),
+    (QSGD(), 32 + 2 * SIZE),
+    (QSGD(levels=7), 32 + 4 * SIZE),
+    (TernGrad(), 32 + math.log2(3) * SIZE),
+    (Natural(), 9 * SIZE),
+    (StochasticRounding(bits=4), 32 + 4 * SIZE),
+    (Importance(), 32 + 1 + 17),
+    (Importance(draws=100), 100 * (32 + 1 + 17)),
+    (Systematic(fraction=0.01), SIZE * 0.01 * (32 + 17)),
+    (RTN(bits=4), 32 + 4 * SIZE),
+    (ECUQ(bits=3), 64 + 3 * SIZE),
+    (FixedPoint(bits=4), 32 + 5 * SIZE),
+    (FloatingPoint(bits=4), 13 * SIZE),
+    (Systematic(fraction=0.01, values="bfloat16"), SIZE * 0.01 * (16 + 17)),
+]
+
+
+@pytest.mark.parametrize("name", VECTORS)
+@pytest.mark.parametrize(("compressor", "bits"), FORMULAS, ids=lambda part: repr(part))
+def test_payloads_are_no_longer_than_the_papers_formula(compressor: Compressor, bits: float, name: str) -> None:
+    rng = np.random.default_rng(2)
+    for vector in (VECTORS[name], VECTORS[name][:SIZE]):
+        compressed = compressor.compress(vector, rng)
+        assert compressed.expected_bits == pytest.approx(bits, rel=1e-3)
+        assert 8 * (len(compressor.encode(vector, rng)) - OVERHEAD) <= bits
+
+
+def test_short_payloads_are_no_longer_than_the_formula_either() -> None:
+    rng = np.random.default_rng(2)
+    for size in (1, 10, 100, 1000):
+        vector = torch.from_numpy(10.0 ** rng.uniform(-37, 37, size)).float()
+        for compressor, bits in (
+            (MLMC(FloatingPoint(), "fixed"), 10 * size + 5),
+            (Natural(), 9 * size),
+            (MLMC(FixedPoint(), "fixed"), 2 * size + 37),
+            (QSGD(levels=7), 32 + 4 * size),
+            (MLMC(TopK(fraction=0.1)), max(1, size // 10) * (32 + math.ceil(math.log2(max(size, 2))))),
+        ):
+            assert 8 * (len(compressor.encode(vector, rng)) - OVERHEAD) <= bits, (compressor, size)

@@ -1,0 +1,31 @@
+"""Coverage-guided fuzzing of the payload reader, with atheris (not a dependency: pip install atheris).
+
+    python tests/fuzz/fuzz_payload.py -max_total_time=60 tests/fuzz/corpus
+
+The first byte of an input chooses the size that the reader expects, the rest are blocks; magic, version, size and
+checksum are put in front, as fuzzers do not guess checksums. Every input must give a `WireError` or a sound payload,
+within the memory of two vectors. New inputs of interest land in the corpus; `--seed` writes its first ones from the
+samples.
+"""
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parents[1]))
+
+try:
+    import atheris
+except ImportError:
+    sys.exit("fuzzing needs atheris: pip install atheris")
+
+with atheris.instrument_imports(include=["fl_mlmc"]):
+    from fl_mlmc.testing import fuzz_input, fuzz_payload, sample_payloads
+    from fl_mlmc.wire import encode_payload
+
+if "--seed" in sys.argv:
+    for name, payload in sample_payloads().items():
+        (HERE / "corpus" / name).write_bytes(fuzz_input(encode_payload(payload), payload.size))
+else:
+    atheris.Setup(sys.argv, fuzz_payload)
+    atheris.Fuzz()

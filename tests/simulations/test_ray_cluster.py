@@ -1,0 +1,86 @@
+"""The ray engine on a cluster of several machines, here raylets of one."""
+
+from collections.abc import Iterator
+
+import pytest
+import ray
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+from ray.cluster_utils import Cluster
+
+from fl_mlmc.config import ConfigError, RunConfig
+from simulations.launch import execute, load_config
+from simulations.ray_grid import RayGrid
+from simulations.ray_session import loopback_only, ray_session
+
+pytestmark = pytest.mark.timeout(180)
+
+NUM_NODES = 60
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    with loopback_only():
+        quickly = {
+            "health_check_initial_delay_ms": 0,
+            "health_check_period_ms": 500,
+            "health_check_failure_threshold": 2,
+        }
+        head = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "_system_config": quickly}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        try:
+            yield cluster
+        finally:
+            cluster.shutdown()
+
+
+def client_app() -> ClientApp:
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        import time
+
+        time.sleep(0.05)
+        seen = ConfigRecord({"machine": ray.get_runtime_context().get_node_id()})
+        return Message(RecordDict({"seen": seen}), reply_to=message)
+
+    return app
+
+
+def messages() -> Iterator[Message]:
+    data = bytes(100_000)
+    for node in range(1, NUM_NODES + 1):
+        model = ArrayRecord({"flat": Array("float32", (25_000,), "raw", data)})
+        yield Message(RecordDict({"model": model}), dst_node_id=node, message_type="train")
+
+
+def machines(replies: list[Message]) -> set[str]:
+    assert sorted(reply.metadata.src_node_id for reply in replies) == list(range(1, NUM_NODES + 1))
+    assert all(reply.has_content() for reply in replies)
+    return {str(reply.content["seen"]["machine"]) for reply in replies}
+
+
+def test_machines_may_join_and_leave(cluster: Cluster) -> None:
+    with ray_session(cluster.address), RayGrid(client_app(), NUM_NODES, {}) as grid:
+        assert len(machines(list(grid.send_and_receive(messages())))) == 1
+        joined = cluster.add_node(num_cpus=1, node_ip_address="127.0.0.1")
+        while len(machines(list(grid.send_and_receive(messages())))) == 1:
+            pass  # its worker starts beside the others' work
+        replies = grid.send_and_receive(messages())
+        first = next(replies)
+        cluster.remove_node(joined, allow_graceful=False)
+        machines([first, *replies])
+        assert len(machines(list(grid.send_and_receive(messages())))) == 1
+
+
+def test_a_run_joins_a_cluster_and_brings_its_code(cluster: Cluster, small: RunConfig) -> None:
+    local = execute(load_config(None, small.model_dump()))
+    there = load_config(None, small.changed(engine="ray", run_name="there").model_dump())
+    result = execute(there, ray_address=cluster.address)
+    assert all((result.arrays[name] == local.arrays[name]).all() for name in local.arrays)
+
+
+def test_an_address_is_for_the_ray_engine(small: RunConfig) -> None:
+    with pytest.raises(ConfigError, match="a Ray address is for engine 'ray', the run config has engine 'local'"):
+        execute(load_config(None, small.model_dump()), ray_address="127.0.0.1:6379")
