@@ -59,11 +59,18 @@ class RunConfig(BaseModel):
     distill: bool = False
     compressor: str = "Identity()"
     downlink_compressor: str = "Identity()"
-    scheme: Literal["direct"] = "direct"
+    scheme: Literal["direct", "rabo", "rafbo"] = "direct"
     local_steps: int = Field(0, ge=0, description="0: as many as local-epochs make")
     local_epochs: int = Field(5, ge=1)
     batch_size: int = Field(16, ge=1)
     learning_rate: float = Field(0.1, gt=0)
+    task: Literal["classification", "bilevel"] = "classification"
+    problem: str = Field(
+        "hyper_representation", description="of a bilevel task: its name and options, or module:object"
+    )
+    outer_learning_rate: float = Field(0.3, gt=0, description="of the outer x; learning-rate is that of the inner y")
+    multiplier_learning_rate: float = Field(0.0, ge=0, description="of v; 0: the learning-rate")
+    outer_share: float = Field(0.5, gt=0, lt=1, description="of a client's examples, for the outer loss alone")
     client_optimizer: str = "sgd"
     server_optimizer: str = "sgd"
     server_learning_rate: float = Field(1.0, gt=0)
@@ -169,7 +176,27 @@ class RunConfig(BaseModel):
             )
         if isinstance(self.quorum, int) and self.quorum > self.clients_per_round:
             raise ValueError(f"quorum is {self.quorum}, more than clients-per-round, {self.clients_per_round}")
+        if (self.task == "bilevel") != (self.scheme in ("rabo", "rafbo")):
+            raise ValueError(
+                f"task 'bilevel' goes with scheme 'rabo' or 'rafbo', and these with it; got task {self.task!r} and "
+                f"scheme {self.scheme!r}"
+            )
+        if self.task == "bilevel":
+            self._fits_bilevel()
         return self
+
+    def _fits_bilevel(self) -> None:
+        for key in ("masked_cross_entropy", "average_by_label", "distill"):
+            if getattr(self, key):
+                raise ValueError(
+                    f"{key.replace('_', '-')} is for task 'classification'; a bilevel problem states its losses"
+                )
+        if self.client_optimizer != "sgd":
+            raise ValueError(f"client-optimizer of a bilevel task is 'sgd', got {self.client_optimizer!r}")
+        if self.width_rule in ("ordered-dropout", "depth"):
+            raise ValueError(
+                f"width-rule of a bilevel task is 'nested', 'rolling' or 'random', got {self.width_rule!r}"
+            )
 
 
 def _message(error: Mapping[str, Any]) -> str:
