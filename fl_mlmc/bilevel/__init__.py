@@ -2,7 +2,7 @@
 
 from .convexity import ConvexityWatch, DivergenceError, NotStronglyConvexError
 from .hypergradient import Directions, Estimator, FiniteDifference, Penalty
-from .problem import BilevelProblem, ClientData, Held, Point, load_problem
+from .problem import BilevelProblem, ClientData, Held, Point, cut_only, load_problem
 from .rabo import Rabo, Steps
 from .rafbo import Rafbo
 from .simulate import Trace, simulate
@@ -23,6 +23,7 @@ __all__ = [
     "Rafbo",
     "Steps",
     "Trace",
+    "cut_only",
     "load_problem",
     "simulate",
 ]

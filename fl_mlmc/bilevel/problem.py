@@ -7,7 +7,7 @@ It is stated as two losses of named tensors. `lower = "global"`: one y for all c
 import importlib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -167,6 +167,14 @@ def named(spec: WidthSpec, vector: Tensor) -> dict[str, Tensor]:
     """Views of a flat vector as the tensors of `spec`."""
     parts = vector.split([math.prod(shape) for shape in spec.shapes.values()])
     return {name: part.view(shape) for (name, shape), part in zip(spec.shapes.items(), parts, strict=True)}
+
+
+def cut_only(problem: BilevelProblem, which: Literal["outer", "inner"]) -> BilevelProblem:
+    """The ablation in which clients cut x alone, or y alone, and hold the other whole."""
+    spec = problem.inner_spec if which == "outer" else problem.outer_spec
+    whole = WidthSpec({}, spec.shapes, {name: (None,) * len(shape) for name, shape in spec.shapes.items()})
+    changed = {"inner_spec" if which == "outer" else "outer_spec": whole}
+    return replace(problem, sliced=False, **changed)  # type: ignore[arg-type]
 
 
 def load_problem(text: str) -> Any:

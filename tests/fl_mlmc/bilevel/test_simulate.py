@@ -83,6 +83,17 @@ def test_same_seed_same_run() -> None:
     assert not torch.equal(runs[0], runs[2])
 
 
+@pytest.mark.parametrize("scheme", [Rabo(), Rafbo(2)])
+@pytest.mark.parametrize("lower", ["global", "personal"])
+def test_v_never_leaves_its_ball(scheme: Scheme, lower: str) -> None:
+    task = quadratic(num_clients=2, lower=lower)  # type: ignore[arg-type]
+    problem = dataclasses.replace(task.problem, strong_convexity=0.5, outer_gradient_bound=0.05)
+    trace = go(dataclasses.replace(task, problem=problem), scheme=scheme)
+    points = [trace.point] if lower == "global" else list(trace.personal.values())
+    for point in points:
+        assert float(point.v.norm()) == pytest.approx(0.1)
+
+
 def concave(task: Quadratic, shift: float) -> Quadratic:
     """The same problem with the inner Hessians moved down by `shift`."""
     eye = torch.eye(len(task.clients[0].b), dtype=torch.float64)

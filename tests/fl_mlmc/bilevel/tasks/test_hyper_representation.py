@@ -3,7 +3,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from fl_mlmc.bilevel import FiniteDifference, Held, Point, Rafbo, Steps, simulate
+from fl_mlmc.bilevel import FiniteDifference, Held, Point, Rafbo, Steps, cut_only, simulate
 from fl_mlmc.bilevel.tasks import Rows, hyper_representation
 from fl_mlmc.models import Model
 from fl_mlmc.models.cnn import cnn
@@ -80,3 +80,18 @@ def test_unequal_clients_learn_digits() -> None:
     accuracy = Held.of(problem, "nested", 1.0).accuracy(trace.point.x, trace.point.y, features[1400:], labels[1400:])
     assert accuracy > 0.93
     assert trace.rows[-1].curvature >= problem.strong_convexity
+
+
+def test_either_level_can_be_cut_alone() -> None:
+    problem = hyper_representation(MODELS[0][0])
+    outer, inner = (Held.of(cut_only(problem, which), "nested", 0.5) for which in ("outer", "inner"))
+    both = Held.of(problem, "nested", 0.5)
+    assert (outer.outer.size, outer.inner.size) == (both.outer.size, problem.inner_spec.size)
+    assert (inner.outer.size, inner.inner.size) == (problem.outer_spec.size, both.inner.size)
+    x, y = problem.start(0)
+    data = Rows.split(torch.randn(8, 64), torch.arange(8), np.random.default_rng(0))
+    for held in (outer, inner):
+        point = held.gather(Point(x, y, torch.randn_like(y)))
+        seen = FiniteDifference().directions(held, point, data, np.random.default_rng(0))
+        assert seen.outer.shape == point.x.shape
+        assert seen.system.shape == point.y.shape
