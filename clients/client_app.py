@@ -1,5 +1,6 @@
 """The Flower ClientApp: records in, records out."""
 
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
@@ -66,6 +67,7 @@ def train(message: Message, context: Context) -> Message:
     try:
         data = _data(str(context.node_config.get("data-path", task.data)))
         payload = message.content.array_records[ARRAYS][PAYLOAD].data
+        task = replace(task, state=str(context.node_config.get("state-path", task.state)))
         run = run_bilevel_task if config.task == "bilevel" else run_task
         reply = run(task, payload, config, data)
     except (TrainingError, OSError, ValueError) as error:

@@ -3,20 +3,24 @@
 import time
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from fl_mlmc.compressors.base import Compressed
 from fl_mlmc.config import RunConfig
 from fl_mlmc.models import Model, build_model
 from fl_mlmc.models.base import load_vector, to_vector
 from fl_mlmc.objectives import local_loss, masked_cross_entropy, present_classes
 from fl_mlmc.protocol import TrainTask, TrainUpdate, code_stamp
 from fl_mlmc.rng import stream
+from fl_mlmc.schemes import Round, Turn
 from fl_mlmc.submodels import plan
 from fl_mlmc.wire import decode_payload, encode_payload
 
 from .data import FederatedData
+from .state import ClientMemory
 from .trainer import TrainingError, device_of, one_thread, train
 
 
@@ -59,8 +63,7 @@ def run_task(task: TrainTask, payload: bytes, config: RunConfig, data: Federated
         trained = train(module, features, labels, config, rng, loss_of)
         start = time.perf_counter()
         update = _checked(to_vector(module) - before.to(device))
-        rng = stream(config.seed, "level", task.server_round, task.client)
-        compressed = config.uplink.compress(update, rng)
+        compressed = _encode(update, task, config, model.spec.size)
         encoded = encode_payload(compressed.payload)
     return ClientReply(
         TrainUpdate(
@@ -80,6 +83,21 @@ def run_task(task: TrainTask, payload: bytes, config: RunConfig, data: Federated
         encoded,
         own.size,
     )
+
+
+def _encode(update: Tensor, task: TrainTask, config: RunConfig, size: int) -> Compressed:
+    """The scheme's message; what it remembers is on disk before the message is sent."""
+    scheme = config.resolved_scheme(size)
+    round = Round(config.seed, task.server_round, config.num_clients, config.clients_per_round)
+    rng = stream(config.seed, "level", task.server_round, task.client)
+    turn = Turn(round, task.client, config.uplink, rng)
+    if not scheme.has_memory:
+        return scheme.encode(lambda _: update, (update,), {}, turn)[0][0]
+    kept = ClientMemory(Path(task.state), task.client)
+    memory = kept.load(task.memory_round, update) if task.memory_round else scheme.init_client(update)
+    (message,), memory = scheme.encode(lambda _: update, (update,), memory, turn)
+    kept.save(task.server_round, memory, keep=task.memory_round)
+    return message
 
 
 @lru_cache(maxsize=8)

@@ -12,10 +12,13 @@ from . import parse
 from .compressors.base import Compressor
 from .models import parse_model
 from .optimizers import parse_optimizer
+from .schemes import Scheme, parse_scheme, resolve_scheme
 from .submodels.rules import rule_named
 from .submodels.tier import Tier, assign_tiers, parse_tiers
 
 Scalar = bool | int | float | str
+
+BILEVEL_SCHEMES = ("rabo", "rafbo")
 
 
 class ConfigError(ValueError):
@@ -59,7 +62,7 @@ class RunConfig(BaseModel):
     distill: bool = False
     compressor: str = "Identity()"
     downlink_compressor: str = "Identity()"
-    scheme: Literal["direct", "rabo", "rafbo"] = "direct"
+    scheme: str = "direct"
     local_steps: int = Field(0, ge=0, description="0: as many as local-epochs make")
     local_epochs: int = Field(5, ge=1)
     batch_size: int = Field(16, ge=1)
@@ -122,6 +125,15 @@ class RunConfig(BaseModel):
         """The compressor of the broadcast, parsed."""
         return parse(self.downlink_compressor)
 
+    def resolved_scheme(self, size: int) -> Scheme:
+        """The scheme for a model of `size` coordinates; ValueError if it does not admit the compressor."""
+        return resolve_scheme(self._message_scheme, self.uplink, size, self.num_clients)
+
+    @property
+    def _message_scheme(self) -> str:
+        # RABO and RAFBO say what an update is; it travels as it is.
+        return "direct" if self.scheme in BILEVEL_SCHEMES else self.scheme
+
     def least_replies(self, num_sampled: int) -> int:
         """Good replies that a round of so many sampled clients needs."""
         return self.quorum if isinstance(self.quorum, int) else max(1, -int(-self.quorum * num_sampled // 1))
@@ -130,6 +142,18 @@ class RunConfig(BaseModel):
     @classmethod
     def _is_compressor(cls, text: str) -> str:
         return repr(parse(text))
+
+    @field_validator("scheme")
+    @classmethod
+    def _is_scheme(cls, text: str) -> str:
+        if text in BILEVEL_SCHEMES:
+            return text
+        scheme = parse_scheme(text)
+        if scheme.beyond_runs:
+            raise ValueError(
+                f"scheme {scheme.name} runs in `fl-mlmc theory` only: in it {scheme.beyond_runs}, and a run's do not"
+            )
+        return text
 
     @field_validator("tiers")
     @classmethod
@@ -176,14 +200,37 @@ class RunConfig(BaseModel):
             )
         if isinstance(self.quorum, int) and self.quorum > self.clients_per_round:
             raise ValueError(f"quorum is {self.quorum}, more than clients-per-round, {self.clients_per_round}")
-        if (self.task == "bilevel") != (self.scheme in ("rabo", "rafbo")):
+        if (self.task == "bilevel") != (self.scheme in BILEVEL_SCHEMES):
             raise ValueError(
                 f"task 'bilevel' goes with scheme 'rabo' or 'rafbo', and these with it; got task {self.task!r} and "
                 f"scheme {self.scheme!r}"
             )
         if self.task == "bilevel":
             self._fits_bilevel()
+        self._fits_scheme(parse_scheme(self._message_scheme))
         return self
+
+    def _fits_scheme(self, scheme: Scheme) -> None:
+        scheme.check_cohort(self.clients_per_round, self.num_clients)
+        if not scheme.has_memory:
+            return
+        # A memory belongs to coordinates, and is as deep as one round.
+        wanted = {
+            "width-rule": (self.width_rule, "nested"),
+            "checkpoint-every": (self.checkpoint_every, 1),
+            "average-by-label": (self.average_by_label, False),
+        }
+        for key, (value, needed) in wanted.items():
+            if value != needed:
+                raise ValueError(
+                    f"scheme {scheme.name} keeps client memory and needs {key} = {needed!r}, not {value!r}"
+                )
+        if self.tier_assignment == "redrawn":
+            raise ValueError(f"scheme {scheme.name} keeps client memory and needs tiers that stay, not 'redrawn'")
+        if getattr(scheme, "permuted", False) and len({tier.width for tier in self.tier_list}) > 1:
+            raise ValueError(
+                "marina(permuted=True) deals out the coordinates of one submodel: give all tiers one width"
+            )
 
     def _fits_bilevel(self) -> None:
         for key in ("masked_cross_entropy", "average_by_label", "distill"):

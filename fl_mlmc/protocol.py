@@ -54,6 +54,10 @@ class TrainTask(_Record):
     width: float
     data: str
     """Where the prepared data lies, for clients that share the server's disk."""
+    state: str = ""
+    """Where clients that share the server's disk keep their memories; empty: the scheme has none."""
+    memory_round: int = 0
+    """The round whose memory the client must have, because its message was taken then; 0: none yet."""
 
 
 @dataclass(frozen=True)

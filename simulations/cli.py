@@ -74,6 +74,27 @@ def report(
     console.print(f"picture  {picture}", highlight=False, soft_wrap=True)
 
 
+@app.command()
+def theory(
+    problems: Annotated[
+        list[str] | None, typer.Argument(metavar="[PROBLEM…]", help="quadratic, breast-cancer, digits, homogeneous.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where tables and pictures go.")] = Path("runs/theory"),
+    max_rounds: Annotated[int, typer.Option(help="Rounds at most for each method.")] = 20_000,
+) -> None:
+    """Check theorems by running: measured rate, bound, floor and bits of every scheme on convex problems."""
+    from .theory import PROBLEMS, compare
+
+    try:
+        table = compare(problems or list(PROBLEMS), out, max_rounds)
+    except (OSError, ValueError) as error:
+        errors.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from None
+    if len(table):
+        console.print(table.to_string(index=False), highlight=False, soft_wrap=True)
+    console.print(f"tables and pictures  {out}", highlight=False, soft_wrap=True)
+
+
 def _end(number: int, frame: object) -> None:
     # A plain SIGTERM would leave without ending what the run started.
     raise SystemExit(128 + number)

@@ -18,6 +18,7 @@ from fl_mlmc.bilevel.run import metrics, problem_of, state_model
 from fl_mlmc.config import RunConfig
 from fl_mlmc.models import Model, build_model
 from fl_mlmc.models.base import load_vector
+from fl_mlmc.models.check import check_widths
 from fl_mlmc.models.norms import fill_statistics, has_static_statistics
 from fl_mlmc.protocol import code_stamp
 from fl_mlmc.roundlog import RoundLog
@@ -50,6 +51,7 @@ def serve(
     data = prepare_data(config)
     federated = FederatedData.open(data)
     model = _model(config, federated)
+    config.resolved_scheme(model.spec.size)  # refused before anything is written
     with writing(directory):
         saved = load_state(directory / CHECKPOINT) if config.resume else None
         if config.resume:
@@ -78,8 +80,12 @@ def serve(
 
 def _model(config: RunConfig, data: FederatedData) -> Model:
     """What the server holds: a model, or the x, y and v of a bilevel problem."""
-    shape = data.spec.input_shape, data.spec.num_classes
-    return state_model(problem_of(config, *shape)) if config.task == "bilevel" else build_model(config.model, *shape)
+    shape, num_classes = data.spec.input_shape, data.spec.num_classes
+    if config.task == "bilevel":
+        return state_model(problem_of(config, shape, num_classes))
+    model = build_model(config.model, shape, num_classes)
+    check_widths(model, config.width_rule, {tier.width for tier in config.tier_list}, shape, num_classes)
+    return model
 
 
 def _strategy(config: RunConfig, model: Model, round_log: RoundLog, where: str, data: FederatedData) -> TieredStrategy:

@@ -19,6 +19,7 @@ from torch import Tensor
 from fl_mlmc.submodels import WidthSpec
 
 CHECKPOINT, MODEL, OPTIMIZER, STATE = "checkpoint", "model.safetensors", "optimizer.safetensors", "state.json"
+SCHEME = "scheme.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +33,8 @@ class ServerState:
     cumulative_uplink_bytes: int = 0
     log_sizes: Mapping[str, int] = field(default_factory=dict)
     """Bytes of each file of the round log when the round was closed."""
+    scheme: Mapping[str, Tensor] = field(default_factory=dict)
+    """What the scheme keeps on the server."""
 
 
 def save_state(directory: Path, spec: WidthSpec, state: ServerState) -> None:
@@ -52,6 +55,8 @@ def save_state(directory: Path, spec: WidthSpec, state: ServerState) -> None:
     try:
         save_file(tensors, own / MODEL, metadata={"round": str(state.server_round)})
         save_file(dict(state.optimizer), own / OPTIMIZER)
+        if state.scheme:
+            save_file(dict(state.scheme), own / SCHEME)
         (own / STATE).write_text(json.dumps(facts) + "\n")
         for path in (*own.iterdir(), own):
             _sync(path)
@@ -75,7 +80,9 @@ def load_state(directory: Path) -> ServerState | None:
         return None
     vector = torch.cat([tensor.reshape(-1) for tensor in load_checkpoint(directory).values()])
     optimizer = load_file(directory / OPTIMIZER)
-    return ServerState(facts["round"], vector, optimizer, facts["cumulative_uplink_bytes"], facts["log_sizes"])
+    scheme = load_file(directory / SCHEME) if (directory / SCHEME).exists() else {}
+    uplink_bytes, log_sizes = facts["cumulative_uplink_bytes"], facts["log_sizes"]
+    return ServerState(facts["round"], vector, optimizer, uplink_bytes, log_sizes, scheme)
 
 
 def load_checkpoint(directory: Path) -> dict[str, Tensor]:

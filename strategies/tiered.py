@@ -33,11 +33,12 @@ from fl_mlmc.rng import stream
 from fl_mlmc.roundlog import RoundLog
 from fl_mlmc.submodels import IndexPlan, plan
 from fl_mlmc.submodels.coverage import CoverageWatch, coverage_by_tensor, guarded_cohort
-from fl_mlmc.submodels.tier import simulated_seconds
+from fl_mlmc.submodels.tier import Tier, simulated_seconds
 from fl_mlmc.wire import decode_payload, encode_payload
 
 from .checkpoint import CHECKPOINT, ServerState, save_state
 from .roster import Roster, Seat
+from .scheme_server import SchemeServer
 from .server_optimizer import ServerOptimizer
 
 Row = dict[str, Any]
@@ -46,6 +47,10 @@ Evaluate = Callable[[Tensor], Mapping[str, float]]
 
 MODEL = "model"
 """The key of the one array that holds the global model: flat, float32."""
+
+
+MEMORIES = "memories"
+"""The folder of a run's directory where clients on this disk keep their memories."""
 
 
 class QuorumError(RuntimeError):
@@ -85,6 +90,7 @@ class TieredStrategy(Strategy):
         self._data = data
         self._evaluate_model = evaluate_model
         self._optimizer = ServerOptimizer(config.server_optimizer, config.server_learning_rate, model.spec.size)
+        self._scheme = SchemeServer(config, model.spec.size, lambda client: self._plan(client, 1))
         self._vector = torch.empty(0)
         self._sent: dict[int, _Sent] = {}
         self._row: Row = {}
@@ -99,6 +105,7 @@ class TieredStrategy(Strategy):
             f"model {config.model}: {self.model.spec.size:,} parameters",
             f"clients {config.num_clients}, {config.clients_per_round} a round, tiers {config.tiers}",
             f"compressor {config.compressor}, downlink {config.downlink_compressor}",
+            f"scheme {self._scheme.scheme!r}",
             f"log {self.round_log.directory}",
         ):
             log(INFO, "\t└──> %s", line)
@@ -133,10 +140,12 @@ class TieredStrategy(Strategy):
         self._rounds_done = state.server_round
         self._cumulative_uplink_bytes = state.cumulative_uplink_bytes
         self._optimizer.restore(state.optimizer)
+        self._scheme.restore(state.scheme)
 
     def _checkpoint(self, server_round: int, vector: Tensor) -> None:
         sizes, uplink_bytes = self.round_log.sizes(), self._cumulative_uplink_bytes
-        state = ServerState(server_round, vector, self._optimizer.state(), uplink_bytes, sizes)
+        optimizer, scheme = self._optimizer.state(), self._scheme.state()
+        state = ServerState(server_round, vector, optimizer, uplink_bytes, sizes, scheme)
         save_state(self.round_log.directory / CHECKPOINT, self.model.spec, state)
 
     def configure_train(
@@ -147,6 +156,7 @@ class TieredStrategy(Strategy):
         self._vector = from_arrays(arrays)
         if self.roster.is_empty:
             self.roster.wait(grid)
+            self._scheme.meet(self.roster.clients)
         self.roster.refresh(grid)
         self._sent = {}
         return self._messages(server_round)
@@ -159,7 +169,7 @@ class TieredStrategy(Strategy):
             if own not in submodels:
                 submodels[own] = self._broadcast(own, server_round)
             payload = submodels[own]
-            task = TrainTask(server_round, client, seat.tier.name, seat.tier.width, self._data)
+            task = self._task(client, seat.tier, server_round)
             self._sent[client] = _Sent(task, seat, own, len(payload))
             array = Array("float32", (own.size,), PAYLOAD_STYPE, payload)
             content = RecordDict({ARRAYS: ArrayRecord({PAYLOAD: array}), CONFIG: ConfigRecord(task.to_config())})
@@ -170,6 +180,11 @@ class TieredStrategy(Strategy):
                 group_id=f"{server_round}/{client}",  # comes back on error replies too
                 ttl=self.config.round_timeout,
             )
+
+    def _task(self, client: int, tier: Tier, server_round: int) -> TrainTask:
+        state = str(self.round_log.directory / MEMORIES) if self._scheme.scheme.has_memory else ""
+        memory_round = self._scheme.memory_round(client)
+        return TrainTask(server_round, client, tier.name, tier.width, self._data, state, memory_round)
 
     def _cohort(self, server_round: int) -> list[int]:
         clients = self.roster.clients
@@ -202,7 +217,7 @@ class TieredStrategy(Strategy):
         start = time.perf_counter()
         self.round_log.append_clients(rows)
         num_ok = sum(row["status"] == "ok" for row in rows)
-        result = mean.result()
+        result = self._scheme.estimate(mean.result(), self._vector, server_round)
         uplink_bytes = sum(row["payload_bytes"] for row in rows)
         self._cumulative_uplink_bytes += uplink_bytes
         self._row = {
@@ -276,7 +291,9 @@ class TieredStrategy(Strategy):
             row |= _sizes(reply)
             update, payload = _read(reply, sent)
             labels = update.labels if self.config.average_by_label else None
-            mean.add(sent.plan, payload, update.num_examples, labels)
+            weight = 1 if self._scheme.scheme.has_memory else update.num_examples
+            mean.add(sent.plan, payload, weight, labels)
+            self._scheme.accept(sent.task.client, sent.task.server_round)
         except ValueError as error:
             log(WARNING, "client %d dropped in round %d: %s", sent.task.client, sent.task.server_round, error)
             return row | {"status": f"dropped: {error}"}

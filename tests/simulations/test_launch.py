@@ -72,6 +72,12 @@ def test_missing_data_is_told_before_anything_starts(small: RunConfig, tmp_path:
     assert not (Path(small.runs_dir) / "small" / "run.json").exists()
 
 
+def test_a_rule_that_the_model_cannot_follow_is_told_before_anything_starts(small: RunConfig) -> None:
+    with pytest.raises(ValueError, match="depth"):
+        run(None, **settings(small, width_rule="depth"))
+    assert not (Path(small.runs_dir) / "small" / "run.json").exists()
+
+
 def test_clients_whose_loss_is_not_finite_are_dropped_until_the_quorum_fails(small: RunConfig) -> None:
     with pytest.raises(RunFailed, match="round 1 has 0 good replies of 4, the quorum is 2") as caught:
         run(None, **settings(small, learning_rate=1e30, local_steps=5))

@@ -1,0 +1,59 @@
+"""Schemes: two-sided rules with memory, one a file; `base` says what a scheme is."""
+
+from collections.abc import Mapping
+from functools import lru_cache
+
+from .. import spec
+from ..compressors.base import Compressor
+from .adiana import ADIANA
+from .base import Round, Scheme, State, Turn
+from .compressed_scaffnew import CompressedScaffnew
+from .dasha import DASHA
+from .dasha_mvr import DASHAMVR
+from .diana import DIANA
+from .direct import Direct
+from .ef14 import EF14
+from .ef21 import EF21
+from .ef21_sgdm import EF21SGDM
+from .ef_bv import EFBV
+from .marina import MARINA
+from .proxskip import ProxSkip
+from .tamuna import TAMUNA
+
+__all__ = ["SCHEMES", "Round", "Scheme", "State", "Turn", "parse_scheme", "resolve_scheme"]
+
+SCHEMES: Mapping[str, type[Scheme]] = {
+    kind.name: kind
+    for kind in (
+        Direct,
+        EF14,
+        EF21,
+        EF21SGDM,
+        EFBV,
+        DIANA,
+        ADIANA,
+        MARINA,
+        DASHA,
+        DASHAMVR,
+        ProxSkip,
+        CompressedScaffnew,
+        TAMUNA,
+    )
+}
+
+
+def parse_scheme(text: str) -> Scheme:
+    """The scheme that `text` names, e.g. "ef21" or "diana(memory_step=0.1)"; `parse_scheme(repr(s)) == s`.
+
+    ValueError on unknown names and options, with the known ones. "scaffnew" is another name of "proxskip".
+    """
+    return spec.build(text, _NAMES, "scheme")
+
+
+_NAMES: Mapping[str, type[Scheme]] = {**SCHEMES, "scaffnew": ProxSkip}
+
+
+@lru_cache(maxsize=64)
+def resolve_scheme(text: str, compressor: Compressor, size: int, num_clients: int) -> Scheme:
+    """The scheme that `text` names, made ready: `Scheme.resolve`. Both sides of a run get the same one."""
+    return parse_scheme(text).resolve(compressor, size, num_clients)

@@ -1,0 +1,153 @@
+"""What a scheme is: the two sides' rule for turning what clients find into a step of the model.
+
+A scheme is two pairs of pure functions, state in and state out. A client has (`init_client`, `encode`), and `settle`
+where it must learn what its round came to; the server has (`init_server`, `estimate`), and `points`, what it
+broadcasts. In between there is only the mean of the clients' messages, so it can be summed as they come in.
+
+The harness steps model ← model − step · direction. A scheme that `moves_itself` has the step inside: there step = 1.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..blocks import DenseBlock, Payload
+from ..compressors.base import Compressed, Compressor
+from ..ladders.identity import Identity
+from ..rng import stream
+
+State = Mapping[str, Tensor]
+"""Named vectors: what a client or the server keeps from round to round."""
+
+Find = Callable[[Tensor], Tensor]
+"""What a client finds at a point: its gradient, or before − after of local training. One sample a round, so that
+differences of two points are not noise."""
+
+Share = float | Tensor
+"""The cohort's part of all clients, by weight; a tensor where it differs from coordinate to coordinate."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """What the server and every client know of a round alike."""
+
+    seed: int
+    number: int
+    """From 1."""
+    num_clients: int
+    cohort_size: int
+
+    def shared(self, purpose: str) -> np.random.Generator:
+        """A generator that both sides have, so nothing drawn from it must be sent."""
+        return stream(self.seed, "scheme", purpose, self.number)
+
+    @property
+    def share(self) -> float:
+        """The cohort's part of all clients."""
+        return self.cohort_size / self.num_clients
+
+
+@dataclass(frozen=True, eq=False)
+class Turn:
+    """One client's part in a round: its place in the cohort, from 0, its compressor and its own randomness."""
+
+    round: Round
+    rank: int
+    compressor: Compressor
+    rng: np.random.Generator
+
+    def send(self, vector: Tensor) -> Compressed:
+        """One outcome of the compressor; whoever sends everything keeps every digit."""
+        if isinstance(self.compressor, Identity):
+            return exact(vector)
+        return self.compressor.compress(vector.float(), self.rng)
+
+
+class Scheme(ABC):
+    """A rule with two sides. Subclasses are frozen dataclasses with `repr=False`, their fields the text's options."""
+
+    name: ClassVar[str]
+    allows_partial: ClassVar[bool] = True
+    """Whether a round may do without some of the clients."""
+    moves_itself: ClassVar[bool] = False
+    has_memory: ClassVar[bool] = True
+    """Whether a client keeps anything between rounds."""
+    beyond_runs: ClassVar[str] = ""
+    """What the scheme asks of clients that a federated run does not offer; empty: it runs there."""
+
+    def resolve(self, compressor: Compressor, size: int, num_clients: int) -> Self:
+        """The scheme with every open option set by its theorem; ValueError if it cannot work with `compressor`.
+
+        `size` is the number of coordinates of the whole model.
+        """
+        return self
+
+    def check_cohort(self, cohort_size: int, num_clients: int) -> None:
+        """ValueError if the method does not allow that so few of the clients take part in a round."""
+        if cohort_size < num_clients and not self.allows_partial:
+            raise ValueError(
+                f"scheme {self.name} needs every client in every round, {cohort_size} of {num_clients} are sampled"
+            )
+
+    def init_client(self, like: Tensor) -> State:
+        """The memory of a client that never took part; vectors are shaped as `like`."""
+        return {}
+
+    @abstractmethod
+    def encode(
+        self, find: Find, points: Sequence[Tensor], memory: State, turn: Turn
+    ) -> tuple[tuple[Compressed, ...], State]:
+        """The client's messages and its new memory; `points` is what the server broadcast."""
+
+    def settle(self, memory: State, movement: Tensor, turn: Turn) -> State:
+        """The memory once the client has learnt how far its round moved the model."""
+        return memory
+
+    def init_server(self, model: Tensor) -> State:
+        """The server's state before the first round."""
+        return {}
+
+    def points(self, model: Tensor, state: State) -> tuple[Tensor, ...]:
+        """What the server broadcasts: the points at which clients evaluate."""
+        return (model,)
+
+    @abstractmethod
+    def estimate(
+        self, means: Sequence[Tensor], model: Tensor, state: State, round: Round, share: Share = 1.0
+    ) -> tuple[Tensor, State]:
+        """The direction to subtract and the server's new state, from the mean of each message over the cohort."""
+
+    def __repr__(self) -> str:
+        changed = [
+            f"{field.name}={getattr(self, field.name)!r}"
+            for field in fields(self)  # type: ignore[arg-type]
+            if getattr(self, field.name) != field.default
+        ]
+        return f"{self.name}({', '.join(changed)})"
+
+
+def exact(vector: Tensor) -> Compressed:
+    """The vector with all its digits: float64 travels as two float32 parts, high and low."""
+    high = vector.float()
+    parts = [high] if vector.dtype == torch.float32 else [high, (vector - high.double()).float()]
+    payload = Payload(vector.numel(), tuple(DenseBlock(part) for part in parts))
+    return Compressed(payload, 32.0 * vector.numel() * len(parts))
+
+
+def decoded(message: Compressed, like: Tensor) -> Tensor:
+    """What the receiver makes of a message, in the precision of `like`."""
+    out = torch.zeros_like(like)
+    message.payload.add_to(out)
+    return out
+
+
+def given(option: float | None) -> float:
+    """An option that `resolve` sets; ValueError if it is still open."""
+    if option is None:
+        raise ValueError("this scheme has open options: call resolve(compressor, size, num_clients) first")
+    return option

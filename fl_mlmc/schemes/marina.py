@@ -1,0 +1,96 @@
+"""MARINA: compress the change of the gradient, and now and then send all of it.
+
+With one shared coin of probability p all clients send v_i and g = mean v_i; otherwise they send C(v_i − v_i of the
+round before) and g ← g + mean of it. Gorbunov, Burlachenko, Li, Richtárik, ICML 2021, arXiv 2102.07845, Algorithm 1.
+Unbiased compressors. Every client in every round: the change that one left out would be missing from g until the
+next full round. p = 1 / (1+ω), γ = 1 / (L̃ (1 + √((1−p)ω / (pn)))). For full gradients: with minibatches g gathers
+their noise between full rounds.
+
+Perm-K (Szlendak, Tyurin, Richtárik, ICLR 2022, arXiv 2110.03300, Definitions 2 and 3) deals the coordinates out to
+the clients, so equal messages average exactly: A = B = 1, p ≈ 1/n, γ = 1 / (L + L± √((1−p)/p)).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..blocks import Payload, SparseBlock
+from ..compressors.base import Compressed, Compressor
+from .base import Find, Round, Scheme, Share, State, Turn, exact, given
+from .constants import known_omega, need_identity, need_unbiased
+
+
+@dataclass(frozen=True, repr=False)
+class MARINA(Scheme):
+    """Memory: what the client found last. `probability` is p; `permuted` takes Perm-K instead of a compressor."""
+
+    name = "marina"
+    allows_partial = False
+
+    probability: float | None = None
+    permuted: bool = False
+
+    def __post_init__(self) -> None:
+        if self.probability is not None and not 0 < self.probability <= 1:
+            raise ValueError(f"marina's probability lies in (0, 1], got {self.probability}")
+
+    def resolve(self, compressor: Compressor, size: int, num_clients: int) -> Self:
+        if self.permuted:
+            need_identity("marina(permuted=True)", compressor)
+        else:
+            need_unbiased(self.name, compressor)
+        if self.probability is not None:
+            return self
+        if self.permuted:
+            return replace(self, probability=1 / min(num_clients, size))
+        return replace(self, probability=1 / (1 + known_omega(self.name, "probability", compressor, size)))
+
+    def is_full(self, round: Round) -> bool:
+        """Whether all clients send everything; they do in the first round."""
+        return round.number == 1 or round.shared("coin").random() < given(self.probability)
+
+    def init_client(self, like: Tensor) -> State:
+        return {"found": torch.zeros_like(like)}
+
+    def encode(
+        self, find: Find, points: Sequence[Tensor], memory: State, turn: Turn
+    ) -> tuple[tuple[Compressed, ...], State]:
+        found = find(points[0])
+        if self.is_full(turn.round):
+            message = exact(found)
+        elif self.permuted:
+            message = permuted_part(found - memory["found"], turn.round, turn.rank)
+        else:
+            message = turn.send(found - memory["found"])
+        return (message,), {"found": found}
+
+    def init_server(self, model: Tensor) -> State:
+        return {"estimate": torch.zeros_like(model)}
+
+    def estimate(
+        self, means: Sequence[Tensor], model: Tensor, state: State, round: Round, share: Share = 1.0
+    ) -> tuple[Tensor, State]:
+        estimate = means[0] if self.is_full(round) else state["estimate"] + share * means[0]
+        return estimate, {"estimate": estimate}
+
+
+def permuted_part(vector: Tensor, round: Round, rank: int) -> Compressed:
+    """Perm-K: the coordinates that a shared permutation deals to the cohort's member `rank`, scaled to be unbiased.
+
+    With fewer coordinates than members each is dealt to several, who share its weight. The formula counts no bits for
+    indices, which follow from the seed.
+    """
+    size, members = vector.numel(), round.cohort_size
+    rng = round.shared("deal")
+    if size >= members:
+        dealt, factor = np.sort(rng.permutation(size)[rank::members]), float(members)
+    else:
+        place = int(np.flatnonzero(rng.permutation(members) == rank)[0]) % size
+        dealt, factor = np.array([place]), members / len(range(place, members, size))
+    indices = torch.from_numpy(dealt)
+    block = SparseBlock(size, indices, (vector[indices] * factor).float())
+    return Compressed(Payload(size, (block,)), 32.0 * dealt.size)

@@ -1,0 +1,250 @@
+"""The laws of schemes: which compressors and cohorts they take, and what both sides agree on after a round."""
+
+import numpy as np
+import pytest
+import torch
+
+from fl_mlmc import MLMC, RTN, Identity, Natural, RandK, Scaled, TopK, decode
+from fl_mlmc.compressors.base import Compressor
+from fl_mlmc.schemes import SCHEMES, Round, Scheme, State, Turn, parse_scheme
+from fl_mlmc.schemes.base import decoded, exact
+from fl_mlmc.schemes.constants import contraction, worst_omega
+from fl_mlmc.schemes.controlled import own_coordinates
+from fl_mlmc.schemes.marina import permuted_part
+from fl_mlmc.wire import encode_payload
+
+TEXTS = [
+    "direct",
+    "ef14",
+    "ef21",
+    "ef21_sgdm(momentum=0.3)",
+    "ef_bv(memory_step=0.2)",
+    "diana",
+    "adiana(1.0, 0.1)",
+    "marina(permuted=True)",
+    "dasha",
+    "dasha_mvr(momentum=0.5)",
+    "proxskip(0.1, 0.5)",
+    "compressed_scaffnew(0.1, 0.5, overlap=3)",
+    "tamuna(step=0.1, probability=0.5)",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_schemes_repr_is_the_text_that_builds_it(text: str) -> None:
+    scheme = parse_scheme(text)
+    assert parse_scheme(repr(scheme)) == scheme
+
+
+def test_every_scheme_is_listed_here_and_scaffnew_is_proxskip() -> None:
+    assert {text.partition("(")[0] for text in TEXTS} == set(SCHEMES)
+    assert parse_scheme("scaffnew(0.1, 0.5)") == parse_scheme("proxskip(0.1, 0.5)")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ef22", "unknown scheme 'ef22'; known: adiana, .*tamuna"),
+        ("diana(step=1)", "diana has no option 'step'; its options: memory_step"),
+        ("ef21_sgdm(momentum=0)", r"momentum lies in \(0, 1\]"),
+        ("dasha_mvr(momentum=2)", r"momentum lies in \(0, 1\]"),
+        ("marina(probability=0)", r"probability lies in \(0, 1\]"),
+        ("tamuna(0.1, 0.5, overlap=1)", "at least 2"),
+        ("compressed_scaffnew(0.1, 0.5, overlap=1)", "at least 2"),
+        ("proxskip(0, 0.5)", "step is above 0"),
+        ("proxskip(1, 1.5)", r"probability lies in \(0, 1\]"),
+        ("adiana(0.1, 1.0)", "0 < convexity ≤ smoothness"),
+    ],
+)
+def test_a_text_that_is_no_scheme_is_refused_with_the_known_ones(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_scheme(text)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "compressor", "message"),
+    [
+        ("diana", TopK(count=2), r"needs an unbiased compressor.*take MLMC\(TopK\(count=2\)\)"),
+        ("adiana(1.0, 0.1)", TopK(count=2), "needs an unbiased compressor"),
+        ("marina", TopK(count=2), "needs an unbiased compressor"),
+        ("marina(probability=0.5)", TopK(count=2), "needs an unbiased compressor"),
+        ("dasha", TopK(count=2), "needs an unbiased compressor"),
+        ("dasha_mvr", TopK(count=2), "needs an unbiased compressor"),
+        ("ef14", RandK(count=2), r"may enlarge a vector: take Scaled\(RandK\(count=2\)\)"),
+        ("ef21", MLMC(TopK(count=2)), "needs a contractive compressor"),
+        ("ef21_sgdm", MLMC(TopK(count=2)), "needs a contractive compressor"),
+        ("ef_bv", RTN(bits=4), "give ef_bv its memory_step and estimate_step"),
+        ("diana", MLMC(RTN(bits=4)), "no bound on ω .* give diana its memory_step"),
+        ("marina", MLMC(RTN(bits=4)), "give marina its probability"),
+        ("marina(permuted=True)", RandK(count=2), "decides itself what travels"),
+        ("proxskip(0.1, 0.5)", RandK(count=2), "decides itself what travels"),
+        ("tamuna(0.1, 0.5)", TopK(count=2), "decides itself what travels"),
+    ],
+)
+def test_a_compressor_that_a_scheme_does_not_admit_is_refused_with_the_reason(
+    scheme: str, compressor: Compressor, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_scheme(scheme).resolve(compressor, 10, 4)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "compressor", "option", "value"),
+    [
+        ("diana", RandK(count=2), "memory_step", 1 / 5),
+        ("diana", MLMC(TopK(count=2)), "memory_step", 1 / 5),
+        ("diana(memory_step=0.4)", MLMC(RTN(bits=4)), "memory_step", 0.4),
+        ("marina", RandK(count=2), "probability", 1 / 5),
+        ("marina(permuted=True)", Identity(), "probability", 1 / 4),
+        ("dasha", RandK(count=2), "memory_step", 1 / 9),
+        ("ef_bv", RandK(count=2), "memory_step", 1 / 5),
+        ("ef_bv", RandK(count=2), "estimate_step", 1 / 2),
+        ("ef_bv", TopK(count=10), "memory_step", 1.0),
+    ],
+)
+def test_open_options_follow_the_theorem(scheme: str, compressor: Compressor, option: str, value: float) -> None:
+    resolved = parse_scheme(scheme).resolve(compressor, 10, 4)
+    assert getattr(resolved, option) == pytest.approx(value)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_cohort_smaller_than_all_is_taken_or_refused_by_name(text: str) -> None:
+    scheme = parse_scheme(text)
+    scheme.check_cohort(8, 8)
+    if scheme.allows_partial:
+        scheme.check_cohort(4, 8)
+    else:
+        with pytest.raises(ValueError, match=f"scheme {scheme.name} needs every client in every round, 4 of 8"):
+            scheme.check_cohort(4, 8)
+
+
+def test_an_overlap_beyond_the_cohort_is_refused() -> None:
+    with pytest.raises(ValueError, match="more than the 2 clients"):
+        parse_scheme("tamuna(0.1, 0.5, overlap=3)").check_cohort(2, 8)
+
+
+def test_a_compressor_attains_its_worst_case() -> None:
+    size = 12
+    even = torch.ones(size)
+    for compressor in (RandK(count=3), MLMC(TopK(count=3)), MLMC(TopK(count=3), "fixed")):
+        assert worst_omega(compressor, size) == pytest.approx(compressor.omega(even)) == pytest.approx(3.0)
+    assert contraction(TopK(count=3), size) == pytest.approx(3 / 12)
+    assert contraction(Scaled(RandK(count=3)), size) == pytest.approx(1 / 4)
+    assert contraction(Natural(), size) == pytest.approx(7 / 8)
+    assert contraction(RandK(count=3), size) is None
+
+
+MIRRORED = {"ef21": "estimate", "ef21_sgdm": "estimate", "diana": "shift", "dasha": "estimate", "dasha_mvr": "estimate"}
+
+
+@pytest.mark.parametrize("text", MIRRORED)
+@pytest.mark.parametrize("cohort_size", [3, 5])
+def test_the_server_holds_the_mean_of_the_clients_memories(text: str, cohort_size: int) -> None:
+    scheme = parse_scheme(text)
+    if cohort_size < 5 and not scheme.allows_partial:
+        pytest.skip("needs every client")
+    compressor = TopK(count=2) if text.startswith("ef") else RandK(count=2)
+    memories, server = _play(scheme, compressor, num_clients=5, cohort_size=cohort_size)
+    mean = torch.stack([memory[MIRRORED[text]] for memory in memories]).mean(dim=0)
+    torch.testing.assert_close(server[MIRRORED[text]], mean, rtol=1e-12, atol=1e-12)
+    assert mean.norm() > 0.1
+
+
+def test_control_variates_sum_to_zero() -> None:
+    for text, cohort_size in [("proxskip(0.1, 0.4)", 5), ("tamuna(0.1, 0.4, overlap=2)", 3)]:
+        memories, _ = _play(parse_scheme(text), Identity(), num_clients=5, cohort_size=cohort_size)
+        controls = torch.stack([memory["control"] for memory in memories])
+        assert controls.norm() > 0.1
+        assert float(controls.sum(dim=0).abs().max()) < 1e-12
+
+
+def test_error_feedback_keeps_what_was_not_sent() -> None:
+    scheme = parse_scheme("ef14")
+    vector = torch.tensor([1.0, -5.0, 2.0], dtype=torch.float64)
+    (message,), memory = scheme.encode(lambda point: vector, [vector], scheme.init_client(vector), _turn(TopK(count=1)))
+    assert decoded(message, vector).tolist() == [0, -5, 0]
+    assert memory["error"].tolist() == [1, 0, 2]
+
+
+def test_encoding_changes_neither_the_memory_nor_the_points() -> None:
+    for text in TEXTS:
+        scheme = parse_scheme(text)
+        own = Identity() if "(0.1" in text or "probability" in text or "permuted" in text else Natural()
+        scheme = scheme.resolve(own, 6, 1) if text != "adiana(1.0, 0.1)" else scheme.resolve(Natural(), 6, 1)
+        like = torch.arange(6, dtype=torch.float64)
+        memory, points = scheme.init_client(like), [like, like.clone()]
+        for _ in range(2):
+            before = {name: vector.clone() for name, vector in memory.items()}
+            _, after = scheme.encode(
+                lambda point: point * 2 + 1, points[: 2 if "adiana" in text else 1], memory, _turn(own)
+            )
+            assert all(torch.equal(memory[name], before[name]) for name in before)
+            assert torch.equal(points[0], torch.arange(6, dtype=torch.float64))
+            memory = scheme.settle(after, like, _turn(own))
+
+
+def test_direct_sends_the_bytes_of_the_compressor_alone() -> None:
+    vector = torch.randn(50, generator=torch.Generator().manual_seed(0))
+    for compressor in (Identity(), MLMC(TopK(count=5)), TopK(count=5), RandK(count=5)):
+        turn = Turn(Round(0, 1, 4, 4), 0, compressor, np.random.default_rng(3))
+        (message,), memory = parse_scheme("direct").encode(lambda point: vector, [vector], {}, turn)
+        assert encode_payload(message.payload) == compressor.encode(vector, np.random.default_rng(3))
+        assert not memory
+
+
+def test_an_exact_message_keeps_every_digit_of_its_precision() -> None:
+    vector = torch.randn(20, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    assert float((decoded(exact(vector), vector) - vector).abs().max()) < 1e-14
+    assert torch.equal(decode(encode_payload(exact(vector.float()).payload), 20), vector.float())
+
+
+@pytest.mark.parametrize(("size", "members", "owners"), [(12, 4, 2), (7, 5, 3), (3, 8, 2), (10, 4, 4)])
+def test_a_template_gives_every_coordinate_to_as_many_members_as_it_should(
+    size: int, members: int, owners: int
+) -> None:
+    round = Round(0, 3, members, members)
+    held = torch.zeros(size, dtype=torch.int64)
+    for rank in range(members):
+        own = own_coordinates(size, owners, round, rank)
+        assert len(own) <= -(-size * owners // members) + owners
+        held[own] += 1
+    assert held.tolist() == [owners] * size
+
+
+@pytest.mark.parametrize(("size", "members"), [(12, 4), (7, 3), (3, 8), (5, 5)])
+def test_permuted_parts_of_equal_vectors_average_to_the_vector(size: int, members: int) -> None:
+    vector = torch.randn(size, generator=torch.Generator().manual_seed(2))
+    round = Round(0, 5, members, members)
+    mean = sum(permuted_part(vector, round, rank).payload.dense() for rank in range(members)) / members
+    torch.testing.assert_close(mean, vector)
+
+
+def _turn(compressor: Compressor) -> Turn:
+    return Turn(Round(0, 1, 1, 1), 0, compressor, np.random.default_rng(0))
+
+
+def _play(scheme: Scheme, compressor: Compressor, num_clients: int, cohort_size: int) -> tuple[list[State], State]:
+    """Twelve rounds on f_i(x) = ½ x² − b_i x."""
+    scheme = scheme.resolve(compressor, 6, num_clients)
+    offsets = torch.randn(num_clients, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    model = torch.zeros(6, dtype=torch.float64)
+    server = scheme.init_server(model)
+    memories = [scheme.init_client(model) for _ in range(num_clients)]
+    for number in range(1, 13):
+        round = Round(9, number, num_clients, cohort_size)
+        cohort = sorted(round.shared("cohort").choice(num_clients, cohort_size, replace=False))
+        total = torch.zeros_like(model)
+        turns = [
+            Turn(round, rank, compressor, np.random.default_rng([number, client])) for rank, client in enumerate(cohort)
+        ]
+        for client, turn in zip(cohort, turns, strict=True):
+            (message,), memories[client] = scheme.encode(
+                lambda point, client=client: point - offsets[client], [model], memories[client], turn
+            )
+            message.payload.add_to(total)
+        direction, server = scheme.estimate([total / cohort_size], model, server, round, round.share)
+        step = 1.0 if scheme.moves_itself else 0.1
+        for client, turn in zip(cohort, turns, strict=True):
+            memories[client] = scheme.settle(memories[client], -step * direction, turn)
+        model = model - step * direction
+    return memories, server

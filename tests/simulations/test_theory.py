@@ -1,0 +1,73 @@
+"""The theory bench as a command, in sizes of seconds."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from fl_mlmc import MLMC, Compressor, Identity, RandK, TopK
+from fl_mlmc.theory import bench, steps
+from simulations import theory
+from simulations.cli import app
+
+
+def test_averaged_suboptimality_keeps_theorem_4_1_and_falls_like_the_root_of_rounds() -> None:
+    # One run of M = 4 of the published table: none 0.052 and 0.025, MLMC 0.212 and 0.091, at T = 1000 and 4000.
+    cases: list[tuple[Compressor, float]] = [(Identity(), 0.052), (MLMC(TopK(count=4)), 0.212)]
+    for compressor, published in cases:
+        value, bound = theory.averaged(compressor, 4, 1000)
+        assert value < bound
+        assert value == pytest.approx(published, rel=0.2)
+    early, late = (theory.averaged(Identity(), 4, rounds)[0] for rounds in (500, 2000))
+    assert early / late == pytest.approx(2, rel=0.25)
+
+
+def test_logistic_regression_knows_its_solution_and_its_constants() -> None:
+    problem = theory.problem_named("breast-cancer")
+    mean = torch.stack([problem.gradient(client, problem.solution) for client in range(8)]).mean(dim=0)
+    assert float(mean.norm()) < 1e-12
+    known = problem.constants
+    assert known.convexity < known.smoothness < known.largest * 1.01
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        here, there = (torch.from_numpy(rng.standard_normal(problem.size)) for _ in range(2))
+        moved = float((here - there).norm())
+        for client, smoothness in enumerate(known.client_smoothness):
+            change = float((problem.gradient(client, here) - problem.gradient(client, there)).norm())
+            assert known.convexity * moved <= change <= smoothness * moved
+    slope = torch.func.grad(lambda point: _loss(problem, point))(here)
+    assert torch.allclose(slope, torch.stack([problem.gradient(c, here) for c in range(8)]).mean(dim=0), atol=1e-10)
+
+
+def test_diana_is_exact_and_no_slower_than_its_bound_on_real_data() -> None:
+    rows = np.random.default_rng(1).standard_normal((64, 6))
+    problem = theory.logistic("small", rows, rows[:, 0] + rows[:, 1] > 0.3, num_clients=4, ridge=0.1)
+    method = steps.diana(problem.constants, RandK(count=4), problem.size)
+    trace = bench.run(problem, method, bench.rounds_for(method))
+    assert trace.errors[-1] < 1e-20
+    assert trace.rate is not None
+    assert method.bound is not None
+    assert trace.rate >= method.bound
+
+
+def test_the_command_writes_tables_and_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = CliRunner().invoke(app, ["theory", "quadratic", "--out", str(tmp_path), "--max-rounds", "3"])
+    assert result.exit_code == 0, result.output
+    table = pd.read_csv(tmp_path / "theory.csv")
+    assert {"method", "measured_rate", "bound", "floor", "expected_bits_to_1e-6"} <= set(table.columns)
+    assert len(table) == len(theory.methods(theory.problem_named("quadratic")))
+    assert (tmp_path / "theory.md").read_text().count("\n") == len(table) + 2
+    assert (tmp_path / "quadratic.png").stat().st_size > 10_000
+
+
+def test_an_unknown_problem_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="unknown problem cubic; known: quadratic"):
+        theory.compare(["cubic"], tmp_path)
+
+
+def _loss(problem: theory.Problem, point: torch.Tensor) -> torch.Tensor:
+    margins = problem._parts @ point  # type: ignore[attr-defined]
+    return torch.nn.functional.softplus(-margins).mean() + problem._ridge / 2 * point.square().sum()  # type: ignore[attr-defined]

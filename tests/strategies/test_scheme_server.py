@@ -1,0 +1,171 @@
+"""Schemes with memory in federated runs: what both sides keep, lose and find again."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Context, Error, Message
+from flwr.clientapp import ClientApp
+
+from clients import client_app
+from clients.data import FederatedData
+from fl_mlmc.config import ConfigError, RunConfig
+from fl_mlmc.frames import read_clients
+from fl_mlmc.models import build_model
+from fl_mlmc.protocol import CONFIG
+from fl_mlmc.roundlog import RoundLog
+from simulations.launch import execute, load_config, load_run
+from simulations.local_grid import LocalGrid
+from simulations.server_app import prepare_data
+from strategies.checkpoint import CHECKPOINT, load_state
+from strategies.tiered import MEMORIES, TieredStrategy, from_arrays, to_arrays
+
+
+def run(config: RunConfig, losing: tuple[tuple[int, int], ...] = ()) -> tuple[torch.Tensor, TieredStrategy]:
+    """Run `config`; the replies of `losing` (round, client) get lost on the way. The model and the strategy."""
+    app = ClientApp()
+
+    @app.query("roster")
+    def who(message: Message, context: Context) -> Message:
+        return client_app.who(message, context)
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        reply = client_app.train(message, context)
+        task = message.content.config_records[CONFIG]
+        is_lost = (task["server-round"], task["client"]) in losing
+        return Message(Error(0, "lost on the way"), reply_to=message) if is_lost else reply
+
+    data = prepare_data(config)
+    spec = FederatedData.open(data).spec
+    model = build_model(config.model, spec.input_shape, spec.num_classes)
+    log = RoundLog.create(directory(config), {})
+    strategy = TieredStrategy(config, model, log, str(data))
+    grid = LocalGrid(app, config.num_clients, config.to_flower())
+    result = strategy.start(grid, to_arrays(model.initial(config.seed)), config.num_rounds)
+    return from_arrays(result.arrays), strategy
+
+
+def directory(config: RunConfig) -> Path:
+    return Path(config.runs_dir) / config.run_name
+
+
+def everyone(small: RunConfig, **changes: Any) -> RunConfig:
+    return small.changed(clients_per_round=small.num_clients, **changes)
+
+
+def remembered(config: RunConfig, strategy: TieredStrategy, name: str) -> torch.Tensor:
+    """The mean of the clients' memories over the holders of each coordinate, by its plain definition."""
+    size = strategy.model.spec.size
+    total, holders = torch.zeros(size, dtype=torch.float64), torch.zeros(size, dtype=torch.float64)
+    for client in range(config.num_clients):
+        own = strategy._plan(client, 1)
+        holders[own.indices] += 1
+        if server_round := strategy._scheme.memory_round(client):
+            with np.load(directory(config) / MEMORIES / str(client) / f"{server_round}.npz") as file:
+                total[own.indices] += torch.from_numpy(file[name]).double()
+    return total / holders.clamp(min=1)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "compressor", "name"),
+    [
+        ("ef21", "TopK(fraction=0.1)", "estimate"),
+        ("ef21_sgdm", "TopK(fraction=0.1)", "estimate"),
+        ("ef_bv", "TopK(fraction=0.1)", "shift"),
+        ("diana", "MLMC(TopK(fraction=0.1))", "shift"),
+        ("dasha", "RandK(fraction=0.2)", "estimate"),
+    ],
+)
+def test_the_server_keeps_the_mean_of_memories_across_tiers_cohorts_and_lost_replies(
+    small: RunConfig, scheme: str, compressor: str, name: str
+) -> None:
+    config = (everyone(small) if scheme == "dasha" else small).changed(
+        scheme=scheme, compressor=compressor, num_rounds=4, quorum=1
+    )
+    _, strategy = run(config, losing=((1, 1), (2, 0), (2, 2), (3, 4)))
+    assert (read_clients(directory(config))["status"] != "ok").any()
+    expected = remembered(config, strategy, name)
+    assert float(expected.norm()) > 0.01
+    torch.testing.assert_close(strategy._scheme.state()[name], expected, rtol=1e-4, atol=1e-7)
+
+
+def test_schemes_that_lose_nothing_agree(small: RunConfig) -> None:
+    models = {}
+    for scheme in ("ef14", "ef21", "diana(memory_step=0.5)", "dasha(memory_step=0.3)", "marina(probability=0.3)"):
+        config = everyone(small, compressor="Identity()", scheme=scheme, num_rounds=3, run_name=scheme[:6])
+        models[scheme], _ = run(config)
+    for model in models.values():
+        torch.testing.assert_close(model, models["ef14"], rtol=1e-3, atol=2e-5)
+
+
+def test_direct_keeps_no_memory(small: RunConfig) -> None:
+    _, strategy = run(small)
+    assert not (directory(small) / MEMORIES).exists()
+    saved = load_state(directory(small) / CHECKPOINT)
+    assert saved is not None
+    assert saved.scheme == strategy._scheme.state() == {}
+
+
+def test_a_lost_memory_is_logged_by_name_and_the_run_goes_on(small: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = everyone(small, scheme="diana", compressor="MLMC(TopK(fraction=0.1))", num_rounds=3)
+    fresh = TieredStrategy.configure_train
+
+    def losing(self: TieredStrategy, server_round: int, *rest: Any) -> Any:
+        if server_round == 2:
+            shutil.rmtree(directory(config) / MEMORIES / "3")
+        return fresh(self, server_round, *rest)
+
+    monkeypatch.setattr(TieredStrategy, "configure_train", losing)
+    run(config)
+    rows = read_clients(directory(config))
+    dropped = rows[rows["status"] != "ok"]
+    assert list(zip(dropped["round"], dropped["client"], strict=True)) == [(2, 3), (3, 3)]
+    assert dropped["status"].str.startswith("dropped: client 3 lost its memory of round 1").all()
+
+
+@pytest.mark.parametrize("scheme", ["ef21", "ef21_sgdm"])
+def test_a_run_with_memory_goes_on_as_if_it_had_not_been_cut_off(small: RunConfig, scheme: str) -> None:
+    config = small.changed(scheme=scheme, compressor="TopK(fraction=0.1)", num_rounds=5)
+    whole = execute(load_config(None, config.changed(run_name="whole").model_dump()))
+
+    def cut(row: Mapping[str, Any]) -> None:
+        if row["round"] == 3:  # after the clients remembered the round, before its checkpoint
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        execute(load_config(None, config.changed(run_name="cut").model_dump()), cut)
+    resumed = execute(load_run(Path(config.runs_dir) / "cut"))
+    assert all(np.array_equal(whole.arrays[name], resumed.arrays[name]) for name in whole.arrays)
+    assert whole.clients["payload_bytes"].tolist() == resumed.clients["payload_bytes"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scheme": "ef22"}, "unknown scheme 'ef22'"),
+        ({"scheme": "tamuna(0.1, 0.5)"}, "runs in `fl-mlmc theory` only"),
+        ({"scheme": "adiana(1.0, 0.1)"}, "runs in `fl-mlmc theory` only"),
+        ({"scheme": "marina"}, "needs every client in every round, 4 of 6"),
+        ({"scheme": "ef21", "width_rule": "rolling"}, "needs width-rule = 'nested', not 'rolling'"),
+        ({"scheme": "ef21", "checkpoint_every": 2}, "needs checkpoint-every = 1, not 2"),
+        ({"scheme": "ef21", "tier_assignment": "redrawn"}, "needs tiers that stay"),
+        ({"scheme": "marina(permuted=True)", "clients_per_round": 6}, "give all tiers one width"),
+    ],
+)
+def test_a_run_that_the_scheme_does_not_allow_is_refused(
+    small: RunConfig, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        small.changed(**changes)
+
+
+def test_a_compressor_that_the_scheme_does_not_admit_is_refused_before_anything_is_written(small: RunConfig) -> None:
+    config = load_config(None, small.changed(scheme="diana", compressor="TopK(fraction=0.1)").model_dump())
+    with pytest.raises(ValueError, match="scheme diana needs an unbiased compressor"):
+        execute(config)
+    assert not (directory(config) / "run.json").exists()
