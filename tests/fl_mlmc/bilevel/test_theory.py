@@ -45,7 +45,7 @@ def test_full_masks_are_exact(lower: str, heterogeneity: float) -> None:
 def test_masks_do_no_harm_where_coordinates_do_not_mix_and_clients_are_alike(rule: str) -> None:
     task = quadratic(heterogeneity=0.0, separable=True)
     widths = NESTED if rule == "nested" else (0.5,) * 8
-    assert final_gradient(task, Rabo(Steps(0.2, 0.5, 0.5)), 250, widths, rule) < 1e-12
+    assert final_gradient(task, Rabo(Steps(0.2, 0.5, 0.5)), 180, widths, rule) < 1e-12
 
 
 @pytest.mark.parametrize(
@@ -66,8 +66,8 @@ def test_masks_that_do_not_match_leave_a_floor(
 
 def test_the_floor_of_mismatched_masks_does_not_fall_with_the_step() -> None:
     task = quadratic(heterogeneity=0.0)
-    coarse = final_gradient(task, Rabo(Steps(0.2, 0.5, 0.5)), 100, NESTED)
-    fine = final_gradient(task, Rabo(Steps(0.1, 0.5, 0.5)), 200, NESTED)
+    coarse = final_gradient(task, Rabo(Steps(0.2, 0.5, 0.5)), 60, NESTED)
+    fine = final_gradient(task, Rabo(Steps(0.1, 0.5, 0.5)), 120, NESTED)
     assert fine == pytest.approx(coarse, rel=0.01)
 
 
@@ -90,15 +90,15 @@ def test_clients_of_many_steps_do_not_pull_harder() -> None:
     steps = Steps(0.025, 0.1, 0.1)
     mixed = [Rafbo(1, steps), Rafbo(7, steps)]
     held_of = held_by_rule(task, (1.0, 1.0))
-    trace = simulate(task.problem, task.clients, mixed, 300, held_of)
-    alike = simulate(task.problem, task.clients, Rafbo(4, steps), 300, held_of)
+    trace = simulate(task.problem, task.clients, mixed, 200, held_of)
+    alike = simulate(task.problem, task.clients, Rafbo(4, steps), 200, held_of)
     floors = [float(task.hypergradient(each.point.x).norm()) for each in (trace, alike)]
     assert floors[0] < 3 * floors[1], floors
 
 
 def test_noise_falls_with_coverage() -> None:
     """E‖∇F‖² at coverage 1, 2, 4, 8: the eight clients hold windows of so many eighths, evenly spread."""
-    size, burn_in, num_rounds = 128, 40, 240
+    size, burn_in, num_rounds = 128, 30, 200
     task = quadratic(size=size, heterogeneity=0.0, separable=True, noise=0.5)
     floors = {}
     for coverage in (1, 2, 4, 8):
