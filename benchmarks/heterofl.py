@@ -31,7 +31,7 @@ MIXES = {
 }
 COMPRESSORS = {"none": "Identity()", "MLMC": "MLMC(TopK(fraction=0.04))"}
 SETTING: Mapping[str, bool | int | float | str] = {
-    "engine": "local",
+    "engine": "ray",
     "num_clients": 100,
     "clients_per_round": 10,
     "partition": "iid",
@@ -40,7 +40,7 @@ SETTING: Mapping[str, bool | int | float | str] = {
     "batch_size": 20,
     "learning_rate": 0.05,
     "client_optimizer": "sgd(momentum=0.9, weight_decay=5e-4)",
-    "evaluate_every": 20,
+    "evaluate_every": 1000,
 }
 
 
@@ -72,7 +72,7 @@ def figures(settings: Mapping[str, bool | int | float | str | Path]) -> dict[str
     model = build_model(config.model, data.spec.input_shape, data.spec.num_classes)
     vector = torch.from_numpy(np.concatenate([array.ravel() for array in result.arrays.values()]))
     features, labels = map(torch.from_numpy, data.test())
-    seen = torch.from_numpy(data.train()[0])
+    seen = torch.from_numpy(data.train()[0][:10_000])
     row = {}
     for name, width in WIDTHS.items():
         own = plan(model.spec, "nested", width)

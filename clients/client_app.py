@@ -22,6 +22,7 @@ from fl_mlmc.protocol import (
 )
 from fl_mlmc.submodels.measure import widest_tier
 
+from .bilevel_client import run_bilevel_task
 from .data import FederatedData
 from .sgd_client import run_task
 from .trainer import TrainingError, device_of, one_thread
@@ -67,7 +68,8 @@ def train(message: Message, context: Context) -> Message:
         data = _data(str(context.node_config.get("data-path", task.data)))
         payload = message.content.array_records[ARRAYS][PAYLOAD].data
         task = replace(task, state=str(context.node_config.get("state-path", task.state)))
-        reply = run_task(task, payload, config, data)
+        run = run_bilevel_task if config.task == "bilevel" else run_task
+        reply = run(task, payload, config, data)
     except (TrainingError, OSError, ValueError) as error:
         failure = TrainFailure(task.server_round, task.client, str(error))
         return Message(RecordDict({CONFIG: ConfigRecord(failure.to_config())}), reply_to=message)

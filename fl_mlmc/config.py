@@ -18,6 +18,8 @@ from .submodels.tier import Tier, assign_tiers, parse_tiers
 
 Scalar = bool | int | float | str
 
+BILEVEL_SCHEMES = ("rabo", "rafbo")
+
 
 class ConfigError(ValueError):
     """A run config that cannot be run: names the key, the value seen and what is allowed."""
@@ -65,6 +67,13 @@ class RunConfig(BaseModel):
     local_epochs: int = Field(5, ge=1)
     batch_size: int = Field(16, ge=1)
     learning_rate: float = Field(0.1, gt=0)
+    task: Literal["classification", "bilevel"] = "classification"
+    problem: str = Field(
+        "hyper_representation", description="of a bilevel task: its name and options, or module:object"
+    )
+    outer_learning_rate: float = Field(0.3, gt=0, description="of the outer x; learning-rate is that of the inner y")
+    multiplier_learning_rate: float = Field(0.0, ge=0, description="of v; 0: the learning-rate")
+    outer_share: float = Field(0.5, gt=0, lt=1, description="of a client's examples, for the outer loss alone")
     client_optimizer: str = "sgd"
     server_optimizer: str = "sgd"
     server_learning_rate: float = Field(1.0, gt=0)
@@ -118,7 +127,12 @@ class RunConfig(BaseModel):
 
     def resolved_scheme(self, size: int) -> Scheme:
         """The scheme for a model of `size` coordinates; ValueError if it does not admit the compressor."""
-        return resolve_scheme(self.scheme, self.uplink, size, self.num_clients)
+        return resolve_scheme(self._message_scheme, self.uplink, size, self.num_clients)
+
+    @property
+    def _message_scheme(self) -> str:
+        # RABO and RAFBO say what an update is; it travels as it is.
+        return "direct" if self.scheme in BILEVEL_SCHEMES else self.scheme
 
     def least_replies(self, num_sampled: int) -> int:
         """Good replies that a round of so many sampled clients needs."""
@@ -132,6 +146,8 @@ class RunConfig(BaseModel):
     @field_validator("scheme")
     @classmethod
     def _is_scheme(cls, text: str) -> str:
+        if text in BILEVEL_SCHEMES:
+            return text
         scheme = parse_scheme(text)
         if scheme.beyond_runs:
             raise ValueError(
@@ -184,7 +200,14 @@ class RunConfig(BaseModel):
             )
         if isinstance(self.quorum, int) and self.quorum > self.clients_per_round:
             raise ValueError(f"quorum is {self.quorum}, more than clients-per-round, {self.clients_per_round}")
-        self._fits_scheme(parse_scheme(self.scheme))
+        if (self.task == "bilevel") != (self.scheme in BILEVEL_SCHEMES):
+            raise ValueError(
+                f"task 'bilevel' goes with scheme 'rabo' or 'rafbo', and these with it; got task {self.task!r} and "
+                f"scheme {self.scheme!r}"
+            )
+        if self.task == "bilevel":
+            self._fits_bilevel()
+        self._fits_scheme(parse_scheme(self._message_scheme))
         return self
 
     def _fits_scheme(self, scheme: Scheme) -> None:
@@ -207,6 +230,19 @@ class RunConfig(BaseModel):
         if getattr(scheme, "permuted", False) and len({tier.width for tier in self.tier_list}) > 1:
             raise ValueError(
                 "marina(permuted=True) deals out the coordinates of one submodel: give all tiers one width"
+            )
+
+    def _fits_bilevel(self) -> None:
+        for key in ("masked_cross_entropy", "average_by_label", "distill"):
+            if getattr(self, key):
+                raise ValueError(
+                    f"{key.replace('_', '-')} is for task 'classification'; a bilevel problem states its losses"
+                )
+        if self.client_optimizer != "sgd":
+            raise ValueError(f"client-optimizer of a bilevel task is 'sgd', got {self.client_optimizer!r}")
+        if self.width_rule in ("ordered-dropout", "depth"):
+            raise ValueError(
+                f"width-rule of a bilevel task is 'nested', 'rolling' or 'random', got {self.width_rule!r}"
             )
 
 

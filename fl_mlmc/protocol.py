@@ -6,6 +6,7 @@ update replies with a `TrainFailure` instead.
 """
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
@@ -76,6 +77,8 @@ class TrainUpdate(_Record):
     probabilities: list
     labels: list
     """The classes among the client's examples, where the run averages by label; otherwise empty."""
+    curvature: float = math.inf
+    """vᵀHv / ‖v‖² as a bilevel client measured it; infinite where nothing was measured."""
 
 
 @dataclass(frozen=True)

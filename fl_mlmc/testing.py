@@ -162,7 +162,7 @@ def check_round_trip(payload: Payload) -> None:
     _assert_close(twice, payload.dense().double() * 2, 4 * scale, "add_to and dense disagree")
 
 
-def check_draws(compressor: Compressor, vector: Tensor, num_draws: int = 400) -> None:
+def check_draws(compressor: Compressor, vector: Tensor, num_draws: int = 120) -> None:
     """`compress` gives the outcomes that `outcomes` lists, about as often as listed."""
     expected: Counter[bytes] = Counter()
     for probability, payload in compressor.outcomes(vector):

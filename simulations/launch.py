@@ -90,10 +90,12 @@ def execute(
 ) -> RunResult:
     """Run a config from `load_config` to its end.
 
-    Engine `ray` runs in this process, on the cluster at `ray_address` if there is one; `in_flower` puts it into a
-    ServerApp process under `flwr run`, where engine `flower` always is.
+    Engine `ray` runs in this process, on the cluster at `ray_address` (RAY_ADDRESS by default) if there is one;
+    `in_flower` puts it into a ServerApp process under `flwr run`, where engine `flower` always is.
     """
-    if ray_address and config.engine != "ray":
+    if config.engine == "ray":
+        ray_address = ray_address or os.environ.get("RAY_ADDRESS", "")
+    elif ray_address:
         raise ConfigError(f"a Ray address is for engine 'ray', the run config has engine {config.engine!r}")
     directory = Path(config.runs_dir) / config.run_name
     if config.resume:

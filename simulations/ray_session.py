@@ -37,7 +37,7 @@ def ray_session(address: str = "", code: Path | None = None) -> Iterator[None]:
             ray.init(address, runtime_env={"working_dir": str(code)} if code else None, **quiet)
         else:
             with loopback_only():
-                ray.init(include_dashboard=False, _node_ip_address="127.0.0.1", _temp_dir=scratch, **quiet)
+                ray.init("local", include_dashboard=False, _node_ip_address="127.0.0.1", _temp_dir=scratch, **quiet)
         try:
             yield
         finally:

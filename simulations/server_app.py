@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from clients.client_app import app as client_app
 from clients.data import FederatedData
 from clients.trainer import device_of
+from fl_mlmc.bilevel.run import metrics, problem_of, state_model
 from fl_mlmc.config import RunConfig
 from fl_mlmc.models import Model, build_model
 from fl_mlmc.models.base import load_vector
@@ -22,6 +23,7 @@ from fl_mlmc.models.norms import fill_statistics, has_static_statistics
 from fl_mlmc.protocol import code_stamp
 from fl_mlmc.roundlog import RoundLog
 from strategies.checkpoint import CHECKPOINT, load_state
+from strategies.fed_bilevel import FedBilevel
 from strategies.tiered import TieredStrategy, to_arrays
 
 from .datasets import prepare
@@ -48,9 +50,7 @@ def serve(
     directory = run_directory(config)
     data = prepare_data(config)
     federated = FederatedData.open(data)
-    shape, num_classes = federated.spec.input_shape, federated.spec.num_classes
-    model = build_model(config.model, shape, num_classes)
-    check_widths(model, config.width_rule, {tier.width for tier in config.tier_list}, shape, num_classes)
+    model = _model(config, federated)
     config.resolved_scheme(model.spec.size)  # refused before anything is written
     with writing(directory):
         saved = load_state(directory / CHECKPOINT) if config.resume else None
@@ -59,7 +59,7 @@ def serve(
         else:
             round_log = RoundLog.create(directory, _header(config, model), on_round)
         try:
-            strategy = TieredStrategy(config, model, round_log, str(data), _evaluator(config, model, federated))
+            strategy = _strategy(config, model, round_log, str(data), federated)
             if saved:
                 strategy.restore(saved)
             with _engine(config, grid) as engine:
@@ -76,6 +76,24 @@ def serve(
             raise
         round_log.finish("completed")
     return directory
+
+
+def _model(config: RunConfig, data: FederatedData) -> Model:
+    """What the server holds: a model, or the x, y and v of a bilevel problem."""
+    shape, num_classes = data.spec.input_shape, data.spec.num_classes
+    if config.task == "bilevel":
+        return state_model(problem_of(config, shape, num_classes))
+    model = build_model(config.model, shape, num_classes)
+    check_widths(model, config.width_rule, {tier.width for tier in config.tier_list}, shape, num_classes)
+    return model
+
+
+def _strategy(config: RunConfig, model: Model, round_log: RoundLog, where: str, data: FederatedData) -> TieredStrategy:
+    if config.task != "bilevel":
+        return TieredStrategy(config, model, round_log, where, _evaluator(config, model, data))
+    problem = problem_of(config, data.spec.input_shape, data.spec.num_classes)
+    features, labels = (torch.from_numpy(part) for part in data.test())
+    return FedBilevel(config, problem, model, round_log, where, lambda state: metrics(problem, state, features, labels))
 
 
 @contextmanager

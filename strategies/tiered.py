@@ -14,7 +14,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 from torch import Tensor
 
-from fl_mlmc.aggregate import CoverageMean
+from fl_mlmc.aggregate import CoverageMean, Mean
 from fl_mlmc.blocks import Payload
 from fl_mlmc.config import RunConfig
 from fl_mlmc.models import Model
@@ -236,6 +236,7 @@ class TieredStrategy(Strategy):
                 for name, held in coverage_by_tensor(self.model.spec, result.coverage).items()
             },
         }
+        self._row |= self._round_row(result)
         self._warn_of_uncovered(result.coverage, server_round)
         needed = self.config.least_replies(len(rows))
         if num_ok < needed:
@@ -307,7 +308,16 @@ class TieredStrategy(Strategy):
                 sent.seat.tier, sent.plan.size, update.num_steps, sent.downlink_bytes, row["payload_bytes"]
             ),
             "train_loss": update.train_loss,
+            **self._client_row(update),
         }
+
+    def _client_row(self, update: TrainUpdate) -> Row:
+        """What a strategy of its own adds to a client's row."""
+        return {}
+
+    def _round_row(self, result: Mean) -> Row:
+        """What a strategy of its own adds to a round's row."""
+        return {}
 
     def evaluate(self, server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
         """Evaluate the global model, every `evaluate-every` rounds and at the end, and close the round's row."""

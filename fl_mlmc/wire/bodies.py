@@ -15,7 +15,7 @@ DENSE, SPARSE, MASKED, SEEDED, SYMBOLS, POWERS = range(1, 7)
 BFLOAT16 = 0x80
 """Set in a kind whose values are bfloat16: the upper halves of float32 numbers."""
 
-_SPARSE = struct.Struct("<IB")  # number of entries, Rice shift
+_SPARSE = struct.Struct("<I")  # number of entries
 _MASKED = struct.Struct("<I")  # length of the mask
 _SEEDED = struct.Struct("<Q")  # seed
 _SYMBOLS = struct.Struct("<BH")  # form of the alphabet, its size
@@ -116,21 +116,20 @@ def _decode_masked(body: memoryview, size: int, width: int) -> DenseBlock:
 def _encode_sparse(block: SparseBlock) -> tuple[int, bytes]:
     if block.indices.numel() > sparse_limit(block.size):
         return DENSE, b""
-    shift, low, unary = encode_indices(block.indices.cpu().numpy(), block.size)
+    code = encode_indices(block.indices.cpu().numpy(), block.size)
     width, values = _encode_floats(block.values)
-    return width | SPARSE, _SPARSE.pack(block.indices.numel(), shift) + values + low + unary
+    return width | SPARSE, _SPARSE.pack(block.indices.numel()) + values + code
 
 
 def _decode_sparse(body: memoryview, size: int, width: int, held_limit: int) -> SparseBlock:
     if len(body) < _SPARSE.size:
         raise WireError(f"sparse block has {len(body)} bytes, its header alone needs {_SPARSE.size}")
-    count, shift = _SPARSE.unpack_from(body)
+    count = _SPARSE.unpack_from(body)[0]
     _allow(12 * count, held_limit)
     values_end = _SPARSE.size + width * count
-    low_end = values_end + (count * shift + 7) // 8
-    if count > sparse_limit(size) or low_end > len(body):
-        raise WireError(f"sparse block of {len(body)} bytes cannot hold {count} entries of shift {shift}")
-    indices = decode_indices(count, size, shift, bytes(body[values_end:low_end]), bytes(body[low_end:]))
+    if count > sparse_limit(size) or values_end > len(body):
+        raise WireError(f"sparse block of {len(body)} bytes cannot hold {count} of {size} entries")
+    indices = decode_indices(body[values_end:], count, size)
     values = _decode_floats(body[_SPARSE.size : values_end], width)
     return SparseBlock(size, torch.from_numpy(indices), values)
 

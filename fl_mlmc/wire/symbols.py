@@ -17,7 +17,7 @@ from .rice import decode_indices, encode_indices
 
 PACKED, DEFLATED, POSITIONS, SPLIT, PLANES = range(5)
 
-_POSITIONS = struct.Struct("<BIBI")  # marked symbol, how many, Rice shift, length of the low-bit stream
+_POSITIONS = struct.Struct("<BI")  # marked symbol, how many
 _LENGTH = struct.Struct("<I")
 _MAX_DEPTH = 2  # of splits inside splits
 _RARE = 0.1  # positions of fewer ones than this are shorter than packed bits
@@ -141,19 +141,17 @@ def _split_tables(heads: np.ndarray, alphabet: int) -> tuple[np.ndarray, np.ndar
 
 def _encode_positions(symbols: np.ndarray, marked: int) -> bytes:
     indices = np.flatnonzero(symbols if marked else symbols == 0)
-    shift, low, unary = encode_indices(indices, symbols.size)
-    return _POSITIONS.pack(marked, indices.size, shift, len(low)) + low + unary
+    return _POSITIONS.pack(marked, indices.size) + encode_indices(indices, symbols.size)
 
 
 def _decode_positions(body: memoryview, count: int) -> np.ndarray:
     if len(body) < _POSITIONS.size:
         raise WireError("symbol stream ends inside its header of positions")
-    marked, num_marked, shift, low_end = _POSITIONS.unpack_from(body)
-    streams = bytes(body[_POSITIONS.size :])
-    if marked > 1 or num_marked > max(64, count // 8) or low_end > len(streams):
+    marked, num_marked = _POSITIONS.unpack_from(body)
+    if marked > 1 or num_marked > max(64, count // 8):
         raise WireError(f"symbol stream of {len(body)} bytes cannot mark {num_marked} of {count} positions")
     symbols = np.full(count, 1 - marked, np.uint8)
-    symbols[decode_indices(num_marked, count, shift, streams[:low_end], streams[low_end:])] = marked
+    symbols[decode_indices(body[_POSITIONS.size :], num_marked, count)] = marked
     return symbols
 
 

@@ -1,7 +1,13 @@
 import numpy as np
 import pytest
 
-from fl_mlmc.mlmc import adaptive_probabilities, second_moment
+from fl_mlmc.mlmc import (
+    adaptive_probabilities,
+    inclusion_probabilities,
+    second_moment,
+    systematic_outcomes,
+    systematic_sample,
+)
 
 
 def test_adaptive_probabilities_give_the_square_of_the_sum() -> None:
@@ -21,3 +27,20 @@ def test_adaptive_probabilities_are_the_best(  # Lemma 3.4
     norms = rng.exponential(size=6)
     best = second_moment(norms, adaptive_probabilities(norms))
     assert all(second_moment(norms, rng.dirichlet(np.ones(6))) >= best for _ in range(100))
+
+
+@pytest.mark.parametrize("draws", [1, 2, 4, 5])
+def test_inclusion_probabilities_sum_to_the_number_of_draws(draws: int) -> None:
+    weights = np.array([100.0, 5.0, 0.0, 1.0, 1.0, 0.5])
+    inclusion = inclusion_probabilities(weights, draws)
+    assert inclusion.sum() == pytest.approx(draws)
+    assert inclusion.max() <= 1
+    assert inclusion[2] == 0
+    below = (inclusion > 0) & (inclusion < 1)
+    assert np.ptp(inclusion[below] / weights[below], axis=0) < 1e-12 if below.any() else draws == 5
+
+
+def test_a_systematic_sample_has_its_size_and_never_repeats() -> None:
+    inclusion = inclusion_probabilities(np.random.default_rng(2).exponential(size=50), 7)
+    for _, start in systematic_outcomes(inclusion):
+        assert systematic_sample(inclusion, start).size == 7

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fl_mlmc.blocks import DenseBlock, Payload, SparseBlock
+from fl_mlmc.blocks import DenseBlock, Lattice, Payload, SparseBlock, SymbolBlock
 from fl_mlmc.testing import check_hostile, check_round_trip, decode_within_memory, sample_payloads, sealed
 from fl_mlmc.wire import WireError, decode_payload, encode_payload
 
@@ -23,7 +23,7 @@ def sparse_payloads(draw: st.DrawFn) -> Payload:
     )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(payload=sparse_payloads())
 def test_any_sparse_payload_survives_the_trip(payload: Payload) -> None:
     check_round_trip(payload)
@@ -86,7 +86,7 @@ def test_a_small_payload_that_declares_much_takes_little_memory() -> None:
     size = 50_000
     for count in (size, 2**31, 2**32 - 1):
         for shift in (0, 31, 255):
-            body = struct.pack("<IB", count, shift) + b"\xff" * 100
+            body = struct.pack("<I", count) + bytes([shift]) * 50 + b"\xff" * 100
             block = struct.pack("<BI", 2, len(body)) + body
             head = b"MLMC" + struct.pack("<BBII", 1, 1, size, 0)
             assert decode_within_memory(sealed(head + block), size) is None
@@ -103,3 +103,52 @@ def _log2_binomial(size: int, count: int) -> float:
     from math import lgamma, log
 
     return (lgamma(size + 1) - lgamma(count + 1) - lgamma(size - count + 1)) / log(2)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.05, 0.12, 0.3, 0.5, 0.8, 0.95])
+def test_a_bit_plane_is_within_three_percent_of_its_entropy(share: float) -> None:
+    rng = np.random.default_rng(8)
+    plane = (rng.random(300_000) < share).astype(np.uint8)
+    _check_near_entropy(SymbolBlock(torch.from_numpy(plane), Lattice(2, 1.0)))
+    signed = plane * rng.choice([0, 2], plane.size) + (1 - plane)
+    _check_near_entropy(SymbolBlock(torch.from_numpy(signed.astype(np.uint8)), Lattice(3, 1.0, -1)))
+
+
+@pytest.mark.parametrize("spread", [0.2, 0.5, 1.0, 3.0, 20.0])
+@pytest.mark.parametrize("letters", [15, 201])
+def test_a_small_alphabet_is_within_three_percent_of_its_entropy(spread: float, letters: int) -> None:
+    half = letters // 2
+    values = np.random.default_rng(9).standard_normal(300_000) * spread
+    symbols = (np.clip(np.round(values), -half, half) + half).astype(np.uint8)
+    _check_near_entropy(SymbolBlock(torch.from_numpy(symbols), Lattice(letters, 0.1, -half)))
+
+
+def test_clustered_indices_take_less_than_spread_ones() -> None:
+    rng = np.random.default_rng(10)
+    inside = np.sort(rng.choice(20_000, 10_000, replace=False))
+    indices = torch.from_numpy(np.concatenate([inside, inside + 500_000]))
+    data = encode_payload(Payload(1_000_000, (SparseBlock(1_000_000, indices, torch.ones(20_000)),)))
+    assert 8 * (len(data) - 2 * 20_000) < 0.5 * _log2_binomial(1_000_000, 20_000)
+
+
+def _check_near_entropy(block: SymbolBlock) -> None:
+    data = encode_payload(Payload(block.size, (block,)))
+    counts = np.bincount(block.symbols.numpy())
+    shares = counts[counts > 0] / counts.sum()
+    entropy_bits = -(shares * np.log2(shares)).sum() * block.size
+    assert 8 * (len(data) - OVERHEAD) <= 1.03 * entropy_bits
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        SymbolBlock(torch.zeros(50_000, dtype=torch.uint8), Lattice(3, 1.0)),
+        SparseBlock(50_000, torch.arange(6000), torch.zeros(6000)),
+    ],
+    ids=["symbols", "sparse"],
+)
+def test_many_blocks_that_say_little_are_refused_before_they_fill_the_memory(block: SymbolBlock | SparseBlock) -> None:
+    one = encode_payload(Payload(block.size, (block,)))
+    many = one[:5] + b"\xff" + one[6:14] + one[14:] * 255
+    assert decode_within_memory(sealed(many), block.size) is None
+    assert check_round_trip(Payload(block.size, (block,) * 255)) is None  # the writer joins them instead

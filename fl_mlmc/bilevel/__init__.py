@@ -1,0 +1,29 @@
+"""Bilevel learning with both levels cut to the client: RABO and RAFBO, from first-order gradients only."""
+
+from .convexity import ConvexityWatch, DivergenceError, NotStronglyConvexError
+from .hypergradient import Directions, Estimator, FiniteDifference, Penalty
+from .problem import BilevelProblem, ClientData, Held, Point, cut_only, load_problem
+from .rabo import Rabo, Steps
+from .rafbo import Rafbo
+from .simulate import Trace, simulate
+
+__all__ = [
+    "BilevelProblem",
+    "ClientData",
+    "ConvexityWatch",
+    "Directions",
+    "DivergenceError",
+    "Estimator",
+    "FiniteDifference",
+    "Held",
+    "NotStronglyConvexError",
+    "Penalty",
+    "Point",
+    "Rabo",
+    "Rafbo",
+    "Steps",
+    "Trace",
+    "cut_only",
+    "load_problem",
+    "simulate",
+]

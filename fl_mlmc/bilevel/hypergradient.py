@@ -1,0 +1,123 @@
+"""Second-order-free estimates of what a bilevel step needs: ∇_y g, the residual Hv − ∇_y f, and ∇_x f − Jv.
+
+H = ∇²_yy g and J = ∇²_xy g are never built. At y* with Hv = ∇_y f the last of the three is the hypergradient
+(implicit function theorem). Every gradient is a first-order backward pass at the client's own, cut point.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .problem import ClientData, Held, Point
+
+
+class Directions(NamedTuple):
+    """Where y, v and x would go against, and what was seen on the way."""
+
+    outer: Tensor
+    """h = ∇_x f − Jv."""
+    inner: Tensor
+    """∇_y g."""
+    system: Tensor
+    """Hv − ∇_y f, the gradient of ½ vᵀHv − vᵀ∇_y f."""
+    curvature: Tensor
+    """vᵀHv / ‖v‖², at least the strong convexity of g; NaN at v = 0 or where it cannot be seen."""
+    loss: Tensor
+    """f on the minibatch."""
+
+
+class Estimator(Protocol):
+    """Four first-order backward passes at a point."""
+
+    def directions(self, held: Held, point: Point, data: ClientData, rng: np.random.Generator) -> Directions: ...
+
+    def first_multiplier(self, y: Tensor) -> Tensor: ...
+
+    def project(self, v: Tensor, bound: float) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class FiniteDifference:
+    """Central differences of ∇g along v: y± = y ± δv with δ = epsilon / ‖v‖ (as DARTS, arXiv 1806.09055, eq. 8).
+
+    One pair of backward passes on one minibatch gives both Hv and Jv. The error is O(δ²‖v‖³) where g has bounded
+    fourth derivatives, and none where it is quadratic.
+    """
+
+    epsilon: float = 1e-2
+
+    def directions(self, held: Held, point: Point, data: ClientData, rng: np.random.Generator) -> Directions:
+        x, y, _ = point
+        v = self.project(point.v, held.problem.multiplier_bound)
+        batch = data.inner(rng)
+        _, (inner,) = _gradients(lambda y: held.inner_loss(x, y, batch), y)
+        hv, jv = self.products(held, x, y, v, data.inner(rng))
+        batch = data.outer(rng)
+        loss, (outer, slope) = _gradients(lambda x, y: held.outer_loss(x, y, batch), x, y)
+        # Where rounding swallows the step along v, nothing was measured.
+        is_seen = self.epsilon > 100 * torch.finfo(y.dtype).eps * y.norm()
+        curvature = torch.where(is_seen, (v @ hv) / (v @ v), torch.nan)
+        return Directions(outer - jv, inner, hv - slope, curvature, loss)
+
+    def products(self, held: Held, x: Tensor, y: Tensor, v: Tensor, batch: object) -> tuple[Tensor, Tensor]:
+        """Hv and Jv."""
+        norm = float(v.norm())
+        delta = self.epsilon / norm if norm > 0 else self.epsilon
+        (jv_plus, hv_plus), (jv_minus, hv_minus) = (
+            _gradients(lambda x, y: held.inner_loss(x, y, batch), x, y + sign * delta * v)[1] for sign in (1, -1)
+        )
+        return (hv_plus - hv_minus) / (2 * delta), (jv_plus - jv_minus) / (2 * delta)
+
+    def first_multiplier(self, y: Tensor) -> Tensor:
+        """v starts at zero."""
+        return torch.zeros_like(y)
+
+    def project(self, v: Tensor, bound: float) -> Tensor:
+        """The nearest point of the ball of radius `bound`."""
+        return v if math.isinf(bound) else v * (bound / v.norm().clamp(min=bound))
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """The penalty form, F2SA (Kwon et al. 2023, arXiv 2301.10945): no linear system, but a second inner iterate.
+
+    In the place of v it moves y_δ ≈ argmin_y g + δf; then h = ∇_x f(x, y) + [∇_x g(x, y_δ) − ∇_x g(x, y)] / δ, with
+    an error of O(δ). F2SA's multiplier is 1/δ.
+    """
+
+    delta: float = 1e-2
+
+    def directions(self, held: Held, point: Point, data: ClientData, rng: np.random.Generator) -> Directions:
+        x, y, shifted = point
+        batch, other = data.inner(rng), data.outer(rng)
+        _, (cross, inner) = _gradients(lambda x, y: held.inner_loss(x, y, batch), x, y)
+        _, (cross_shifted, inner_shifted) = _gradients(lambda x, y: held.inner_loss(x, y, batch), x, shifted)
+        _, (slope,) = _gradients(lambda y: held.outer_loss(x, y, other), shifted)
+        loss, (outer,) = _gradients(lambda x: held.outer_loss(x, y, other), x)
+        step = shifted - y
+        return Directions(
+            outer + (cross_shifted - cross) / self.delta,
+            inner,
+            inner_shifted + self.delta * slope,
+            step @ (inner_shifted - inner) / (step @ step),
+            loss,
+        )
+
+    def first_multiplier(self, y: Tensor) -> Tensor:
+        """y_δ starts at y."""
+        return y.clone()
+
+    def project(self, v: Tensor, bound: float) -> Tensor:
+        """y_δ is not bounded."""
+        return v
+
+
+def _gradients(loss: Callable[..., Tensor], *at: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    leaves = [part.detach().requires_grad_() for part in at]
+    value = loss(*leaves)
+    return value.detach(), torch.autograd.grad(value, leaves, materialize_grads=True)

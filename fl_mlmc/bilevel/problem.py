@@ -1,0 +1,188 @@
+"""A bilevel problem: minimise F(x) = mean f_i(x, y*(x)) where y*(x) minimises the strongly convex g_i(x, ·).
+
+It is stated as two losses of named tensors. `lower = "global"`: one y for all clients, y* = argmin mean g_i.
+`lower = "personal"`: every client has its own y_i* = argmin g_i, which never leaves it.
+"""
+
+import importlib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..submodels import IndexPlan, WidthSpec, plan
+
+Tensors = Mapping[str, Tensor]
+Loss = Callable[[Tensors, Tensors, Any], Tensor]
+"""(x, y, batch) to a scalar."""
+
+
+class Point(NamedTuple):
+    """Outer x, inner y and the multiplier v, each flat; v solves ∇²_yy g · v = ∇_y f and has the shape of y.
+
+    The same three of a change, a step or a mean.
+    """
+
+    x: Tensor
+    y: Tensor
+    v: Tensor
+
+
+class ClientData(Protocol):
+    """One client's examples: fresh minibatches for the two losses, in whatever form these take them."""
+
+    def inner(self, rng: np.random.Generator) -> Any: ...
+
+    def outer(self, rng: np.random.Generator) -> Any: ...
+
+
+@dataclass(frozen=True, eq=False)
+class BilevelProblem:
+    """Two losses, and how their tensors are cut to a width.
+
+    Hidden dimensions of the same name in both specs are one: the inputs of an inner head follow the outer backbone's
+    outputs. With `sliced` the losses get tensors of the submodel's shapes; without, full shapes that are zero outside
+    of the submodel, for losses that cannot be evaluated otherwise.
+    """
+
+    outer_loss: Loss
+    inner_loss: Loss
+    outer_spec: WidthSpec
+    inner_spec: WidthSpec
+    strong_convexity: float = 0.0
+    """λ: (λ/2)‖y‖² is added to `inner_loss`, which makes a convex one λ-strongly convex. 0: it is so by itself."""
+    lower: Literal["global", "personal"] = "global"
+    outer_gradient_bound: float = math.inf
+    """A bound B on ‖∇_y f‖: v is kept in the ball of radius B / λ, where its solution lies."""
+    sliced: bool = True
+    initial: Callable[[int], tuple[Tensor, Tensor]] | None = None
+    """The flat x and y at the start, from a seed; zeros if not given."""
+    predict: Callable[[Tensors, Tensors, Tensor], Tensor] | None = None
+    """(x, y, features) to logits, for tasks that are evaluated by accuracy."""
+
+    def __post_init__(self) -> None:
+        if self.lower not in ("global", "personal"):
+            raise ValueError(f"lower is 'global' or 'personal', got {self.lower!r}")
+        if not 0 <= self.strong_convexity < math.inf:
+            raise ValueError(f"strong_convexity is a number of at least 0, got {self.strong_convexity}")
+        if not self.outer_gradient_bound > 0:
+            raise ValueError(f"outer_gradient_bound is positive, got {self.outer_gradient_bound}")
+        for name in self.outer_spec.units.keys() & self.inner_spec.units.keys():
+            outer, inner = self.outer_spec.units[name], self.inner_spec.units[name]
+            if outer != inner:
+                raise ValueError(f"hidden dimension {name!r} has {outer} units in x and {inner} in y; they are one")
+
+    @property
+    def multiplier_bound(self) -> float:
+        """The radius of the ball that v is kept in; infinite where nothing is known."""
+        return self.outer_gradient_bound / self.strong_convexity if self.strong_convexity else math.inf
+
+    @cached_property
+    def state_spec(self) -> WidthSpec:
+        """The spec of what travels: x, y and v in one vector, or x alone where the lower problem is personal."""
+        parts = {"x": self.outer_spec}
+        if self.lower == "global":
+            parts |= {"y": self.inner_spec, "v": self.inner_spec}
+        return WidthSpec(
+            {**self.inner_spec.units, **self.outer_spec.units},
+            {f"{part}.{name}": shape for part, spec in parts.items() for name, shape in spec.shapes.items()},
+            {f"{part}.{name}": axes for part, spec in parts.items() for name, axes in spec.axes.items()},
+            {f"{part}.{name}": need for part, spec in parts.items() for name, need in spec.needs.items()},
+        )
+
+    def start(self, seed: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+        """The flat x and y of before the first round."""
+        if self.initial is None:
+            return torch.zeros(self.outer_spec.size, dtype=dtype), torch.zeros(self.inner_spec.size, dtype=dtype)
+        x, y = self.initial(seed)
+        return x.to(dtype), y.to(dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """What one client holds in one round, as plans for x and for y (and v)."""
+
+    problem: BilevelProblem
+    outer: IndexPlan
+    inner: IndexPlan
+
+    @classmethod
+    def of(
+        cls, problem: BilevelProblem, rule: str, width: float, server_round: int = 0, client: int = 0, seed: int = 0
+    ) -> "Held":
+        """By a width rule. Units of a dimension are drawn by its name, so x and y keep the same ones."""
+        specs = problem.outer_spec, problem.inner_spec
+        return cls(problem, *(plan(spec, rule, width, server_round, client, seed) for spec in specs))
+
+    @property
+    def num_values(self) -> int:
+        """What a client uploads in a round: |m^x| + 2|m^y| values, or |m^x| where the lower problem is personal."""
+        return self.outer.size + (2 * self.inner.size if self.problem.lower == "global" else 0)
+
+    def gather(self, point: Point) -> Point:
+        """The client's part of a full point."""
+        return Point(self.outer.gather(point.x), self.inner.gather(point.y), self.inner.gather(point.v))
+
+    def inner_loss(self, x: Tensor, y: Tensor, batch: Any) -> Tensor:
+        """g_i at the client's own x and y, strong convexity term included."""
+        loss = self.problem.inner_loss(*self._tensors(x, y), batch)
+        return loss + 0.5 * self.problem.strong_convexity * y.square().sum() if self.problem.strong_convexity else loss
+
+    def outer_loss(self, x: Tensor, y: Tensor, batch: Any) -> Tensor:
+        """f_i at the client's own x and y."""
+        return self.problem.outer_loss(*self._tensors(x, y), batch)
+
+    def accuracy(self, x: Tensor, y: Tensor, features: Tensor, labels: Tensor) -> float:
+        """The share of examples that the problem's `predict` gets right."""
+        if self.problem.predict is None:
+            raise ValueError("this problem has no `predict`, so there is no accuracy")
+        with torch.no_grad():
+            logits = self.problem.predict(*self._tensors(x, y), features)
+        return float((logits.argmax(1) == labels).double().mean())
+
+    def _tensors(self, x: Tensor, y: Tensor) -> tuple[Tensors, Tensors]:
+        if self.problem.sliced:
+            return named(self._specs[0], x), named(self._specs[1], y)
+        full = (
+            part if plan.is_full else part.new_zeros(plan.spec.size).index_copy(0, places, part)
+            for part, plan, places in zip((x, y), (self.outer, self.inner), self._places, strict=True)
+        )
+        return named(self.outer.spec, next(full)), named(self.inner.spec, next(full))
+
+    @cached_property
+    def _specs(self) -> tuple[WidthSpec, WidthSpec]:
+        return self.outer.own_spec, self.inner.own_spec
+
+    @cached_property
+    def _places(self) -> tuple[Tensor, Tensor]:
+        return self.outer.indices, self.inner.indices
+
+
+def named(spec: WidthSpec, vector: Tensor) -> dict[str, Tensor]:
+    """Views of a flat vector as the tensors of `spec`."""
+    parts = vector.split([math.prod(shape) for shape in spec.shapes.values()])
+    return {name: part.view(shape) for (name, shape), part in zip(spec.shapes.items(), parts, strict=True)}
+
+
+def cut_only(problem: BilevelProblem, which: Literal["outer", "inner"]) -> BilevelProblem:
+    """The ablation in which clients cut x alone, or y alone, and hold the other whole."""
+    spec = problem.inner_spec if which == "outer" else problem.outer_spec
+    whole = WidthSpec({}, spec.shapes, {name: (None,) * len(shape) for name, shape in spec.shapes.items()})
+    changed = {"inner_spec" if which == "outer" else "outer_spec": whole}
+    return replace(problem, sliced=False, **changed)  # type: ignore[arg-type]
+
+
+def load_problem(text: str) -> Any:
+    """What "module:object" names: a BilevelProblem, or a function that makes one. ValueError if there is none."""
+    module, _, name = text.partition(":")
+    if not module or not name:
+        raise ValueError(f"a problem is written 'module:object', got {text!r}")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"problem {text!r} cannot be loaded: {error}") from error

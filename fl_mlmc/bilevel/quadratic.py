@@ -1,0 +1,131 @@
+"""The bilevel quadratic, whose hypergradient has a closed form: the oracle of the theory tests.
+
+g_i = ½ yᵀA_i y − yᵀ(B_i x + b_i) + (c/4) Σ y⁴ and f_i = ½‖y − t_i‖² + (ρ/2)‖x − s_i‖². For c = 0 and a global lower
+problem y* = Ā⁻¹(B̄x + b̄) and ∇F = ρ(x − s̄) + B̄ᵀĀ⁻¹(y* − t̄); a personal one averages the same over clients.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..rng import stream
+from ..submodels import Axis, WidthSpec
+from .problem import BilevelProblem, Tensors
+
+RHO = 0.5
+"""ρ, the curvature of f in x."""
+
+
+class Batch(NamedTuple):
+    """A client's coefficients, and the noise of this minibatch's gradients."""
+
+    client: "QuadraticClient"
+    noise_x: Tensor | float
+    noise_y: Tensor | float
+
+
+@dataclass(frozen=True, eq=False)
+class QuadraticClient:
+    """A (n, n), B (n, m), b (n,), t (n,), s (m,), float64; gradients carry normal noise of deviation `noise`."""
+
+    A: Tensor
+    B: Tensor
+    b: Tensor
+    t: Tensor
+    s: Tensor
+    noise: float = 0.0
+    quartic: float = 0.0
+
+    def inner(self, rng: np.random.Generator) -> Batch:
+        """Noise for the gradients of g."""
+        return self._batch(rng)
+
+    def outer(self, rng: np.random.Generator) -> Batch:
+        """Noise for the gradients of f."""
+        return self._batch(rng)
+
+    def _batch(self, rng: np.random.Generator) -> Batch:
+        if not self.noise:
+            return Batch(self, 0.0, 0.0)
+        noise = torch.from_numpy(rng.normal(0.0, self.noise, len(self.s) + len(self.b)))
+        return Batch(self, noise[: len(self.s)], noise[len(self.s) :])
+
+
+@dataclass(frozen=True, eq=False)
+class Quadratic:
+    """The problem with its clients and its exact answers."""
+
+    problem: BilevelProblem
+    clients: tuple[QuadraticClient, ...]
+
+    def hypergradient(self, x: Tensor) -> Tensor:
+        """∇F(x), exactly; for quartic = 0."""
+        groups = [self.clients] if self.problem.lower == "global" else [(client,) for client in self.clients]
+        return torch.stack([_hypergradient(group, x) for group in groups]).mean(0)
+
+
+def quadratic(
+    num_clients: int = 8,
+    size: int = 12,
+    heterogeneity: float = 1.0,
+    separable: bool = False,
+    lower: Literal["global", "personal"] = "global",
+    noise: float = 0.0,
+    quartic: float = 0.0,
+    seed: int = 0,
+) -> Quadratic:
+    """A problem of `size` outer and as many inner coordinates; one hidden dimension, "units", cuts both.
+
+    `heterogeneity` 0: all clients are alike. `separable`: A_i and B_i are diagonal, so coordinates do not mix.
+    """
+    common = _coefficients(size, separable, stream(seed, "quadratic", "common"))
+    clients = []
+    for number in range(num_clients):
+        own = _coefficients(size, separable, stream(seed, "quadratic", number))
+        A, B, b, t, s = (
+            shared + 0.5 * heterogeneity * (part - shared) for shared, part in zip(common, own, strict=True)
+        )
+        clients.append(QuadraticClient(A, B, b, t, s, noise, quartic))
+    problem = BilevelProblem(
+        outer_loss,
+        inner_loss,
+        WidthSpec({"units": size}, {"x": (size,)}, {"x": (Axis("units"),)}),
+        WidthSpec({"units": size}, {"y": (size,)}, {"y": (Axis("units"),)}),
+        lower=lower,
+        sliced=False,
+    )
+    return Quadratic(problem, tuple(clients))
+
+
+def outer_loss(x: Tensors, y: Tensors, batch: Any) -> Tensor:
+    """f_i with linear noise."""
+    at, to, client = x["x"], y["y"], batch.client
+    loss = 0.5 * (to - client.t).square().sum() + RHO / 2 * (at - client.s).square().sum()
+    return loss + (batch.noise_x * at).sum() + (batch.noise_y * to).sum()
+
+
+def inner_loss(x: Tensors, y: Tensors, batch: Any) -> Tensor:
+    """g_i with linear noise."""
+    at, to, client = x["x"], y["y"], batch.client
+    loss = 0.5 * to @ (client.A @ to) - to @ (client.B @ at + client.b) + (batch.noise_y * to).sum()
+    return loss + client.quartic / 4 * to.pow(4).sum() if client.quartic else loss
+
+
+def _hypergradient(clients: tuple[QuadraticClient, ...], x: Tensor) -> Tensor:
+    A, B, b, t, s = (
+        torch.stack(parts).mean(0)
+        for parts in zip(*((each.A, each.B, each.b, each.t, each.s) for each in clients), strict=True)
+    )
+    y = torch.linalg.solve(A, B @ x + b)
+    return RHO * (x - s) + B.T @ torch.linalg.solve(A, y - t)
+
+
+def _coefficients(size: int, separable: bool, rng: np.random.Generator) -> tuple[Tensor, ...]:
+    spectrum = rng.uniform(0.7, 1.5, size)
+    basis = np.eye(size) if separable else np.linalg.qr(rng.normal(size=(size, size)))[0]
+    coupling = np.diag(rng.uniform(0.4, 1.0, size)) if separable else 0.8 * rng.normal(size=(size, size)) / size**0.5
+    parts = (basis * spectrum @ basis.T, coupling, *rng.normal(size=(3, size)))
+    return tuple(torch.from_numpy(np.ascontiguousarray(part)) for part in parts)

@@ -1,0 +1,35 @@
+"""A vector on a GPU gives the very bytes of the same vector on the CPU."""
+
+import numpy as np
+import pytest
+import torch
+
+import fl_mlmc
+
+TEXTS = [
+    "Identity()",
+    "TopK(fraction=0.01)",
+    "MLMC(TopK(fraction=0.01))",
+    "MLMC(TopK(count=50, growth=2), 'cost')",
+    "MLMC(FixedPoint(), 'fixed')",
+    "MLMC(FloatingPoint(), 'fixed')",
+    "MLMC(RTN(bits=4))",
+    "ECUQ(bits=3)",
+    "RandK(fraction=0.01, values='bfloat16')",
+    "QSGD(levels=7)",
+    "Natural()",
+    "TernGrad()",
+    "StochasticRounding(bits=4)",
+    "Systematic(fraction=0.01)",
+    "Bernoulli(fraction=0.01)",
+]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("size", [1000, 100_000])
+def test_a_gpu_gives_the_bytes_of_the_cpu(text: str, size: int) -> None:
+    vector = torch.randn(size, generator=torch.Generator().manual_seed(1))
+    compressor = fl_mlmc.parse(text)
+    on_cpu = compressor.encode(vector, np.random.default_rng(2))
+    assert compressor.encode(vector.cuda(), np.random.default_rng(2)) == on_cpu
