@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from clients.data import FederatedData
-from fl_mlmc.bilevel import Held, NotStronglyConvexError, simulate
+from fl_mlmc.bilevel import Held, NotStronglyConvexError, Rafbo, Steps, simulate
 from fl_mlmc.bilevel.run import problem_of, scheme_of
 from fl_mlmc.bilevel.tasks import Rows
 from fl_mlmc.config import ConfigError, RunConfig
@@ -30,7 +30,16 @@ def bilevel(small: RunConfig) -> RunConfig:
         tiers="small:0.5:0.34,full:1.0:0.66",
         compressor="Identity()",
         learning_rate=0.5,
+        multiplier_learning_rate=0.3,
         num_rounds=3,
+    )
+
+
+def test_step_sizes_come_from_the_config(bilevel: RunConfig) -> None:
+    assert scheme_of(bilevel).steps == Steps(0.3, 0.5, 0.3)
+    assert scheme_of(bilevel.changed(multiplier_learning_rate=0.0)).steps == Steps(0.3, 0.5, 0.5)
+    assert scheme_of(bilevel.changed(local_steps=0, local_epochs=2, batch_size=16), 33) == Rafbo(
+        6, Steps(0.3, 0.5, 0.3)
     )
 
 
@@ -101,6 +110,27 @@ def test_outer_coordinates_that_nobody_held_are_reported(
         serve(bilevel.changed(tiers="small:0.5:1.0", num_rounds=1, coverage_warning=0))
     assert "no client held in the whole run, in 1.weight, 1.bias\n" in caplog.text
 
+
+def test_coverage_of_x_and_of_y_are_told_apart(
+    bilevel: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "whole_head.py").write_text(WHOLE_HEAD)
+    config = bilevel.changed(problem="whole_head:problem", num_rounds=1)
+    directory = serve(config)
+    rounds, num_wide = read_rounds(directory), int((read_clients(directory)["width"] == 1).sum())
+    assert 0 < num_wide < 3
+    assert rounds["coverage_outer_min"].tolist() == [num_wide]
+    assert rounds["coverage_inner_min"].tolist() == [3]
+
+
+WHOLE_HEAD = """
+from fl_mlmc.bilevel import cut_only
+from fl_mlmc.bilevel.tasks import hyper_representation
+
+def problem(model):
+    return cut_only(hyper_representation(model), "outer")
+"""
 
 CONCAVE = """
 import dataclasses

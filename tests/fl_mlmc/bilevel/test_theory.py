@@ -45,7 +45,7 @@ def test_full_masks_are_exact(lower: str, heterogeneity: float) -> None:
 def test_masks_do_no_harm_where_coordinates_do_not_mix_and_clients_are_alike(rule: str) -> None:
     task = quadratic(heterogeneity=0.0, separable=True)
     widths = NESTED if rule == "nested" else (0.5,) * 8
-    assert final_gradient(task, Rabo(Steps(0.2, 0.5, 0.5)), 180, widths, rule) < 1e-12
+    assert final_gradient(task, Rabo(Steps(0.2, 0.5, 0.5)), 250, widths, rule) < 1e-12
 
 
 @pytest.mark.parametrize(
