@@ -80,6 +80,8 @@ def command(config: RunConfig, **changes: object) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
+        # Where the suite runs in the background, its children would ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
@@ -100,7 +102,10 @@ def test_ctrl_c_stops_the_run_and_all_that_it_started(small: RunConfig) -> None:
     while not (rounds.exists() and rounds.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
+    try:
+        output, _ = process.communicate(timeout=60)
+    finally:
+        process.terminate()
     assert process.returncode == 130, output
     assert "interrupted" in output
     assert json.loads((directory / "run.json").read_text())["status"].startswith("failed")
