@@ -21,12 +21,20 @@ from .rules import rule_named
 from .width_spec import Axis, WidthSpec
 
 
+TABLE_SIZE = 2**22
+"""Coordinates of a plan that is worth a table, 8 bytes each."""
+
+
 @dataclass(frozen=True, eq=False)
 class IndexPlan:
-    """The coordinates of one submodel. `kept`: the ascending indices of each hidden dimension's kept units."""
+    """The coordinates of one submodel. `kept`: the ascending indices of each hidden dimension's kept units.
+
+    `lasts`: the same plan serves many clients and rounds, so places are looked up in a table that is made once.
+    """
 
     spec: WidthSpec
     kept: Mapping[str, np.ndarray]
+    lasts: bool = False
 
     @cached_property
     def units(self) -> dict[str, int]:
@@ -70,6 +78,15 @@ class IndexPlan:
         """The full model's coordinate for each of the submodel's; `own` int64, ascending."""
         if self.is_full:
             return own
+        if self.lasts and self.size <= TABLE_SIZE:
+            return self._table.to(own.device)[own]
+        return self._places(own)
+
+    @cached_property
+    def _table(self) -> Tensor:
+        return self.indices
+
+    def _places(self, own: Tensor) -> Tensor:
         starts = torch.tensor([cut.own_start for cut in self._cuts] + [self.size], device=own.device)
         bounds = torch.searchsorted(own.contiguous(), starts).tolist()
         parts = [
@@ -82,7 +99,7 @@ class IndexPlan:
     @property
     def indices(self) -> Tensor:
         """int64 of shape (size,): the full model's coordinate for each of the submodel's. Built anew at each call."""
-        return self.places(torch.arange(self.size))
+        return self._places(torch.arange(self.size))
 
     def only(self, dimension: str, units: np.ndarray) -> "IndexPlan":
         """The plan that keeps just `units` of one hidden dimension, and all else as here."""
@@ -117,7 +134,7 @@ def _plan(spec: WidthSpec, rule: str, width: float, server_round: int, client: i
         else:
             rng = stream(seed, "plan", rule, name, server_round, client)
             kept[name] = chosen.pick(spec.units[name], count, server_round, rng)
-    return IndexPlan(spec, kept)
+    return IndexPlan(spec, kept, lasts=not (chosen.per_round or chosen.per_client))
 
 
 @dataclass(frozen=True, eq=False)
