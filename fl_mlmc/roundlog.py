@@ -76,7 +76,7 @@ class RoundLog:
         self._write_run({**json.loads((self.directory / RUN).read_text()), "status": status})
 
     def _append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        text = "".join(json.dumps(_plain(row), allow_nan=False) + "\n" for row in rows)
+        text = "".join(_line(row) for row in rows)
         path = self.directory / name
         whole = path.stat().st_size
         try:
@@ -94,6 +94,13 @@ class RoundLog:
         except OSError:
             partial.unlink(missing_ok=True)
             raise
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(row, allow_nan=False) + "\n"
+    except ValueError:
+        return json.dumps(_plain(row), allow_nan=False) + "\n"
 
 
 def _plain(value: Any) -> Any:

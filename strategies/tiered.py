@@ -386,10 +386,11 @@ def _client_of(reply: Message, sent: Mapping[int, _Sent]) -> int | None:
 def _sizes(reply: Message | None) -> Row:
     if reply is None or not reply.has_content():
         return {}
-    content = reply.content
+    records = list(reply.content.values())
+    arrays = (array for record in records if isinstance(record, ArrayRecord) for array in record.values())
     return {
-        "payload_bytes": sum(len(array.data) for record in content.array_records.values() for array in record.values()),
-        "message_bytes": sum(record.count_bytes() for record in content.values()),
+        "payload_bytes": sum(len(array.data) for array in arrays),
+        "message_bytes": sum(record.count_bytes() for record in records),
     }
 
 
@@ -399,7 +400,10 @@ def _read(reply: Message | None, sent: _Sent) -> tuple[TrainUpdate, Payload]:
         raise ProtocolError("no reply in time")
     if reply.has_error():
         raise ProtocolError(f"error {reply.error.code}: {_last_line(reply.error.reason)}")
-    config = reply.content.config_records.get(CONFIG, ConfigRecord())
+    records = dict(reply.content)
+    config, arrays = records.get(CONFIG), records.get(ARRAYS)
+    if not isinstance(config, ConfigRecord):
+        raise ProtocolError(f"it has no config record {CONFIG!r}")
     if "failure" in config:
         raise ProtocolError(TrainFailure.from_config(config).failure)
     update = TrainUpdate.from_config(config)
@@ -416,7 +420,7 @@ def _read(reply: Message | None, sent: _Sent) -> tuple[TrainUpdate, Payload]:
         raise ProtocolError(f"it declares {update.num_steps} steps")
     if not math.isfinite(update.train_loss):
         raise ProtocolError(f"its train-loss is {update.train_loss}")
-    array = reply.content.array_records.get(ARRAYS, ArrayRecord()).get(PAYLOAD)
+    array = arrays.get(PAYLOAD) if isinstance(arrays, ArrayRecord) else None
     if array is None or array.stype != PAYLOAD_STYPE or array.shape != (sent.plan.size,):
         found = "no array" if array is None else f"stype {array.stype!r} and shape {array.shape}"
         raise ProtocolError(f"its update has {found}, expected {PAYLOAD_STYPE!r} and shape {(sent.plan.size,)}")

@@ -20,7 +20,6 @@ from ..rng import stream
 from .rules import rule_named
 from .width_spec import Axis, WidthSpec
 
-
 TABLE_SIZE = 2**22
 """Coordinates of a plan that is worth a table, 8 bytes each."""
 

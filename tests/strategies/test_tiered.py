@@ -132,7 +132,7 @@ def plain_array(message: Message, reply: Message) -> Message:
 
 HOSTILE: dict[str, tuple[Reply, str]] = {
     "error": (lambda message, _: Message(Error(2, "trace\nValueError: boom"), reply_to=message), "error 2: .*boom"),
-    "empty": (lambda message, _: Message(RecordDict(), reply_to=message), "TrainUpdate has server-round = None"),
+    "empty": (lambda message, _: Message(RecordDict(), reply_to=message), "no config record 'config'"),
     "failure": (lambda m, r: replaced(m, r, failure="the disk is full"), "the disk is full"),
     "truncated": (lambda m, r: replaced(m, r, r.content.array_records[ARRAYS][PAYLOAD].data[:-1]), "checksum"),
     "no payload": (lambda m, r: replaced(m, r, b""), "has 0 bytes"),
