@@ -3,7 +3,7 @@
     python benchmarks/rounds.py [SCENARIO.toml] [--set KEY=VALUE …]
 
 Runs the scenario once and reads its round log. Clients run side by side on `workers` processors, so their seconds
-are divided by that number; transport is what is left of the round: Flower, Ray, waiting.
+are divided by that number; transport is what is left of the round: Flower, Ray, waiting, the log.
 """
 
 import argparse

@@ -209,15 +209,14 @@ class TieredStrategy(Strategy):
         """Average the good updates and step the model; every sampled client gets its row in the log."""
         mean = CoverageMean(self.model.spec.size)
         rows: list[Row] = []
-        server_seconds = 0.0
+        aggregating = _Stopwatch()
         for client, reply in in_client_order(self._sent, replies):
-            start = time.perf_counter()
-            rows.append(self._fold(mean, self._sent[client], reply))
-            server_seconds += time.perf_counter() - start
-        start = time.perf_counter()
+            with aggregating:
+                rows.append(self._fold(mean, self._sent[client], reply))
         self.round_log.append_clients(rows)
         num_ok = sum(row["status"] == "ok" for row in rows)
-        result = self._scheme.estimate(mean.result(), self._vector, server_round)
+        with aggregating:
+            result = self._scheme.estimate(mean.result(), self._vector, server_round)
         uplink_bytes = sum(row["payload_bytes"] for row in rows)
         self._cumulative_uplink_bytes += uplink_bytes
         self._row = {
@@ -240,14 +239,15 @@ class TieredStrategy(Strategy):
         self._warn_of_uncovered(result.coverage, server_round)
         needed = self.config.least_replies(len(rows))
         if num_ok < needed:
-            self._close_round(start, server_seconds)
+            self._close_round(aggregating)
             reasons = sorted({row["status"] for row in rows if row["status"] != "ok"})
             raise QuorumError(
                 f"round {server_round} has {num_ok} good replies of {len(rows)}, the quorum is {needed}: "
                 + ("; ".join(reasons[:3]) or "no client was sampled")
             )
-        stepped = self._optimizer.step(self._vector, result)
-        self._close_round(start, server_seconds, done=self._evaluate_model is None)
+        with aggregating:
+            stepped = self._optimizer.step(self._vector, result)
+        self._close_round(aggregating, done=self._evaluate_model is None)
         return to_arrays(stepped), None
 
     def _warn_of_uncovered(self, coverage: Tensor, server_round: int) -> None:
@@ -258,9 +258,8 @@ class TieredStrategy(Strategy):
             tensors = ", ".join(f"{name} ({count})" for name, count in stale.items())
             log(WARNING, "coordinates that no client held in the last %d rounds: %s", window, tensors)
 
-    def _close_round(self, start: float, server_seconds: float, done: bool = True) -> None:
-        now = time.perf_counter()
-        self._row |= {"seconds": now - self._started, "aggregate_seconds": server_seconds + now - start}
+    def _close_round(self, aggregating: "_Stopwatch", done: bool = True) -> None:
+        self._row |= {"seconds": time.perf_counter() - self._started, "aggregate_seconds": aggregating.seconds}
         if done:
             self.round_log.append_round(self._row)
 
@@ -338,6 +337,19 @@ class TieredStrategy(Strategy):
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Nothing was asked."""
         return None
+
+
+class _Stopwatch:
+    """Adds up the seconds spent inside its `with` blocks."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __exit__(self, *reason: object) -> None:
+        self.seconds += time.perf_counter() - self._start
 
 
 def to_arrays(vector: Tensor) -> ArrayRecord:
