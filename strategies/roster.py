@@ -101,6 +101,8 @@ class Roster:
             entry = RosterEntry.from_config(reply.content.config_records[CONFIG])
             if entry.code_stamp != code_stamp():
                 raise ProtocolError(f"it runs code {entry.code_stamp}, the server runs {code_stamp()}")
+            if entry.first < 0 or entry.stride < 0:
+                raise ProtocolError(f"it hosts client {entry.first} and every {entry.stride}th, both must be 0 or more")
             if entry.tier:
                 tier_named(self._tiers, entry.tier)
         except (KeyError, ValueError) as error:

@@ -1,9 +1,7 @@
 """The strategy that all share: submodels by tier out, compressed updates back, a coverage-aware mean between."""
 
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from logging import INFO, WARNING
 from typing import Any
 
@@ -15,7 +13,6 @@ from flwr.serverapp.strategy import Result, Strategy
 from torch import Tensor
 
 from fl_mlmc.aggregate import CoverageMean, Mean
-from fl_mlmc.blocks import Payload
 from fl_mlmc.config import RunConfig
 from fl_mlmc.models import Model
 from fl_mlmc.protocol import (
@@ -23,21 +20,19 @@ from fl_mlmc.protocol import (
     CONFIG,
     PAYLOAD,
     PAYLOAD_STYPE,
-    ProtocolError,
-    TrainFailure,
     TrainTask,
     TrainUpdate,
-    code_stamp,
 )
 from fl_mlmc.rng import stream
 from fl_mlmc.roundlog import RoundLog
 from fl_mlmc.submodels import IndexPlan, plan
 from fl_mlmc.submodels.coverage import CoverageWatch, coverage_by_tensor, guarded_cohort
 from fl_mlmc.submodels.tier import Tier, simulated_seconds
-from fl_mlmc.wire import decode_payload, encode_payload
+from fl_mlmc.wire import encode_payload
 
 from .checkpoint import CHECKPOINT, ServerState, save_state
-from .roster import Roster, Seat
+from .replies import Sent, in_client_order, read_update, sizes
+from .roster import Roster
 from .scheme_server import SchemeServer
 from .server_optimizer import ServerOptimizer
 
@@ -55,16 +50,6 @@ MEMORIES = "memories"
 
 class QuorumError(RuntimeError):
     """A round got fewer good replies than the run config demands."""
-
-
-@dataclass(frozen=True)
-class _Sent:
-    """A task that awaits its reply."""
-
-    task: TrainTask
-    seat: Seat
-    plan: IndexPlan
-    downlink_bytes: int
 
 
 class TieredStrategy(Strategy):
@@ -92,7 +77,7 @@ class TieredStrategy(Strategy):
         self._optimizer = ServerOptimizer(config.server_optimizer, config.server_learning_rate, model.spec.size)
         self._scheme = SchemeServer(config, model.spec.size, lambda client: self._plan(client, 1))
         self._vector = torch.empty(0)
-        self._sent: dict[int, _Sent] = {}
+        self._sent: dict[int, Sent] = {}
         self._row: Row = {}
         self._started = 0.0
         self._cumulative_uplink_bytes = 0
@@ -170,7 +155,7 @@ class TieredStrategy(Strategy):
                 submodels[own] = self._broadcast(own, server_round)
             payload = submodels[own]
             task = self._task(client, seat.tier, server_round)
-            self._sent[client] = _Sent(task, seat, own, len(payload))
+            self._sent[client] = Sent(task, seat, own, len(payload))
             array = Array("float32", (own.size,), PAYLOAD_STYPE, payload)
             content = RecordDict({ARRAYS: ArrayRecord({PAYLOAD: array}), CONFIG: ConfigRecord(task.to_config())})
             yield Message(
@@ -263,7 +248,7 @@ class TieredStrategy(Strategy):
         if done:
             self.round_log.append_round(self._row)
 
-    def _fold(self, mean: CoverageMean, sent: _Sent, reply: Message | None) -> Row:
+    def _fold(self, mean: CoverageMean, sent: Sent, reply: Message | None) -> Row:
         """Add one reply to the mean, if it keeps the rules; its row in the log."""
         row: Row = {
             "round": sent.task.server_round,
@@ -287,8 +272,8 @@ class TieredStrategy(Strategy):
             "status": "ok",
         }
         try:
-            row |= _sizes(reply)
-            update, payload = _read(reply, sent)
+            row |= sizes(reply)
+            update, payload = read_update(reply, sent)
             labels = update.labels if self.config.average_by_label else None
             weight = 1 if self._scheme.scheme.has_memory else update.num_examples
             mean.add(sent.plan, payload, weight, labels)
@@ -360,88 +345,6 @@ def to_arrays(vector: Tensor) -> ArrayRecord:
 def from_arrays(arrays: ArrayRecord) -> Tensor:
     """The flat model in an ArrayRecord."""
     return torch.from_numpy(arrays[MODEL].numpy())
-
-
-def in_client_order(sent: Mapping[int, _Sent], replies: Iterable[Message]) -> Iterator[tuple[int, Message | None]]:
-    """Pair every task with its reply, in the order sent; None for one that never came.
-
-    Sums of floats depend on their order, and replies come in any. A reply is held back only until its turn.
-    """
-    # `sent` may still grow while replies come in: an engine may send lazily.
-    waiting: dict[int, Message] = {}
-    order: list[int] = []
-    turn = 0
-    for reply in replies:
-        client = _client_of(reply, sent)
-        if client is None or client in waiting:
-            log(WARNING, "ignored a reply of node %d that answers no open task", reply.metadata.src_node_id)
-            continue
-        waiting[client] = reply
-        if len(order) < len(sent):
-            order = list(sent)
-        while turn < len(order) and order[turn] in waiting:
-            yield order[turn], waiting.pop(order[turn])
-            turn += 1
-    for client in list(sent)[turn:]:
-        yield client, waiting.pop(client, None)
-
-
-def _client_of(reply: Message, sent: Mapping[int, _Sent]) -> int | None:
-    server_round, _, number = reply.metadata.group_id.partition("/")
-    if not number.isdecimal() or int(number) not in sent:
-        return None
-    task = sent[int(number)]
-    is_ours = str(task.task.server_round) == server_round and task.seat.node_id == reply.metadata.src_node_id
-    return task.task.client if is_ours else None
-
-
-def _sizes(reply: Message | None) -> Row:
-    if reply is None or not reply.has_content():
-        return {}
-    records = list(reply.content.values())
-    arrays = (array for record in records if isinstance(record, ArrayRecord) for array in record.values())
-    return {
-        "payload_bytes": sum(len(array.data) for array in arrays),
-        "message_bytes": sum(record.count_bytes() for record in records),
-    }
-
-
-def _read(reply: Message | None, sent: _Sent) -> tuple[TrainUpdate, Payload]:
-    """The update and payload of a reply; ProtocolError or WireError says which rule it breaks."""
-    if reply is None:
-        raise ProtocolError("no reply in time")
-    if reply.has_error():
-        raise ProtocolError(f"error {reply.error.code}: {_last_line(reply.error.reason)}")
-    records = dict(reply.content)
-    config, arrays = records.get(CONFIG), records.get(ARRAYS)
-    if not isinstance(config, ConfigRecord):
-        raise ProtocolError(f"it has no config record {CONFIG!r}")
-    if "failure" in config:
-        raise ProtocolError(TrainFailure.from_config(config).failure)
-    update = TrainUpdate.from_config(config)
-    if (update.server_round, update.client) != (sent.task.server_round, sent.task.client):
-        raise ProtocolError(
-            f"it answers round {update.server_round} for client {update.client}, the task was round "
-            f"{sent.task.server_round} for client {sent.task.client}"
-        )
-    if update.code_stamp != code_stamp():
-        raise ProtocolError(f"it runs code {update.code_stamp}, the server runs {code_stamp()}")
-    if not 0 < update.num_examples <= 2**31:
-        raise ProtocolError(f"it declares {update.num_examples} examples")
-    if not 0 <= update.num_steps <= 2**31:
-        raise ProtocolError(f"it declares {update.num_steps} steps")
-    if not math.isfinite(update.train_loss):
-        raise ProtocolError(f"its train-loss is {update.train_loss}")
-    array = arrays.get(PAYLOAD) if isinstance(arrays, ArrayRecord) else None
-    if array is None or array.stype != PAYLOAD_STYPE or array.shape != (sent.plan.size,):
-        found = "no array" if array is None else f"stype {array.stype!r} and shape {array.shape}"
-        raise ProtocolError(f"its update has {found}, expected {PAYLOAD_STYPE!r} and shape {(sent.plan.size,)}")
-    return update, decode_payload(array.data, sent.plan.size)
-
-
-def _last_line(reason: str | None) -> str:
-    lines = (reason or "no reason given").strip().splitlines()
-    return lines[-1] if lines else "no reason given"
 
 
 def _one_or_all(values: list[Any]) -> Any:

@@ -49,6 +49,7 @@ def test_tiers_follow_the_shares_unless_the_node_declares_one() -> None:
     [
         (lambda entry: {"tier": "huge"} if entry.first == 1 else {}, "unknown tier 'huge'; known: small, full"),
         (lambda entry: {"code-stamp": "old"} if entry.first == 1 else {}, "it runs code old, the server runs"),
+        (lambda entry: {"first": -4} if entry.first == 1 else {}, "it hosts client -4"),
         (lambda entry: {"first": "one"} if entry.first == 1 else {}, "first = 'one'"),
     ],
 )

@@ -146,6 +146,9 @@ HOSTILE: dict[str, tuple[Reply, str]] = {
     "no examples": (lambda m, r: replaced(m, r, **{"num-examples": 0}), "declares 0 examples"),
     "all examples": (lambda m, r: replaced(m, r, **{"num-examples": 2**60}), "declares 1152921504606846976"),
     "wrong type": (lambda m, r: replaced(m, r, **{"train-loss": "low"}), "train-loss = 'low'"),
+    "empty list": (lambda m, r: replaced(m, r, labels=[]), "it holds an empty list"),
+    "levels in bytes": (lambda m, r: replaced(m, r, levels=[b"x"]), "its levels are"),
+    "chances in text": (lambda m, r: replaced(m, r, probabilities=["x"]), "its probabilities are"),
     "loss not finite": (lambda m, r: replaced(m, r, **{"train-loss": float("nan")}), "train-loss"),
 }
 

@@ -1,0 +1,130 @@
+"""What comes back from clients: which task a reply answers, whether it keeps the rules, and how long it is.
+
+Every reply is taken for hostile. One that breaks a rule raises ProtocolError or WireError, both ValueErrors, and
+costs its own client only.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from logging import WARNING
+
+from flwr.app import ArrayRecord, ConfigRecord, Message
+from flwr.common.logger import log
+
+from fl_mlmc.blocks import Payload
+from fl_mlmc.protocol import (
+    ARRAYS,
+    CONFIG,
+    PAYLOAD,
+    PAYLOAD_STYPE,
+    ProtocolError,
+    TrainFailure,
+    TrainTask,
+    TrainUpdate,
+    code_stamp,
+)
+from fl_mlmc.submodels import IndexPlan
+from fl_mlmc.wire import decode_payload
+
+from .roster import Seat
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A task that awaits its reply."""
+
+    task: TrainTask
+    seat: Seat
+    plan: IndexPlan
+    downlink_bytes: int
+
+
+def in_client_order(sent: Mapping[int, Sent], replies: Iterable[Message]) -> Iterator[tuple[int, Message | None]]:
+    """Pair every task with its reply, in the order sent; None for one that never came.
+
+    Sums of floats depend on their order, and replies come in any. A reply is held back only until its turn.
+    """
+    # `sent` may still grow while replies come in: an engine may send lazily.
+    waiting: dict[int, Message] = {}
+    seen: set[int] = set()
+    order: list[int] = []
+    turn = 0
+    for reply in replies:
+        client = _client_of(reply, sent)
+        if client is None or client in seen:
+            log(WARNING, "ignored a reply of node %d that answers no open task", reply.metadata.src_node_id)
+            continue
+        seen.add(client)
+        waiting[client] = reply
+        if len(order) < len(sent):
+            order = list(sent)
+        while turn < len(order) and order[turn] in waiting:
+            yield order[turn], waiting.pop(order[turn])
+            turn += 1
+    for client in list(sent)[turn:]:
+        yield client, waiting.pop(client, None)
+
+
+def _client_of(reply: Message, sent: Mapping[int, Sent]) -> int | None:
+    server_round, _, number = reply.metadata.group_id.partition("/")
+    if not number.isdecimal() or int(number) not in sent:
+        return None
+    task = sent[int(number)]
+    is_ours = str(task.task.server_round) == server_round and task.seat.node_id == reply.metadata.src_node_id
+    return task.task.client if is_ours else None
+
+
+def sizes(reply: Message | None) -> dict[str, int]:
+    """`payload_bytes` and `message_bytes` of a reply with content; ProtocolError if Flower cannot tell."""
+    if reply is None or not reply.has_content():
+        return {}
+    records = list(reply.content.values())
+    arrays = (array for record in records if isinstance(record, ArrayRecord) for array in record.values())
+    try:
+        message_bytes = sum(record.count_bytes() for record in records)
+    except IndexError:  # Flower looks at the first item of every list
+        raise ProtocolError("it holds an empty list, and has no length by Flower's count") from None
+    return {"payload_bytes": sum(len(array.data) for array in arrays), "message_bytes": message_bytes}
+
+
+def read_update(reply: Message | None, sent: Sent) -> tuple[TrainUpdate, Payload]:
+    """The update and payload of a reply; ProtocolError or WireError says which rule it breaks."""
+    if reply is None:
+        raise ProtocolError("no reply in time")
+    if reply.has_error():
+        raise ProtocolError(f"error {reply.error.code}: {_last_line(reply.error.reason)}")
+    records = dict(reply.content)
+    config, arrays = records.get(CONFIG), records.get(ARRAYS)
+    if not isinstance(config, ConfigRecord):
+        raise ProtocolError(f"it has no config record {CONFIG!r}")
+    if "failure" in config:
+        raise ProtocolError(TrainFailure.from_config(config).failure)
+    update = TrainUpdate.from_config(config)
+    if (update.server_round, update.client) != (sent.task.server_round, sent.task.client):
+        raise ProtocolError(
+            f"it answers round {update.server_round} for client {update.client}, the task was round "
+            f"{sent.task.server_round} for client {sent.task.client}"
+        )
+    if update.code_stamp != code_stamp():
+        raise ProtocolError(f"it runs code {update.code_stamp}, the server runs {code_stamp()}")
+    if not 0 < update.num_examples <= 2**31:
+        raise ProtocolError(f"it declares {update.num_examples} examples")
+    if not 0 <= update.num_steps <= 2**31:
+        raise ProtocolError(f"it declares {update.num_steps} steps")
+    if not math.isfinite(update.train_loss):
+        raise ProtocolError(f"its train-loss is {update.train_loss}")
+    if not all(type(level) is int for level in update.levels):
+        raise ProtocolError(f"its levels are {update.levels[:3]}, expected whole numbers")
+    if not all(type(chance) is float for chance in update.probabilities):
+        raise ProtocolError(f"its probabilities are {update.probabilities[:3]}, expected numbers")
+    array = arrays.get(PAYLOAD) if isinstance(arrays, ArrayRecord) else None
+    if array is None or array.stype != PAYLOAD_STYPE or array.shape != (sent.plan.size,):
+        found = "no array" if array is None else f"stype {array.stype!r} and shape {array.shape}"
+        raise ProtocolError(f"its update has {found}, expected {PAYLOAD_STYPE!r} and shape {(sent.plan.size,)}")
+    return update, decode_payload(array.data, sent.plan.size)
+
+
+def _last_line(reason: str | None) -> str:
+    lines = (reason or "no reason given").strip().splitlines()
+    return lines[-1] if lines else "no reason given"
