@@ -1,5 +1,6 @@
 """The Flower ClientApp: records in, records out."""
 
+import math
 from dataclasses import replace
 from functools import lru_cache
 
@@ -22,7 +23,7 @@ from fl_mlmc.protocol import (
 )
 from fl_mlmc.submodels.measure import widest_tier
 
-from .bilevel_client import run_bilevel_task
+from .bilevel_client import DivergedError, run_bilevel_task
 from .data import FederatedData
 from .sgd_client import run_task
 from .trainer import TrainingError, device_of, one_thread
@@ -71,7 +72,8 @@ def train(message: Message, context: Context) -> Message:
         run = run_bilevel_task if config.task == "bilevel" else run_task
         reply = run(task, payload, config, data)
     except (TrainingError, OSError, ValueError) as error:
-        failure = TrainFailure(task.server_round, task.client, str(error))
+        curvature = error.curvature if isinstance(error, DivergedError) else math.inf
+        failure = TrainFailure(task.server_round, task.client, str(error), curvature)
         return Message(RecordDict({CONFIG: ConfigRecord(failure.to_config())}), reply_to=message)
     array = Array("float32", (reply.size,), PAYLOAD_STYPE, reply.payload)
     content = RecordDict({ARRAYS: ArrayRecord({PAYLOAD: array}), CONFIG: ConfigRecord(reply.update.to_config())})

@@ -63,7 +63,7 @@ def run_task(task: TrainTask, payload: bytes, config: RunConfig, data: Federated
         trained = train(module, features, labels, config, rng, loss_of)
         start = time.perf_counter()
         update = _checked(to_vector(module) - before.to(device))
-        compressed = _encode(update, task, config, model.spec.size)
+        compressed = encode(update, task, config, model.spec.size)
         encoded = encode_payload(compressed.payload)
     return ClientReply(
         TrainUpdate(
@@ -85,7 +85,7 @@ def run_task(task: TrainTask, payload: bytes, config: RunConfig, data: Federated
     )
 
 
-def _encode(update: Tensor, task: TrainTask, config: RunConfig, size: int) -> Compressed:
+def encode(update: Tensor, task: TrainTask, config: RunConfig, size: int) -> Compressed:
     """The scheme's message; what it remembers is on disk before the message is sent."""
     scheme = config.resolved_scheme(size)
     round = Round(config.seed, task.server_round, config.num_clients, config.clients_per_round)

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from . import parse
+from .bilevel.method import METHODS, is_bilevel, parse_bilevel
 from .compressors.base import Compressor
 from .models import parse_model
 from .optimizers import parse_optimizer
@@ -17,8 +18,6 @@ from .submodels.rules import rule_named
 from .submodels.tier import Tier, assign_tiers, parse_tiers
 
 Scalar = bool | int | float | str
-
-BILEVEL_SCHEMES = ("rabo", "rafbo")
 
 
 class ConfigError(ValueError):
@@ -131,8 +130,8 @@ class RunConfig(BaseModel):
 
     @property
     def _message_scheme(self) -> str:
-        # RABO and RAFBO say what an update is; it travels as it is.
-        return "direct" if self.scheme in BILEVEL_SCHEMES else self.scheme
+        # RABO and RAFBO say what an update is; how it travels is their option.
+        return repr(parse_bilevel(self.scheme).uploads) if is_bilevel(self.scheme) else self.scheme
 
     def least_replies(self, num_sampled: int) -> int:
         """Good replies that a round of so many sampled clients needs."""
@@ -146,9 +145,7 @@ class RunConfig(BaseModel):
     @field_validator("scheme")
     @classmethod
     def _is_scheme(cls, text: str) -> str:
-        if text in BILEVEL_SCHEMES:
-            return text
-        scheme = parse_scheme(text)
+        scheme = parse_bilevel(text).uploads if is_bilevel(text) else parse_scheme(text)
         if scheme.beyond_runs:
             raise ValueError(
                 f"scheme {scheme.name} runs in `fl-mlmc theory` only: in it {scheme.beyond_runs}, and a run's do not"
@@ -200,10 +197,10 @@ class RunConfig(BaseModel):
             )
         if isinstance(self.quorum, int) and self.quorum > self.clients_per_round:
             raise ValueError(f"quorum is {self.quorum}, more than clients-per-round, {self.clients_per_round}")
-        if (self.task == "bilevel") != (self.scheme in BILEVEL_SCHEMES):
+        if (self.task == "bilevel") != is_bilevel(self.scheme):
             raise ValueError(
-                f"task 'bilevel' goes with scheme 'rabo' or 'rafbo', and these with it; got task {self.task!r} and "
-                f"scheme {self.scheme!r}"
+                f"task 'bilevel' goes with scheme {', '.join(map(repr, METHODS))}, and these with it; got task "
+                f"{self.task!r} and scheme {self.scheme!r}"
             )
         if self.task == "bilevel":
             self._fits_bilevel()

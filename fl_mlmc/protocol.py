@@ -88,6 +88,8 @@ class TrainFailure(_Record):
     server_round: int
     client: int
     failure: str
+    curvature: float = math.inf
+    """Along v, as a bilevel client saw it before its steps diverged; infinite for any other failure."""
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,14 @@ class SchemeServer:
     """Turns the mean of a round's messages into the model's update.
 
     `plan_of` gives a client's plan. A coordinate's share is that of its holders in the cohort among all its holders;
-    clients with memory weigh the same, as in the theorems.
+    clients with memory weigh the same, as in the theorems. `remembers`: clients keep something from round to round.
     """
 
-    def __init__(self, config: RunConfig, size: int, plan_of: Callable[[int], IndexPlan]) -> None:
+    def __init__(
+        self, config: RunConfig, size: int, plan_of: Callable[[int], IndexPlan], remembers: bool = False
+    ) -> None:
         self.scheme = config.resolved_scheme(size)
+        self.remembers = remembers or self.scheme.has_memory
         self._config = config
         self._plan_of = plan_of
         self._state: Mapping[str, Tensor] = self.scheme.init_server(torch.zeros(size, dtype=torch.float64))
@@ -44,7 +47,7 @@ class SchemeServer:
 
     def accept(self, client: int, server_round: int) -> None:
         """The client's message of the round is in the mean."""
-        if self.scheme.has_memory:
+        if self.remembers:
             self._rounds[client] = server_round
 
     def estimate(self, mean: Mean, vector: Tensor, server_round: int) -> Mean:
@@ -57,10 +60,10 @@ class SchemeServer:
 
     def state(self) -> dict[str, Tensor]:
         """What must outlive the process; nothing for a scheme without memory."""
-        return {**self._state, ROUNDS: self._rounds.clone()} if self.scheme.has_memory else {}
+        return {**self._state, ROUNDS: self._rounds.clone()} if self.remembers else {}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Go on from a `state`."""
-        if self.scheme.has_memory:
+        if self.remembers:
             self._state = {name: vector for name, vector in state.items() if name != ROUNDS}
             self._rounds = state[ROUNDS].clone()

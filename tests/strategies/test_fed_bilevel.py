@@ -161,8 +161,8 @@ def test_a_users_own_problem_that_is_not_convex_ends_in_a_named_error(
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"scheme": "direct"}, "goes with scheme 'rabo' or 'rafbo'"),
-        ({"task": "classification"}, "goes with scheme 'rabo' or 'rafbo'"),
+        ({"scheme": "direct"}, "goes with scheme 'rabo', 'rafbo', 'fednest'"),
+        ({"task": "classification"}, "goes with scheme 'rabo', 'rafbo', 'fednest'"),
         ({"distill": True}, "distill is for task 'classification'"),
         ({"client_optimizer": "adam"}, "client-optimizer of a bilevel task"),
         ({"width_rule": "depth"}, "width-rule of a bilevel task"),
@@ -179,8 +179,10 @@ def test_configs_that_do_not_go_together_are_refused(
 @pytest.mark.parametrize(
     ("problem", "words"),
     [
-        ("hyper_representation(lower='personal')", "no such memory yet"),
-        ("hyper_cleaning", "known: hyper_representation, log_ridge"),
+        ("cleaning", "known: hyper_cleaning, hyper_representation, log_ridge, meta_learning, quadratic"),
+        ("quadratic", "stated for 8 clients, num-clients is 3"),
+        ("hyper_cleaning(wrong_share=1.5)", "wrong_share lies in"),
+        ("hyper_representation(cut='x')", "cut is 'both', 'outer' or 'inner'"),
         ("log_ridge(width=3)", "its options: strong_convexity, start"),
         ("fl_mlmc.bilevel.run:PROBLEMS", "expected a BilevelProblem"),
     ],
