@@ -27,13 +27,10 @@ PERSONAL = "personal"
 
 
 class DivergedError(TrainingError):
-    """The steps led to values that are not finite; `curvature` is the last that was seen along v."""
+    """The steps led to values that are not finite; `curvature` is the last that was seen along v, NaN if none was."""
 
     def __init__(self, curvature: float) -> None:
-        super().__init__(
-            f"the bilevel steps diverge: the curvature along v was {curvature:.3g}. Take shorter steps: those of y "
-            "and v lie below 2 / curvature, that of x well below them"
-        )
+        super().__init__(f"the bilevel steps diverge; the curvature along v was {curvature:.3g}")
         self.curvature = curvature
 
 
@@ -71,7 +68,7 @@ def run_bilevel_task(task: TrainTask, payload: bytes, config: RunConfig, data: F
             levels=list(compressed.levels),
             probabilities=list(compressed.probabilities),
             labels=[],
-            curvature=_measured(reply),
+            curvature=float(reply.curvature.nan_to_num(torch.inf)),
         ),
         encoded,
         held.num_values,
@@ -112,10 +109,6 @@ def _step(
     rng = stream(config.seed, "batches", task.server_round, task.client)
     reply = scheme.client(held, held.unpack(state, held.gather(memory.point)), data, rng)
     if not all(bool(part.isfinite().all()) for part in (*reply.update, reply.loss)):
-        raise DivergedError(_measured(reply))
+        raise DivergedError(float(reply.curvature))
     memory.keep(scheme, reply)
     return reply
-
-
-def _measured(reply: Reply) -> float:
-    return float(reply.curvature.nan_to_num(torch.inf))

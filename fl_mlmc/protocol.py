@@ -89,7 +89,7 @@ class TrainFailure(_Record):
     client: int
     failure: str
     curvature: float = math.inf
-    """Along v, as a bilevel client saw it before its steps diverged; infinite for any other failure."""
+    """Along v, as a bilevel client saw it before its steps diverged, NaN if it did not; infinite: another failure."""
 
 
 @dataclass(frozen=True)

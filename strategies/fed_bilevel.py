@@ -84,7 +84,8 @@ class FedBilevel(TieredStrategy):
             stepped, metrics = super().aggregate_train(server_round, replies)
         except QuorumError as error:
             if self._diverged:
-                raise self._convexity.diverged(server_round, min(self._diverged)) from error
+                seen = [curvature for curvature in self._diverged if math.isfinite(curvature)]
+                raise self._convexity.diverged(server_round, min(seen, default=math.nan)) from error
             raise
         if stepped is not None:
             self._convexity.add(server_round, self._curvature, self._held.unpack(from_arrays(stepped), NOTHING))
@@ -157,7 +158,7 @@ class _BilevelStep(ServerOptimizer):
 
 
 def _curvature_of_failure(reply: Message | None) -> float | None:
-    """What a client whose steps diverged saw along v; None for any other reply."""
+    """What a client whose steps diverged saw along v, NaN if nothing; None for any other reply."""
     if reply is None or not reply.has_content():
         return None
     config = dict(reply.content).get(CONFIG)
@@ -167,4 +168,4 @@ def _curvature_of_failure(reply: Message | None) -> float | None:
         curvature = TrainFailure.from_config(config).curvature
     except ProtocolError:
         return None
-    return curvature if math.isfinite(curvature) else None
+    return None if math.isinf(curvature) else curvature

@@ -43,7 +43,7 @@ class ConvexityWatch:
             raise self._too_long(server_round, sizes)
 
     def diverged(self, server_round: int, curvature: float) -> DivergenceError:
-        """What to say of clients whose own steps led nowhere, and who saw `curvature` last."""
+        """What to say of clients whose own steps led nowhere, and who saw `curvature` last (NaN: none)."""
         if curvature <= self._ridge / 2:
             self._low.append(curvature)
         if self._low:
@@ -52,10 +52,10 @@ class ConvexityWatch:
         return self._too_long(server_round, "on the clients")
 
     def _too_long(self, server_round: int, where: str) -> DivergenceError:
+        seen = f"the curvature along v was {self._last:.3g} while it could be seen. "
         return DivergenceError(
-            f"the steps diverge, {where} after round {server_round}; the curvature along v was {self._last:.3g} "
-            "while it could be seen. Take shorter steps: those of y and v lie below 2 / curvature, that of x well "
-            "below them"
+            f"the steps diverge, {where} after round {server_round}; {'' if math.isnan(self._last) else seen}"
+            "Take shorter steps: those of y and v lie below 2 / curvature, that of x well below them"
         )
 
     def _not_convex(self, server_round: int) -> NotStronglyConvexError:
