@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from clients.bilevel_client import PERSONAL
 from clients.data import FederatedData
@@ -18,6 +20,7 @@ from fl_mlmc.config import ConfigError, RunConfig
 from fl_mlmc.frames import read_clients, read_rounds
 from fl_mlmc.rng import stream
 from simulations.launch import execute, load_config, load_run
+from simulations.report import summarise
 from simulations.server_app import prepare_data, serve
 from strategies.checkpoint import CHECKPOINT, load_state
 from strategies.tiered import MEMORIES, QuorumError
@@ -147,6 +150,10 @@ def test_outer_coordinates_that_nobody_held_are_reported(
     with caplog.at_level(logging.WARNING, "flwr"):
         serve(bilevel.changed(tiers="small:0.5:1.0", num_rounds=1, coverage_warning=0))
     assert "no client held in the whole run, in 1.weight, 1.bias\n" in caplog.text
+    assert read_rounds(Path(bilevel.runs_dir) / bilevel.run_name)["outer_never_held"].tolist() == [8 * 65]
+    summary = Console(record=True, width=200)
+    summary.print(summarise(Path(bilevel.runs_dir) / bilevel.run_name))
+    assert re.search(r"outer coordinates that no client ever held\W+520", summary.export_text())
 
 
 def test_coverage_of_x_and_of_y_are_told_apart(
@@ -306,20 +313,37 @@ def test_steps_that_diverge_on_the_clients_end_in_a_named_error(
         serve(convex)
 
 
-def test_what_was_held_before_a_resume_counts(bilevel: RunConfig, caplog: pytest.LogCaptureFixture) -> None:
-    """With one client a round, drawn anew, a whole tier may take part before the stop alone."""
-    config = bilevel.changed(num_rounds=4, clients_per_round=1, quorum=1, tiers="small:0.5:0.34,full:1.0:0.66")
+def test_what_was_held_before_a_resume_counts(bilevel: RunConfig) -> None:
+    """The one wide client has been there, the run stops in a later round without it, and goes on."""
+    config = bilevel.changed(num_rounds=20, clients_per_round=1, quorum=1, tiers="small:0.5:0.67,full:1.0:0.33")
     config = load_config(None, {**config.model_dump(), "run_name": "cut"})
 
     def stop(row: Mapping[str, Any]) -> None:
-        if row["outer_never_held"] == 0:
+        if row["outer_never_held"] == 0 and row["coverage_outer_min"] == 0:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        execute(config.changed(num_rounds=20), stop)
-    rounds = execute(load_run(Path(config.runs_dir) / "cut")).rounds
-    assert rounds["outer_never_held"].is_monotonic_decreasing
-    assert rounds["outer_never_held"].iloc[-1] == 0
+        execute(config, stop)
+    missed = execute(load_run(Path(config.runs_dir) / "cut")).rounds["outer_never_held"].tolist()
+    assert len(missed) == 20
+    assert set(missed[missed.index(0) :]) == {0}
+
+
+def test_a_local_step_takes_four_first_order_backward_passes(
+    bilevel: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[bool] = []
+    grad = torch.autograd.grad
+
+    def counted(*args: Any, **options: Any) -> Any:
+        passes.append(options.get("create_graph", False))
+        return grad(*args, **options)
+
+    monkeypatch.setattr(torch.autograd, "grad", counted)
+    monkeypatch.setattr(torch.Tensor, "backward", None)
+    serve(bilevel.changed(num_rounds=2, local_steps=3))
+    num_rounds, num_clients, num_steps = 2, 3, 3
+    assert passes == [False] * (4 * num_rounds * num_clients * num_steps)
 
 
 OWN = """
