@@ -346,6 +346,16 @@ def test_a_local_step_takes_four_first_order_backward_passes(
     assert passes == [False] * (4 * num_rounds * num_clients * num_steps)
 
 
+def test_the_problem_in_the_docs_learns(bilevel: RunConfig, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/bilevel.md").read_text()
+    (tmp_path / "own.py").write_text(page.split("```python\n")[1].split("```")[0])
+    config = bilevel.changed(problem=f"{tmp_path / 'own.py'}:problem", local_steps=5)
+    directory = serve(config)
+    assert read_rounds(directory)["accuracy"].iloc[-1] > 0.6
+    clients = read_clients(directory)
+    assert (clients["num_parameters"] == 3 * 640 * clients["width"]).all()
+
+
 OWN = """
 import torch
 from fl_mlmc.bilevel import BilevelProblem
