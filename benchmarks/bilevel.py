@@ -41,10 +41,10 @@ TIERS = {"tiers": "sensor:0.25:0.34,phone:0.5:0.33,gateway:1.0:0.33", "least_cov
 
 DIGITS: Settings = {"model": "mlp(hidden=(200, 200))", "num_clients": 12, "clients_per_round": 6, "num_rounds": 60}
 FASHION: Settings = {
-    "model": "cnn(conv=(16, 32), dense=64)",
+    "model": "cnn(conv=(12, 24), dense=64)",
     "num_clients": 30,
     "clients_per_round": 6,
-    "num_rounds": 80,
+    "num_rounds": 60,
 }
 STEPS: Settings = {
     "problem": "hyper_representation(strong_convexity=0.01)",
