@@ -44,7 +44,8 @@ FASHION: Settings = {
     "model": "cnn(conv=(12, 24), dense=64)",
     "num_clients": 30,
     "clients_per_round": 6,
-    "num_rounds": 60,
+    "num_rounds": 50,
+    "learning_rate": 0.2,
 }
 STEPS: Settings = {
     "problem": "hyper_representation(strong_convexity=0.01)",
@@ -97,7 +98,7 @@ def representation(data: Settings, seed: int, names: list[str]) -> Iterator[tupl
     """Hyper-representation by every method."""
     size = FASHION if data else DIGITS
     for name in names or RUNS:
-        own = {**COMMON, **size, **STEPS, **data, **RUNS[name], "seed": seed}
+        own = {**COMMON, **STEPS, **size, **data, **RUNS[name], "seed": seed}
         rounds = own["num_rounds"] * (RABO_ROUNDS if own["scheme"].startswith("rabo") else 1)
         yield name, {**own, "num_rounds": rounds}
 
