@@ -182,6 +182,8 @@ class SymbolBlock(_Pointwise):
 
     symbols: Tensor
     alphabet: Lattice | Table
+    counts: np.ndarray | None = None
+    """How often each letter occurs, if that is known."""
 
     @property
     def size(self) -> int:  # type: ignore[override]
@@ -225,12 +227,17 @@ class PowerBlock(_Pointwise):
     def scaled(self, factor: float) -> "PowerBlock":
         return replace(self, scale=self.scale * factor, extra=self.extra * factor)
 
-    def peak(self) -> float:
-        """The largest magnitude; infinite where it leaves float32's range."""
-        if self.numbers is None:
-            return float(self._values(self.exponents.max()[None], None).abs())
+    def is_finite(self) -> bool:
+        """Whether all values stay in float32's range."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            ends = np.array([self.scale, self.extra, self.scale + self.extra * (2.0**self.bits - 1)], np.float32)
+            largest = 2.0 ** (int(self.exponents.max()) - 127) * float(np.abs(ends[[0, 2]]).max())
+        if not np.isfinite(ends[:2]).all():
+            return False
+        if largest < 2.0**127:
+            return True
         parts = range(0, self.size, _STRETCH)
-        return max(float(self.stretch(start, min(start + _STRETCH, self.size)).abs().max()) for start in parts)
+        return all(bool(self.stretch(start, min(start + _STRETCH, self.size)).isfinite().all()) for start in parts)
 
     def stretch(self, start: int, stop: int) -> Tensor:
         numbers = None if self.numbers is None else self.numbers[start:stop]

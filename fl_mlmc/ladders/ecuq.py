@@ -12,11 +12,9 @@ import torch
 from torch import Tensor
 
 from ..blocks import Lattice
-from ..pointwise import pointwise
 from .base import Ladder, Rungs
-from .lattice import LatticeRungs
+from .lattice import Bins, LatticeRungs
 
-_FINE = 1 << 15  # bins of the histogram that stands for the vector in the search
 _CODING = 0.015  # share of the bits left to the entropy coder, so that payloads keep to them too
 _MOST = 1 << 14  # the most bins that the search may choose
 
@@ -42,8 +40,9 @@ class ECUQ(Ladder):
         low, high = (float(end) for end in torch.aminmax(vector))
         if (high - low) / _MOST < 1e-37:
             return ECUQRungs(vector, [Lattice(1, 1.0, 0, low)] * self.bits)
-        counts = _histogram(vector, low, high)
-        return ECUQRungs(vector, [_lattice(counts, bits, low, high) for bits in range(1, self.bits + 1)])
+        bins = Bins.of(vector, low, high)
+        lattices = [_lattice(bins.counts, bits, low, high) for bits in range(1, self.bits + 1)]
+        return ECUQRungs(vector, lattices, bins)
 
 
 class ECUQRungs(LatticeRungs):
@@ -54,12 +53,6 @@ class ECUQRungs(LatticeRungs):
         # Letters of this level and the one before, as if coded apart (DoCoFL codes one of them).
         coded = 64 + self.size * (2.0 * bits - 1)
         return np.append(np.minimum(coded, 32.0 * self.size), 32.0 * self.size)
-
-
-def _histogram(vector: Tensor, low: float, high: float) -> np.ndarray:
-    scale = _FINE / (high - low)
-    bins = pointwise(lambda part: ((part - low) * scale).clamp_(0, _FINE - 1), torch.int16, vector)
-    return torch.bincount(bins, minlength=_FINE).cpu().numpy()
 
 
 def _lattice(counts: np.ndarray, bits: float, low: float, high: float) -> Lattice:

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from ..blocks import DenseBlock, Lattice, SymbolBlock
-from ..pointwise import energy, peak, pointwise
+from ..pointwise import EXACT_BELOW, energy, peak, pointwise, tally
 from .base import Ladder, Rungs
+
+_DIGITS = 12  # that share a histogram
 
 
 @dataclass(frozen=True, repr=False)
@@ -45,16 +47,21 @@ class FixedPointRungs(Rungs):
         self.num_levels = bits + 1
         self._vector, self._bits = vector, bits
         self._peak = peak(vector)
-        # The reciprocal of a tiny peak is infinite in float32, so tiny vectors are divided.
-        self._shares = (lambda v: v.abs() * (1 / self._peak)) if self._peak > 1e-30 else self._tiny_shares
+        self._is_tiny = self._peak <= 1e-30
         self._largest_share = 1 - 2.0**-bits
 
     def norms(self) -> np.ndarray:
-        planes = [
-            self._peak * 2.0**-level * float(torch.count_nonzero(self._plane(level) - 1)) ** 0.5
-            for level in range(1, self.num_levels)
-        ]
-        return np.array([*planes, energy(self._rest()) ** 0.5])
+        if self.size < EXACT_BELOW:
+            return self.exact_norms()
+        # Late planes have a one for about half of the coordinates, and what the last of them leaves is uniform.
+        ones = self._num_ones(min(self._bits, _DIGITS))
+        nonzero = float(torch.count_nonzero(self._vector))
+        ones = [*ones, *[nonzero / 2] * (self._bits - len(ones)), nonzero / 3]
+        return self._peak * 2.0 ** -np.append(np.arange(1, self.num_levels), self._bits) * np.sqrt(ones)
+
+    def exact_norms(self) -> np.ndarray:
+        planes = self._peak * 2.0 ** -np.arange(1, self.num_levels) * np.sqrt(self._num_ones(self._bits))
+        return np.append(planes, energy(self._rest()) ** 0.5)
 
     def costs(self) -> np.ndarray:
         plane = 2.0 * self.size + 32 + np.ceil(np.log2(self.num_levels))
@@ -73,28 +80,53 @@ class FixedPointRungs(Rungs):
             return (DenseBlock(self._vector),)
         top = 2**level
         if top > 2**14:
-            return (DenseBlock(self._truncated(level).float()),)
+            return (DenseBlock(pointwise(lambda v: self._truncated(v, level).float(), torch.float32, self._vector)),)
         symbols = pointwise(
-            lambda v: (self._digits(v, level) * v.sign() + (top - 1)).to(torch.int16),
+            lambda v: self._digits(v, level).copysign_(v).add_(top - 1),
             torch.uint8 if 2 * top - 1 <= 256 else torch.int16,
             self._vector,
+            kernel=self._kernel("digits", level, top - 1.0),
         )
         return (SymbolBlock(symbols, Lattice(2 * top - 1, self._peak * 2.0**-level, 1 - top)),)
 
     def _plane(self, level: int) -> Tensor:
         """1 + sign · b_l as uint8."""
-        return pointwise(lambda v: 1 + (self._digits(v, level).int() & 1) * v.sign().int(), torch.uint8, self._vector)
+        return pointwise(
+            lambda v: 1 + (self._digits(v, level).int() & 1) * v.sign().int(),
+            torch.uint8,
+            self._vector,
+            kernel=self._kernel("plane", level),
+        )
+
+    def _kernel(self, name: str, level: int, *more: float) -> tuple | None:
+        return None if self._is_tiny else (name, 1 / self._peak, self._largest_share, 2.0**level, *more)
 
     def _digits(self, part: Tensor, level: int) -> Tensor:
         """The first `level` binary digits of each share, as a whole number in float32."""
         # The largest share is 1, one digit too many: it is cut short, and the last level makes up for that.
-        return self._shares(part).clamp_(max=self._largest_share).mul_(2.0**level).floor_()
+        # The reciprocal of a tiny peak is infinite in float32, so tiny vectors are divided.
+        shares = (part.double().abs() / (self._peak or 1.0)).float() if self._is_tiny else part.abs() * (1 / self._peak)
+        return shares.clamp_(max=self._largest_share).mul_(2.0**level).floor_()
 
-    def _truncated(self, level: int) -> Tensor:
-        return self._digits(self._vector, level).double() * (self._peak * 2.0**-level) * self._vector.sign()
+    def _num_ones(self, planes: int) -> list[float]:
+        """How many ones each of the first planes has, from histograms of several digits together."""
+        ones: list[float] = []
+        while len(ones) < planes:
+            level = min(len(ones) + _DIGITS, planes)
+            width = level - len(ones)
+            groups = pointwise(
+                lambda v, level=level, width=width: self._digits(v, level).int() & (1 << width) - 1,
+                torch.int16,
+                self._vector,
+                kernel=self._kernel("last_digits", level, (1 << width) - 1),
+            )
+            counts = tally(groups, 1 << width)
+            digits = np.arange(counts.size)
+            ones += [float(counts @ (digits >> bit & 1)) for bit in reversed(range(width))]
+        return ones
+
+    def _truncated(self, part: Tensor, level: int) -> Tensor:
+        return self._digits(part, level).double() * (self._peak * 2.0**-level) * part.sign()
 
     def _rest(self) -> Tensor:
-        return (self._vector.double() - self._truncated(self._bits)).float()
-
-    def _tiny_shares(self, part: Tensor) -> Tensor:
-        return (part.double().abs() / (self._peak or 1.0)).float()
+        return pointwise(lambda v: (v.double() - self._truncated(v, self._bits)).float(), torch.float32, self._vector)

@@ -157,7 +157,7 @@ def _encode_symbols(block: SymbolBlock) -> bytes:
     symbols = block.symbols.cpu().numpy()
     if alphabet.count > 256:
         symbols = symbols.astype(np.uint16)
-    return _SYMBOLS.pack(form, alphabet.count) + letters + encode_symbols(symbols, alphabet.count)
+    return _SYMBOLS.pack(form, alphabet.count) + letters + encode_symbols(symbols, alphabet.count, counts=block.counts)
 
 
 def _decode_symbols(body: memoryview, size: int, held_limit: int) -> SymbolBlock:
@@ -197,7 +197,7 @@ def _encode_powers(block: PowerBlock) -> bytes:
         filled = exponents != 0
         smallest = int(exponents[filled].min(initial=255))
         negative = negative[filled]
-    _check_finite(np.array([block.peak(), block.scale, block.extra], np.float32))
+    _check_finite(np.array(0.0 if block.is_finite() else np.inf))
     signs = encode_symbols(negative.view(np.uint8), 2)
     # Zeros take the letter below the smallest exponent, which keeps the alphabet short.
     letters = exponents - np.uint8(smallest - 1)
@@ -237,10 +237,8 @@ def _decode_powers(body: memoryview, size: int, held_limit: int) -> PowerBlock:
         numbers = _tensor(array if bits <= 8 else array.view(np.int16))
     elif coded_length != len(rest):
         raise WireError(f"power block has {len(rest) - coded_length} bytes after its exponents")
-    if not np.isfinite([scale, extra]).all():
-        raise WireError("payload holds values that are not finite")
     block = PowerBlock(_tensor(negative), _tensor(exponents), scale, extra, numbers, bits)
-    if not block.peak() <= float(np.finfo(np.float32).max):
+    if not block.is_finite():
         raise WireError("payload holds values that are not finite")
     return block
 
