@@ -36,7 +36,7 @@ class FloatingPoint(Ladder):
         return self.bits
 
     def stop_bits(self, rungs: Rungs) -> float:
-        return (9.0 + self.bits if self.bits <= _MOST_BITS else 32.0) * rungs.size
+        return (9.0 + self.bits) * rungs.size
 
     def climb(self, vector: Tensor) -> "FloatingPointRungs":
         return FloatingPointRungs(vector)

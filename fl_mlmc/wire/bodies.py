@@ -11,7 +11,7 @@ from .errors import WireError
 from .rice import decode_indices, encode_indices
 from .symbols import decode_symbols, encode_symbols
 
-DENSE, SPARSE, MASKED, SEEDED, SYMBOLS, POWERS = range(1, 7)
+DENSE, SPARSE, MASKED, SEEDED, SYMBOLS, POWERS, CUT = range(1, 8)
 BFLOAT16 = 0x80
 """Set in a kind whose values are bfloat16: the upper halves of float32 numbers."""
 
@@ -38,6 +38,8 @@ def encode_block(block: Block) -> tuple[int, bytes]:
         kind, body = SYMBOLS, _encode_symbols(block)
     elif isinstance(block, PowerBlock):
         kind, body = POWERS, _encode_powers(block)
+    if isinstance(block, PowerBlock) and 8 * len(body) > (9 + block.bits) * block.size:
+        return min((kind, body), _encode_dense(block.dense()), key=lambda form: len(form[1]))
     if body and len(body) < dense_length:
         return kind, body
     return _encode_dense(block.dense())
@@ -52,6 +54,9 @@ def decode_body(kind: int, body: memoryview, size: int, held_limit: int) -> Bloc
     if kind == POWERS:
         _allow(2 * size, held_limit)
         return _decode_powers(body, size, held_limit)
+    if kind == CUT:
+        _allow(4 * size, held_limit)
+        return _decode_cut(body, size)
     match kind & ~BFLOAT16:
         case _ if len(body) > 4 * size:
             raise WireError(f"block of {len(body)} bytes is longer than {size} float32 values")
@@ -85,16 +90,58 @@ def _allow(held_bytes: int, limit: int) -> None:
 
 def _encode_dense(values: Tensor) -> tuple[int, bytes]:
     width, plain = _encode_floats(values)
+    forms = [(width | DENSE, plain)]
     filled = (values.contiguous().view(torch.int32) != 0).numpy()
     num_filled = int(np.count_nonzero(filled))
     if (values.numel() - num_filled) * 32 > values.numel():  # a mask costs a bit a coordinate at most
         mask = encode_symbols(filled.view(np.uint8), 2)
         width, entries = _encode_floats(values[torch.from_numpy(filled)])
-        masked = _MASKED.pack(len(mask)) + mask + entries
-        if len(masked) < len(plain):
-            return width | MASKED, masked
-        width, plain = _encode_floats(values)
-    return width | DENSE, plain
+        forms.append((width | MASKED, _MASKED.pack(len(mask)) + mask + entries))
+    if kept := _num_kept_bits(values):
+        forms.append((CUT, _encode_cut(values, kept)))
+    return min(forms, key=lambda form: len(form[1]))
+
+
+def _num_kept_bits(values: Tensor) -> int:
+    """Upper bits without which no value would be the same, 9 to 31; 0 if these are all, or none of them are zero."""
+    union = int(np.bitwise_or.reduce(_words(values)))
+    num_zeros = min((union & -union).bit_length() - 1, 23) if union else 0
+    return 32 - num_zeros if num_zeros else 0
+
+
+def _words(values: Tensor) -> np.ndarray:
+    return values.detach().cpu().contiguous().numpy().astype("<f4", copy=False).view("<u4")
+
+
+def _encode_cut(values: Tensor, kept: int) -> bytes:
+    words = _words(values)
+    octets = words.view(np.uint8).reshape(-1, 4)
+    whole = b"".join(octets[:, 3 - place].tobytes() for place in range(kept // 8))
+    planes = (np.packbits((words >> bit & 1).astype(np.uint8), bitorder="little") for bit in _cut_bits(kept))
+    return bytes([kept]) + whole + b"".join(plane.tobytes() for plane in planes)
+
+
+def _cut_bits(kept: int) -> range:
+    """The bits of a word that are written apart: those below its whole bytes."""
+    return range(32 - kept, 32 - kept + kept % 8)
+
+
+def _decode_cut(body: memoryview, size: int) -> DenseBlock:
+    kept, plane_length = body[0] if body else 0, -(-size // 8)
+    if not 9 <= kept < 32 or len(body) != 1 + kept // 8 * size + kept % 8 * plane_length:
+        raise WireError(f"cut block of {len(body)} bytes cannot hold {size} floats of {kept} bits")
+    words, start = np.zeros(size, "<u4"), 1
+    octets = words.view(np.uint8).reshape(-1, 4)
+    for place in range(kept // 8):
+        octets[:, 3 - place] = np.frombuffer(body[start : start + size], np.uint8)
+        start += size
+    for bit in _cut_bits(kept):
+        plane = np.unpackbits(np.frombuffer(body[start : start + plane_length], np.uint8), bitorder="little")
+        if plane[size:].any():
+            raise WireError("cut block has non-zero padding")
+        octets[:, bit // 8] |= plane[:size] << np.uint8(bit % 8)
+        start += plane_length
+    return DenseBlock(_finite(words.view("<f4").astype(np.float32, copy=False)))
 
 
 def _decode_masked(body: memoryview, size: int, width: int) -> DenseBlock:
@@ -263,6 +310,10 @@ def _decode_floats(body: memoryview, width: int) -> Tensor:
         values.view("<u2")[1::2] = np.frombuffer(body, "<u2")
     else:
         values[:] = np.frombuffer(body, "<f4")
+    return _finite(values)
+
+
+def _finite(values: np.ndarray) -> Tensor:
     if values.size and not np.isfinite([values.min(), values.max()]).all():
         raise WireError("payload holds values that are not finite")
     return torch.from_numpy(values)

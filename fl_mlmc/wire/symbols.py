@@ -16,7 +16,7 @@ from ..pointwise import tally
 from .errors import WireError
 from .rice import decode_indices, encode_indices
 
-PACKED, DEFLATED, POSITIONS, SPLIT, PLANES, LOW_BITS = range(6)
+PACKED, DEFLATED, POSITIONS, SPLIT, PLANES, LOW_BITS, PLAIN = range(7)
 
 _POSITIONS = struct.Struct("<BI")  # marked symbol, how many
 _LENGTH = struct.Struct("<I")
@@ -33,6 +33,15 @@ def encode_symbols(symbols: np.ndarray, alphabet: int, depth: int = 0, counts: n
 
     `counts` is how often each occurs, for a caller who knows.
     """
+    coded = _encode_symbols(symbols, alphabet, depth, counts)
+    width = (alphabet - 1).bit_length()
+    if len(coded) > 1 + width * -(-symbols.size // 8):
+        planes = (np.packbits((symbols >> bit & 1).astype(np.uint8), bitorder="little") for bit in range(width))
+        return bytes([PLAIN]) + b"".join(plane.tobytes() for plane in planes)
+    return coded
+
+
+def _encode_symbols(symbols: np.ndarray, alphabet: int, depth: int, counts: np.ndarray | None) -> bytes:
     if alphabet > 256:
         low = encode_symbols((symbols & 255).astype(np.uint8), 256, depth)
         high = encode_symbols((symbols >> 8).astype(np.uint8), (alphabet + 255) // 256, depth)
@@ -59,8 +68,10 @@ def decode_symbols(data: memoryview, count: int, alphabet: int, depth: int = 0) 
     if not data:
         raise WireError("symbol stream is empty, expected at least its mode")
     mode, body = data[0], data[1:]
+    if mode == PLAIN:
+        return _decode_plain(body, count, alphabet)
     if alphabet > 256 and mode != PLANES:
-        raise WireError(f"symbol stream has mode {mode}, {alphabet} symbols need mode {PLANES}")
+        raise WireError(f"symbol stream has mode {mode}, {alphabet} symbols need mode {PLANES} or {PLAIN}")
     if mode == PACKED:
         return _unpack(bytes(body), count, alphabet)
     if mode == DEFLATED:
@@ -78,6 +89,20 @@ def decode_symbols(data: memoryview, count: int, alphabet: int, depth: int = 0) 
         symbols |= decode_symbols(low_part, count, 256, depth)
         return _below(symbols, alphabet)
     raise WireError(f"symbol stream has mode {mode}, which {alphabet} symbols at depth {depth} cannot have")
+
+
+def _decode_plain(body: memoryview, count: int, alphabet: int) -> np.ndarray:
+    width, length = (alphabet - 1).bit_length(), -(-count // 8)
+    if len(body) != width * length:
+        raise WireError(f"symbol stream has {len(body)} bytes, {count} symbols of {width} bits need {width * length}")
+    symbols = np.zeros(count, np.uint16 if alphabet > 256 else np.uint8)
+    for bit in range(width):
+        octets = np.frombuffer(body[bit * length : (bit + 1) * length], np.uint8)
+        plane = np.unpackbits(octets, bitorder="little")
+        if plane[count:].any():
+            raise WireError("symbol stream has non-zero padding")
+        symbols |= np.left_shift(plane[:count], bit, dtype=symbols.dtype)
+    return _below(symbols, alphabet)
 
 
 def _num_heads(counts: np.ndarray, information: float) -> int:
