@@ -79,11 +79,9 @@ class FixedPointRungs(Rungs):
         if level > self._bits:
             return (DenseBlock(self._vector),)
         top = 2**level
-        if top > 2**14:
-            return (DenseBlock(pointwise(lambda v: self._truncated(v, level).float(), torch.float32, self._vector)),)
         symbols = pointwise(
             lambda v: self._digits(v, level).copysign_(v).add_(top - 1),
-            torch.uint8 if 2 * top - 1 <= 256 else torch.int16,
+            torch.uint8 if level <= 7 else torch.int16 if level <= 14 else torch.int32,
             self._vector,
             kernel=self._kernel("digits", level, top - 1.0),
         )

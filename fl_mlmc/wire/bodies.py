@@ -11,7 +11,7 @@ from .errors import WireError
 from .rice import decode_indices, encode_indices
 from .symbols import decode_symbols, encode_symbols
 
-DENSE, SPARSE, MASKED, SEEDED, SYMBOLS, POWERS, CUT = range(1, 8)
+DENSE, SPARSE, MASKED, SEEDED, SYMBOLS, POWERS, CUT, WIDE = range(1, 9)
 BFLOAT16 = 0x80
 """Set in a kind whose values are bfloat16: the upper halves of float32 numbers."""
 
@@ -36,6 +36,8 @@ def encode_block(block: Block) -> tuple[int, bytes]:
         kind, body = kind | SEEDED, _SEEDED.pack(block.seed) + values
     elif isinstance(block, SymbolBlock) and block.alphabet.count <= _MAX_ALPHABET:
         kind, body = SYMBOLS, _encode_symbols(block)
+    elif isinstance(block, SymbolBlock) and isinstance(block.alphabet, Lattice):
+        kind, body = WIDE, _encode_wide(block.symbols.cpu().numpy().astype("<u4"), block.alphabet)
     elif isinstance(block, PowerBlock):
         kind, body = POWERS, _encode_powers(block)
     if isinstance(block, PowerBlock) and 8 * len(body) > (9 + block.bits) * block.size:
@@ -54,6 +56,9 @@ def decode_body(kind: int, body: memoryview, size: int, held_limit: int) -> Bloc
     if kind == POWERS:
         _allow(2 * size, held_limit)
         return _decode_powers(body, size, held_limit)
+    if kind == WIDE:
+        _allow(4 * size, held_limit)
+        return _decode_wide(body, size)
     if kind == CUT:
         _allow(4 * size, held_limit)
         return _decode_cut(body, size)
@@ -114,34 +119,42 @@ def _words(values: Tensor) -> np.ndarray:
 
 
 def _encode_cut(values: Tensor, kept: int) -> bytes:
-    words = _words(values)
-    octets = words.view(np.uint8).reshape(-1, 4)
-    whole = b"".join(octets[:, 3 - place].tobytes() for place in range(kept // 8))
-    planes = (np.packbits((words >> bit & 1).astype(np.uint8), bitorder="little") for bit in _cut_bits(kept))
-    return bytes([kept]) + whole + b"".join(plane.tobytes() for plane in planes)
-
-
-def _cut_bits(kept: int) -> range:
-    """The bits of a word that are written apart: those below its whole bytes."""
-    return range(32 - kept, 32 - kept + kept % 8)
+    return bytes([kept]) + _encode_words(_words(values) >> np.uint32(32 - kept), kept)
 
 
 def _decode_cut(body: memoryview, size: int) -> DenseBlock:
-    kept, plane_length = body[0] if body else 0, -(-size // 8)
-    if not 9 <= kept < 32 or len(body) != 1 + kept // 8 * size + kept % 8 * plane_length:
-        raise WireError(f"cut block of {len(body)} bytes cannot hold {size} floats of {kept} bits")
-    words, start = np.zeros(size, "<u4"), 1
+    kept = body[0] if body else 0
+    if not 9 <= kept < 32:
+        raise WireError(f"cut block keeps {kept} bits of a float32, expected 9 to 31")
+    words = _decode_words(body[1:], size, kept)
+    words <<= np.uint32(32 - kept)
+    return DenseBlock(_finite(words.view("<f4").astype(np.float32, copy=False)))
+
+
+def _encode_words(words: np.ndarray, width: int) -> bytes:
+    """Little-endian uint32 words of `width` bits: their whole bytes, upper bits last and each as a stream."""
     octets = words.view(np.uint8).reshape(-1, 4)
-    for place in range(kept // 8):
-        octets[:, 3 - place] = np.frombuffer(body[start : start + size], np.uint8)
+    whole = [octets[:, place].tobytes() for place in range(width // 8)]
+    planes = (words >> np.uint32(bit) & np.uint32(1) for bit in range(width // 8 * 8, width))
+    return b"".join([*whole, *(np.packbits(plane.astype(np.uint8), bitorder="little").tobytes() for plane in planes)])
+
+
+def _decode_words(body: memoryview, size: int, width: int) -> np.ndarray:
+    plane_length = -(-size // 8)
+    if len(body) != width // 8 * size + width % 8 * plane_length:
+        raise WireError(f"block of {len(body)} bytes does not hold {size} words of {width} bits")
+    words, start = np.zeros(size, "<u4"), 0
+    octets = words.view(np.uint8).reshape(-1, 4)
+    for place in range(width // 8):
+        octets[:, place] = np.frombuffer(body[start : start + size], np.uint8)
         start += size
-    for bit in _cut_bits(kept):
+    for bit in range(width // 8 * 8, width):
         plane = np.unpackbits(np.frombuffer(body[start : start + plane_length], np.uint8), bitorder="little")
         if plane[size:].any():
-            raise WireError("cut block has non-zero padding")
+            raise WireError("block of words has non-zero padding")
         octets[:, bit // 8] |= plane[:size] << np.uint8(bit % 8)
         start += plane_length
-    return DenseBlock(_finite(words.view("<f4").astype(np.float32, copy=False)))
+    return words
 
 
 def _decode_masked(body: memoryview, size: int, width: int) -> DenseBlock:
@@ -187,7 +200,7 @@ def _decode_seeded(body: memoryview, size: int, width: int, held_limit: int) -> 
         raise WireError(
             f"seeded block has {len(body)} bytes, which is no seed and up to {size} values of {width} bytes"
         )
-    _allow(12 * count, held_limit)
+    _allow(4 * count, held_limit)
     return SeededBlock(size, _SEEDED.unpack_from(body)[0], _decode_floats(body[_SEEDED.size :], width))
 
 
@@ -196,7 +209,7 @@ def _decode_seeded(body: memoryview, size: int, width: int, held_limit: int) -> 
 
 def _encode_symbols(block: SymbolBlock) -> bytes:
     alphabet = block.alphabet
-    _check_finite(alphabet.values())
+    _check_finite(np.array(0.0 if alphabet.is_finite() else np.inf))
     if isinstance(alphabet, Lattice):
         form, letters = _LATTICE_FORM, _LATTICE.pack(alphabet.offset, alphabet.step, alphabet.first)
     else:
@@ -219,7 +232,7 @@ def _decode_symbols(body: memoryview, size: int, held_limit: int) -> SymbolBlock
         or len(body) > 4 * size
     ):
         raise WireError(f"symbol block of {len(body)} bytes has no alphabet of {count} letters in form {form}")
-    _allow((2 if count > 256 else 1) * size + 4 * count, held_limit)
+    _allow((2 if count > 256 else 1) * size + (4 * count if form == _TABLE_FORM else 0), held_limit)
     letters = body[_SYMBOLS.size : letters_end]
     alphabet: Lattice | Table
     if form == _LATTICE_FORM:
@@ -228,10 +241,29 @@ def _decode_symbols(body: memoryview, size: int, held_limit: int) -> SymbolBlock
     else:
         alphabet = Table(np.frombuffer(letters, "<f4").astype(np.float64))
     with np.errstate(over="ignore", invalid="ignore"):
-        if not np.isfinite(alphabet.values()).all():
+        if not alphabet.is_finite():
             raise WireError("payload holds values that are not finite")
     symbols = decode_symbols(body[letters_end:], size, count)
     return SymbolBlock(_tensor(symbols if count <= 256 else symbols.view(np.int16)), alphabet)
+
+
+def _encode_wide(symbols: np.ndarray, alphabet: Lattice) -> bytes:
+    _check_finite(np.array(0.0 if alphabet.is_finite() else np.inf))
+    width = (alphabet.count - 1).bit_length()
+    head = _LATTICE.pack(alphabet.offset, alphabet.step, alphabet.first)
+    return head + bytes([width]) + _encode_words(symbols, width)
+
+
+def _decode_wide(body: memoryview, size: int) -> SymbolBlock:
+    width = body[_LATTICE.size] if len(body) > _LATTICE.size else 0
+    if not 16 <= width <= 31:
+        raise WireError(f"wide block has symbols of {width} bits, expected 16 to 31")
+    offset, step, first = _LATTICE.unpack_from(body)
+    alphabet = Lattice(2**width, step, first, offset)
+    if not alphabet.is_finite():
+        raise WireError("payload holds values that are not finite")
+    words = _decode_words(body[_LATTICE.size + 1 :], size, width)
+    return SymbolBlock(_tensor(words.astype(np.uint32, copy=False).view(np.int32)), alphabet)
 
 
 # Signs and powers of two.
