@@ -15,8 +15,9 @@ from ..blocks import Lattice
 from .base import Ladder, Rungs
 from .lattice import Bins, LatticeRungs
 
-_CODING = 0.015  # share of the bits left to the entropy coder, so that payloads keep to them too
+_CODING = 0.02  # share of the bits left to the entropy coder, so that payloads keep to them too
 _MOST = 1 << 14  # the most bins that the search may choose
+_HEADER, _DESCRIPTION = 800, 12  # bits of a code's description, once and for each letter
 
 
 @dataclass(frozen=True, repr=False)
@@ -57,19 +58,28 @@ class ECUQRungs(LatticeRungs):
 
 def _lattice(counts: np.ndarray, bits: float, low: float, high: float) -> Lattice:
     """The largest K that keeps to `bits`, by doubling and then bisection."""
-    bits *= 1 - _CODING
+    bits = bits * (1 - _CODING) - _HEADER / counts.sum()
     good = max(int(2**bits), 1)
-    while good < _MOST and _entropy(counts, min(2 * good, _MOST)) <= bits:
+    while good < _MOST and _coded_bits(counts, min(2 * good, _MOST)) <= bits:
         good = min(2 * good, _MOST)
     bad = min(2 * good, _MOST + 1)
     while bad - good > 1:
         middle = (good + bad) // 2
-        good, bad = (middle, bad) if _entropy(counts, middle) <= bits else (good, middle)
+        good, bad = (middle, bad) if _coded_bits(counts, middle) <= bits else (good, middle)
     step = (high - low) / good
     return Lattice(good, step, 0, low + step / 2)
 
 
-def _entropy(counts: np.ndarray, num_bins: int) -> float:
+def _coded_bits(counts: np.ndarray, num_bins: int) -> float:
+    """Bits a letter: entropy, of low and high bytes apart as they are coded, and the code's own description."""
     merged = np.add.reduceat(counts, np.arange(num_bins) * counts.size // num_bins)
-    shares = merged[merged > 0] / counts.sum()
+    described = _DESCRIPTION * float(np.count_nonzero(merged)) / counts.sum()
+    if num_bins <= 256:
+        return described + _entropy(merged)
+    pages = np.append(merged, np.zeros(-num_bins % 256, np.int64)).reshape(-1, 256)
+    return described + _entropy(pages.sum(axis=0)) + _entropy(pages.sum(axis=1))
+
+
+def _entropy(counts: np.ndarray) -> float:
+    shares = counts[counts > 0] / counts.sum()
     return float(-(shares * np.log2(shares)).sum())
