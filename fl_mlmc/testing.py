@@ -299,7 +299,7 @@ def _sample_blocks() -> Mapping[str, tuple[Block, ...]]:
         "wide-symbols": (SymbolBlock((_digits(2000) * 3).short(), Lattice(3100, 0.1, -1500)),),
         "low-bits": (SymbolBlock((torch.arange(4000) % 64 + torch.arange(4000) // 64).byte(), Lattice(127, 0.5, -63)),),
         "plain-symbols": (SymbolBlock((_digits(50) % 17).byte(), Lattice(17, 0.5, -8)),),
-        "plain-wide-symbols": (SymbolBlock((_digits(64) * 8).short(), Lattice(8192, 0.1, -4096)),),
+        "plain-wide-symbols": (SymbolBlock((_digits(50) * 8).short(), Lattice(8192, 0.1, -4096)),),
         "wide-lattice": (SymbolBlock(_digits(300).int() * 4099, Lattice(2**22 - 1, 1e-3, 1 - 2**21)),),
         "cut": (DenseBlock((_digits(300) * 4099 - 2**20).float()),),
         "powers": (PowerBlock(_digits(200) % 2 == 0, (_digits(200) % 9 + 120).byte()),),

@@ -95,13 +95,14 @@ def _decode_plain(body: memoryview, count: int, alphabet: int) -> np.ndarray:
     width, length = (alphabet - 1).bit_length(), -(-count // 8)
     if len(body) != width * length:
         raise WireError(f"symbol stream has {len(body)} bytes, {count} symbols of {width} bits need {width * length}")
-    symbols = np.zeros(count, np.uint16 if alphabet > 256 else np.uint8)
+    dtype = np.uint16 if alphabet > 256 else np.uint8
+    symbols: np.ndarray = np.zeros(count, dtype)
     for bit in range(width):
         octets = np.frombuffer(body[bit * length : (bit + 1) * length], np.uint8)
         plane = np.unpackbits(octets, bitorder="little")
         if plane[count:].any():
             raise WireError("symbol stream has non-zero padding")
-        symbols |= np.left_shift(plane[:count], bit, dtype=symbols.dtype)
+        symbols |= np.left_shift(plane[:count], bit, dtype=dtype)
     return _below(symbols, alphabet)
 
 
