@@ -79,6 +79,8 @@ class FixedPointRungs(Rungs):
         if level > self._bits:
             return (DenseBlock(self._vector),)
         top = 2**level
+        if level > 14 and self._peak < 2.0 ** (level - 126):  # a step of so few digits that they would show
+            return (DenseBlock(pointwise(lambda v: self._truncated(v, level).float(), torch.float32, self._vector)),)
         symbols = pointwise(
             lambda v: self._digits(v, level).copysign_(v).add_(top - 1),
             torch.uint8 if level <= 7 else torch.int16 if level <= 14 else torch.int32,

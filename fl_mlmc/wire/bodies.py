@@ -37,7 +37,10 @@ def encode_block(block: Block) -> tuple[int, bytes]:
     elif isinstance(block, SymbolBlock) and block.alphabet.count <= _MAX_ALPHABET:
         kind, body = SYMBOLS, _encode_symbols(block)
     elif isinstance(block, SymbolBlock) and isinstance(block.alphabet, Lattice):
-        kind, body = WIDE, _encode_wide(block.symbols.cpu().numpy().astype("<u4"), block.alphabet)
+        kind, body = (
+            WIDE,
+            _encode_wide(block.symbols.cpu().numpy(), block.alphabet),
+        )
     elif isinstance(block, PowerBlock):
         kind, body = POWERS, _encode_powers(block)
     if isinstance(block, PowerBlock) and 8 * len(body) > (9 + block.bits) * block.size:
@@ -135,8 +138,9 @@ def _encode_words(words: np.ndarray, width: int) -> bytes:
     """Little-endian uint32 words of `width` bits: their whole bytes, upper bits last and each as a stream."""
     octets = words.view(np.uint8).reshape(-1, 4)
     whole = [octets[:, place].tobytes() for place in range(width // 8)]
-    planes = (words >> np.uint32(bit) & np.uint32(1) for bit in range(width // 8 * 8, width))
-    return b"".join([*whole, *(np.packbits(plane.astype(np.uint8), bitorder="little").tobytes() for plane in planes)])
+    upper = octets[:, width // 8].copy()
+    planes = (np.packbits(upper & np.uint8(1 << bit), bitorder="little") for bit in range(width % 8))
+    return b"".join([*whole, *(plane.tobytes() for plane in planes)])
 
 
 def _decode_words(body: memoryview, size: int, width: int) -> np.ndarray:
@@ -251,7 +255,7 @@ def _encode_wide(symbols: np.ndarray, alphabet: Lattice) -> bytes:
     _check_finite(np.array(0.0 if alphabet.is_finite() else np.inf))
     width = (alphabet.count - 1).bit_length()
     head = _LATTICE.pack(alphabet.offset, alphabet.step, alphabet.first)
-    return head + bytes([width]) + _encode_words(symbols, width)
+    return head + bytes([width]) + _encode_words(symbols.astype("<i4", copy=False).view("<u4"), width)
 
 
 def _decode_wide(body: memoryview, size: int) -> SymbolBlock:
