@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Mapping
 
+import torch
 from torch import nn
 
 from ..submodels.width_spec import CLASSES, Axis, WidthSpec
@@ -20,7 +21,7 @@ def cnn(
     groups: int = 4,
     widths: tuple[float, ...] = (),
 ) -> Model:
-    """`conv` channels in each convolution, each with ReLU and 2 × 2 pooling, and `dense` hidden units.
+    """`conv` channels in each convolution, each with 2 × 2 pooling and ReLU, and `dense` hidden units.
 
     `dense=0`: no last pooling, a global average of each channel and no hidden linear layer, as HeteroFL's CNN,
     `cnn(conv=(64, 128, 256, 512), dense=0, norm="static", scaler=True)`. `norm`, `scaler`, `groups` and `widths` as
@@ -48,9 +49,9 @@ def cnn(
             after = units[name] * kind.outer
             layers[name] = nn.Conv2d(before, after, 3, padding=1)
             layers[f"norm{number}"] = kind.layer(units[name], full[name])
-            layers[f"relu{number}"] = nn.ReLU()
             if number <= num_pools:
                 layers[f"pool{number}"] = nn.MaxPool2d(2)
+            layers[f"relu{number}"] = nn.ReLU()  # after pooling: the same values at a quarter of the work
             before = after
         if not dense:
             layers["pool"] = nn.AdaptiveAvgPool2d(1)
@@ -59,7 +60,8 @@ def cnn(
             layers["dense"], layers["relu"] = nn.Linear(before * pixels, units["dense"]), nn.ReLU()
             before = units["dense"]
         layers["head"] = nn.Linear(before, num_classes)
-        return nn.Sequential(OrderedDict(layers))
+        # PyTorch pools and convolves on the CPU about twice as fast in this layout.
+        return nn.Sequential(OrderedDict(layers)).to(memory_format=torch.channels_last)
 
     axes: dict[str, tuple[Axis | str | None, ...]] = {}
     needs: dict[str, tuple[str, int]] = {}
