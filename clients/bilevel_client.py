@@ -14,7 +14,7 @@ from fl_mlmc.wire import decode_payload, encode_payload
 
 from .data import FederatedData
 from .sgd_client import ClientReply
-from .trainer import TrainingError, device_of, one_thread
+from .trainer import TrainingError, device_of, threads
 
 
 def run_bilevel_task(task: TrainTask, payload: bytes, config: RunConfig, data: FederatedData) -> ClientReply:
@@ -22,7 +22,7 @@ def run_bilevel_task(task: TrainTask, payload: bytes, config: RunConfig, data: F
 
     TrainingError if that gives no finite update; WireError if the payload is broken.
     """
-    with one_thread():
+    with threads(config.threads_of(task.tier)):
         start = time.perf_counter()
         problem = problem_of(config, data.spec.input_shape, data.spec.num_classes)
         held = Held.of(problem, config.width_rule, task.width, task.server_round, task.client, config.seed)

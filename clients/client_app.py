@@ -25,7 +25,7 @@ from fl_mlmc.submodels.measure import widest_tier
 from .bilevel_client import run_bilevel_task
 from .data import FederatedData
 from .sgd_client import run_task
-from .trainer import TrainingError, device_of, one_thread
+from .trainer import TrainingError, device_of, threads
 
 app = ClientApp()
 
@@ -55,7 +55,7 @@ def _declared_tier(message: Message, context: Context, client: int) -> str:
     data = _data(str(context.node_config.get("data-path", message.content.config_records[CONFIG]["data"])))
     model = build_model(config.model, data.spec.input_shape, data.spec.num_classes)
     inputs, labels = (torch.from_numpy(part[: config.batch_size]).to(device_of(config)) for part in data.client(client))
-    with one_thread():
+    with threads():
         return widest_tier(model, config.tier_list, inputs, labels, config.width_rule).name
 
 

@@ -21,7 +21,7 @@ from fl_mlmc.wire import decode_payload, encode_payload
 
 from .data import FederatedData
 from .state import ClientMemory
-from .trainer import TrainingError, device_of, one_thread, train
+from .trainer import TrainingError, device_of, threads, train
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def run_task(task: TrainTask, payload: bytes, config: RunConfig, data: Federated
 
     TrainingError if training gives no finite update; WireError if the payload is broken.
     """
-    with one_thread():
+    with threads(config.threads_of(task.tier)):
         model = build_model(config.model, data.spec.input_shape, data.spec.num_classes)
         own = plan(model.spec, config.width_rule, task.width, task.server_round, task.client, config.seed)
         before = decode_payload(payload, own.size).dense()

@@ -80,10 +80,10 @@ def device_of(config: RunConfig) -> torch.device:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute with one thread: clients run side by side, and sums come out the same on every engine."""
+def threads(count: int = 1) -> Iterator[None]:
+    """Compute with so many threads: clients run side by side, and sums come out the same on every engine."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     try:
         yield
     finally:

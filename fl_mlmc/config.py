@@ -14,7 +14,7 @@ from .models import parse_model
 from .optimizers import parse_optimizer
 from .schemes import Scheme, parse_scheme, resolve_scheme
 from .submodels.rules import rule_named
-from .submodels.tier import Tier, assign_tiers, parse_tiers
+from .submodels.tier import Tier, assign_tiers, parse_tiers, tier_named
 
 Scalar = bool | int | float | str
 
@@ -41,7 +41,7 @@ class RunConfig(BaseModel):
     num_clients: int = Field(60, ge=1)
     clients_per_round: int = Field(20, ge=1)
     engine: Literal["ray", "flower", "local"] = "ray"
-    client_cpus: float = Field(1.0, gt=0, description="processors that a client of the ray engine takes")
+    client_cpus: float = Field(1.0, gt=0, description="processors that a client takes, and threads it computes with")
     client_gpus: float = Field(0.0, ge=0, description="GPUs that it takes; a fraction shares one")
     client_timeout: float = Field(0.0, ge=0, description="seconds until the ray engine gives up a client; 0: never")
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -128,6 +128,11 @@ class RunConfig(BaseModel):
     def resolved_scheme(self, size: int) -> Scheme:
         """The scheme for a model of `size` coordinates; ValueError if it does not admit the compressor."""
         return resolve_scheme(self._message_scheme, self.uplink, size, self.num_clients)
+
+    def threads_of(self, tier: str) -> int:
+        """The threads that a client of `tier` computes with."""
+        cpus = tier_named(self.tier_list, tier).cpus
+        return max(1, int(self.client_cpus if cpus is None else cpus))
 
     @property
     def _message_scheme(self) -> str:

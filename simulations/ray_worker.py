@@ -49,9 +49,9 @@ class Worker:
         self._progress = Progress(progress)
         self._broadcasts = _Broadcasts()
 
-    def is_there(self) -> bool:
-        """Whether the worker has started."""
-        return True
+    def gpus(self) -> tuple[str, ...]:
+        """The GPUs that this process sees, by Ray's numbers; the answer says that it has started, too."""
+        return tuple(map(str, ray.get_gpu_ids()))
 
     def run(self, parcel: "Parcel") -> bytes:
         """The pickled Answers to a batch."""

@@ -28,6 +28,7 @@ from strategies.tiered import TieredStrategy, to_arrays
 
 from .datasets import prepare
 from .local_grid import LocalGrid
+from .needs import Needs
 from .run_lock import writing
 
 app = ServerApp()
@@ -105,10 +106,10 @@ def _engine(config: RunConfig, flowers: Grid | None) -> Iterator[Grid]:
         from .ray_grid import RayGrid  # Ray takes a second to import
         from .ray_session import ray_ready
 
-        needs = (config.client_cpus, config.client_gpus, config.client_timeout)
+        needs, clients = Needs.of_config(config), config.num_clients
         with (
             ray_ready(flowers),
-            RayGrid(client_app, config.num_clients, config.to_flower(), *needs) as grid,
+            RayGrid(client_app, clients, config.to_flower(), needs, config.client_timeout) as grid,
         ):
             yield grid
     elif flowers is not None:

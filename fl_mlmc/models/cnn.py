@@ -61,7 +61,7 @@ def cnn(
             before = units["dense"]
         layers["head"] = nn.Linear(before, num_classes)
         # PyTorch pools and convolves on the CPU about twice as fast in this layout.
-        return nn.Sequential(OrderedDict(layers)).to(memory_format=torch.channels_last)
+        return nn.Sequential(OrderedDict(layers)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     axes: dict[str, tuple[Axis | str | None, ...]] = {}
     needs: dict[str, tuple[str, int]] = {}

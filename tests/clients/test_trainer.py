@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from clients.trainer import TrainingError, batches, one_thread, train
+from clients.trainer import TrainingError, batches, threads, train
 from fl_mlmc.config import RunConfig
 
 
@@ -47,6 +47,6 @@ def test_a_loss_that_is_not_finite_is_an_error() -> None:
 
 def test_the_thread_count_is_put_back() -> None:
     before = torch.get_num_threads()
-    with one_thread():
+    with threads():
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == before
