@@ -15,6 +15,7 @@ import uuid
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -27,6 +28,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fl_mlmc.config import Scalar
 
+from .cargo import Cargo
 from .grid import SimulatedGrid
 from .needs import Need, Needs
 from .ray_worker import Answer, Parcel, Setting, Worker, read_progress
@@ -49,8 +51,8 @@ class RayGrid(SimulatedGrid):
     """A Grid of `num_nodes` simulated nodes whose ClientApp runs on all machines of the connected Ray cluster.
 
     A client takes what `needs` says of its machine. One that runs longer than `client_timeout` seconds is given up;
-    0 waits for ever. Replies come in the order in which they finish. Use it in a `with` block: leaving it ends the
-    workers.
+    0 waits for ever. Machines that do not have the partition directory `data` get a copy. Replies come in the order
+    in which they finish. Use it in a `with` block: leaving it ends the workers.
     """
 
     def __init__(
@@ -60,12 +62,13 @@ class RayGrid(SimulatedGrid):
         run_config: Mapping[str, Scalar],
         needs: Needs | None = None,
         client_timeout: float = 0.0,
+        data: Path | None = None,
     ) -> None:
         super().__init__(num_nodes)
         self._needs = needs or Needs()
         self._client_timeout = client_timeout
         setting = Setting(client_app, num_nodes, dict(run_config), client_timeout)
-        self._crew = _Crew(self._needs.kinds, setting)
+        self._crew = _Crew(self._needs.kinds, setting, data)
         self._cost = _Cost()
         self._rounds = itertools.count(1)
         self._batches = itertools.count(1)
@@ -294,8 +297,10 @@ class _Worker:
 class _Crew:
     """The workers: as many on each machine of the cluster as it carries clients, the lost ones replaced."""
 
-    def __init__(self, needs: set[Need], setting: Setting) -> None:
+    def __init__(self, needs: set[Need], setting: Setting, data: Path | None) -> None:
         self._needs = needs
+        self._data = data
+        self._home = ray.get_runtime_context().get_node_id()
         self._resources: dict[str, Mapping[str, float]] = {}
         self._setting = ray.put(setting)
         self._name = f"fl-mlmc-{uuid.uuid4().hex[:12]}"
@@ -397,12 +402,18 @@ class _Crew:
         """What a worker for such clients asks of Ray, which then shows it a GPU: the least that one of them takes."""
         return min(other.gpus for other in self._needs if other.gpus) if need.gpus else 0.0
 
+    @cached_property
+    def _cargo(self) -> Cargo | None:
+        return Cargo.load(self._data) if self._data else None
+
     def _start(self, node: str, gpus: float) -> _Worker:
         progress = Path(tempfile.gettempdir(), f"{self._name}-{next(self._numbers)}")
         # Processors are counted here and not by Ray: inside `flwr run` Flower's own idle actors hold all of them.
         options = {"num_cpus": 0, "num_gpus": gpus, "max_restarts": 0}
         place = NodeAffinitySchedulingStrategy(node, soft=False)
-        actor: Any = ray.remote(Worker).options(scheduling_strategy=place, **options).remote(self._setting, progress)
+        cargo = None if node == self._home else self._cargo
+        worker = ray.remote(Worker).options(scheduling_strategy=place, **options)
+        actor: Any = worker.remote(self._setting, progress, cargo)
         return _Worker(actor, node, gpus > 0, progress, actor.gpus.remote())
 
 

@@ -22,6 +22,7 @@ from flwr.clientapp import ClientApp
 
 from fl_mlmc.config import Scalar
 
+from .cargo import Cargo
 from .grid import answer, context_of, identify_process
 
 SHARED_BYTES = 16_384
@@ -41,13 +42,14 @@ class Answer(NamedTuple):
 class Worker:
     """Runs batches of clients, one client after another."""
 
-    def __init__(self, setting: "Setting", progress: Path) -> None:
+    def __init__(self, setting: "Setting", progress: Path, cargo: Cargo | None = None) -> None:
         identify_process()
         torch.set_num_threads(1)  # workers are as many as processors
         self._setting = setting
         self._limit = _TimeLimit(setting.client_timeout)
         self._progress = Progress(progress)
         self._broadcasts = _Broadcasts()
+        self._data_path = "" if cargo is None or (here := cargo.unload()) == cargo.partition else str(here)
 
     def gpus(self) -> tuple[str, ...]:
         """The GPUs that this process sees, by Ray's numbers; the answer says that it has started, too."""
@@ -60,7 +62,7 @@ class Worker:
             start = time.monotonic()
             self._limit.renew(start)
             self._progress.write(parcel.number, index, start)
-            context = context_of(message, setting.num_nodes, setting.run_config, state or RecordDict())
+            context = context_of(message, setting.num_nodes, setting.run_config, state or RecordDict(), self._data_path)
             reply = answer(setting.client_app, message, context)
             answers.append(Answer(reply, context.state or None, time.monotonic() - start))
         self._limit.lift()

@@ -63,7 +63,7 @@ def serve(
             strategy = _strategy(config, model, round_log, str(data), federated)
             if saved:
                 strategy.restore(saved)
-            with _engine(config, grid) as engine:
+            with _engine(config, grid, data) as engine:
                 strategy.start(
                     engine,
                     to_arrays(saved.vector if saved else model.initial(config.seed)),
@@ -98,7 +98,7 @@ def _strategy(config: RunConfig, model: Model, round_log: RoundLog, where: str, 
 
 
 @contextmanager
-def _engine(config: RunConfig, flowers: Grid | None) -> Iterator[Grid]:
+def _engine(config: RunConfig, flowers: Grid | None, data: Path) -> Iterator[Grid]:
     """The Grid of the config's engine; `flowers` is Flower's own, inside Flower's process."""
     if config.engine == "local":
         yield LocalGrid(client_app, config.num_clients, config.to_flower())
@@ -109,7 +109,7 @@ def _engine(config: RunConfig, flowers: Grid | None) -> Iterator[Grid]:
         needs, clients = Needs.of_config(config), config.num_clients
         with (
             ray_ready(flowers),
-            RayGrid(client_app, clients, config.to_flower(), needs, config.client_timeout) as grid,
+            RayGrid(client_app, clients, config.to_flower(), needs, config.client_timeout, data) as grid,
         ):
             yield grid
     elif flowers is not None:
