@@ -418,4 +418,5 @@ class _Crew:
 
 
 def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    # Ray's word on a machine that ran out of memory is one line of 3 kB, a list of its processes after the first ";".
+    return next((line.strip().split("; ")[0] for line in str(error).splitlines() if line.strip()), type(error).__name__)
