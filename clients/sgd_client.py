@@ -46,7 +46,7 @@ def run_task(task: TrainTask, payload: bytes, config: RunConfig, data: Federated
         device = device_of(config)
         module = _module(model, tuple(own.units.items()), device)
         load_vector(module, before)
-        features, labels = (torch.from_numpy(part).to(device) for part in data.client(task.client))
+        rows, labels = _Rows(data, task.client, device), torch.from_numpy(data.client_labels(task.client)).to(device)
         rng = stream(config.seed, "batches", task.server_round, task.client)
         present = present_classes(labels, data.spec.num_classes)
         loss_of = local_loss(
@@ -60,7 +60,7 @@ def run_task(task: TrainTask, payload: bytes, config: RunConfig, data: Federated
             masked_cross_entropy(present) if config.masked_cross_entropy else nn.functional.cross_entropy,
             config.distill,
         )
-        trained = train(module, features, labels, config, rng, loss_of)
+        trained = train(module, rows, labels, config, rng, loss_of)
         start = time.perf_counter()
         update = _checked(to_vector(module) - before.to(device))
         compressed = _encode(update, task, config, model.spec.size)
@@ -83,6 +83,18 @@ def run_task(task: TrainTask, payload: bytes, config: RunConfig, data: Federated
         encoded,
         own.size,
     )
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """A client's features, read when they are asked for: a round of a few steps needs few of them."""
+
+    data: FederatedData
+    client: int
+    device: torch.device
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        return torch.from_numpy(self.data.client_features(self.client, rows.numpy())).to(self.device)
 
 
 def _encode(update: Tensor, task: TrainTask, config: RunConfig, size: int) -> Compressed:
