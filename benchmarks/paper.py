@@ -23,7 +23,7 @@ from simulations.launch import RunFailed, execute, load_config
 
 SCENARIOS = Path(__file__).parents[1] / "simulations" / "scenarios" / "paper"
 SEEDS = (0, 1, 2)
-GRIDS = {"sgd": (0.01, 0.03, 0.1, 0.3, 1.0), "adamw": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)}
+GRIDS = {"sgd": (0.01, 0.03, 0.1, 0.3), "adamw": (3e-4, 1e-3, 3e-3, 1e-2)}
 PLAIN = "SGD"
 
 
@@ -61,14 +61,12 @@ METHODS = [
     Method("rounding", "RTN 4 bit", "RTN(bits=4)"),
     Method("rounding", "stochastic 2 bit", "StochasticRounding(bits=2)"),
     Method("rounding", "stochastic 4 bit", "StochasticRounding(bits=4)"),
-    *sparse(5),
 ]
-ADAMW = [
-    replace(method, figure="AdamW", server="adamw(weight_decay=0.01)")
-    for method in METHODS
-    if method.label == PLAIN or method.figure == "sparse 5 %"
+ADAMW = [replace(method, figure="AdamW", server="adamw(weight_decay=0.01)") for method in [METHODS[0], *sparse(5)]]
+LINES = [
+    *((clients, method) for clients in (4, 32) for method in METHODS),
+    *((4, method) for method in sparse(5) + ADAMW),
 ]
-LINES = [*((4, method) for method in METHODS + ADAMW), *((32, method) for method in METHODS)]
 
 
 @dataclass(frozen=True)
