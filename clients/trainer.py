@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,6 +20,12 @@ class TrainingError(RuntimeError):
     """Local training went wrong in a way that the server should hear of."""
 
 
+class Rows(Protocol):
+    """Features by the places of examples: a tensor, or what reads them when they are asked for."""
+
+    def __getitem__(self, rows: Tensor, /) -> Tensor: ...
+
+
 @dataclass(frozen=True)
 class Trained:
     """What a training run on one client measured."""
@@ -31,7 +38,7 @@ class Trained:
 
 def train(
     module: nn.Module,
-    features: Tensor,
+    features: Rows,
     labels: Tensor,
     config: RunConfig,
     rng: np.random.Generator,
