@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from clients.data import FederatedData
-from clients.trainer import one_thread
+from clients.trainer import threads
 from fl_mlmc.config import RunConfig
 from fl_mlmc.frames import read_clients
 from fl_mlmc.models import build_model
@@ -86,7 +86,7 @@ def test_a_run_is_the_plain_loop(small: RunConfig, scheme: str, compressor: str,
     ).changed(scheme=scheme)  # fmt: skip
     result = run(config)
     sampled = read_clients(directory(config)).groupby("round")["client"].apply(list)
-    with one_thread():
+    with threads():
         expected = plain_loop(config, list(sampled))
     start = build_model(config.model, (1, 8, 8), 10).initial(config.seed)
     assert float((expected - start).norm()) > 0.05
