@@ -45,6 +45,25 @@ def test_the_exits_of_a_shallow_submodel_are_those_of_the_full_model():
         torch.testing.assert_close(shallow, deep)
 
 
+def test_exits_have_depthfls_form():
+    model = build_model("resnet18(hidden=(4, 6, 8, 10), depths=(1, 1, 1, 1), exits=True)", (3, 16, 16), 5)
+    exits = model.build(model.spec.units).exits
+    for stage, channels in enumerate((4, 6, 8, 10), start=1):
+        own = exits[f"stage{stage}"]
+        assert len(own.bottleneck) == 4 - stage
+        assert own.linear.in_features == 10
+        stream = torch.randn(2, channels, 16 // 2 ** (stage - 1), 16 // 2 ** (stage - 1))
+        active = torch.relu(own.norm(stream))
+        assert own.bottleneck(active).shape == (2, 10, 2, 2)
+        if stage == 4:
+            assert own.gate is None
+            continue
+        assert own.gate(active).shape == (2, channels, stream.shape[2] // 2, stream.shape[3] // 2)
+        own.gate[0].norm2[-1].weight.data.zero_()
+        own.gate[1][-1].bias.data.fill_(-1.0)  # sigmoid(relu(-1)) is a half: the gate lets half of it through
+        torch.testing.assert_close(own(stream), own.linear(own.bottleneck(active / 2).mean((2, 3))))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
