@@ -1,3 +1,8 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -13,11 +18,36 @@ from fl_mlmc.submodels.laws import reference_mean
 from fl_mlmc.submodels.plan import IndexPlan
 from fl_mlmc.submodels.rules import RULES
 
+ROOT = Path(__file__).parents[2]
 SPEC = WidthSpec.of(nn.Linear(3, 4), {"out": 4, "in": 3}, {"weight": ("out", "in"), "bias": ("out",)})
 
 
 def dense(values):
     return Payload(len(values), (DenseBlock(torch.as_tensor(values, dtype=torch.float32)),))
+
+
+def test_memory_does_not_grow_with_the_number_of_replies():
+    # In a process of its own: the peak of this one may lie behind it. Every client has a plan of its own.
+    code = """
+import resource, torch
+from torch import nn
+from fl_mlmc.aggregate import CoverageMean
+from fl_mlmc.blocks import DenseBlock, Payload
+from fl_mlmc.submodels import WidthSpec, plan
+spec = WidthSpec.of(nn.Linear(1000, 1000, device="meta"), {"o": 1000, "i": 1000}, {"weight": "oi", "bias": "o"})
+mean = CoverageMean(spec.size)
+for client in range(100):
+    own = plan(spec, "random", 0.5, 1, client)
+    mean.add(own, Payload(own.size, (DenseBlock(torch.ones(own.size)),)), 1.0)
+    if client in (19, 99):
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+assert int(mean.result().coverage.max()) > 20
+"""
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "100000"}  # what is freed is gone, not kept in pieces
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=environment)
+    after_20, after_100 = map(int, done.stdout.split())
+    assert after_100 - after_20 < 20, f"peak memory went from {after_20} to {after_100} MiB by 80 updates of 1 MiB"
 
 
 def test_heterofl_on_a_toy_case_done_by_hand():
