@@ -1,6 +1,6 @@
 """Unequal clients against equal ones, with and without compression: the table of docs/results.md.
 
-    python benchmarks/heterofl.py DATA_DIR --csv FILE [--rounds 40] [--seeds 0 1 2] [--set KEY=VALUE …]
+    python benchmarks/heterofl.py DATA_DIR --csv FILE [--rounds 30] [--seeds 0 1 2] [--set KEY=VALUE …]
 
 Five tiers a to e keep 1, 1/2, 1/4, 1/8 and 1/16 of every hidden dimension (HeteroFL, arXiv 2010.01264). Every mix is
 run with whole updates and with compressed ones, and its final model is evaluated at each tier's width. Runs are added
@@ -27,9 +27,9 @@ from simulations.server_app import prepare_data
 
 WIDTHS = {"a": 1.0, "b": 0.5, "c": 0.25, "d": 0.125, "e": 0.0625}
 MIXES = {
-    "all a": "a:1:1",
     "a-b-c-d-e": ",".join(f"{name}:{width}:0.2" for name, width in WIDTHS.items()),
     "all e": "e:0.0625:1",
+    "all a": "a:1:1",
 }
 COMPRESSORS = {
     "whole": "Identity()",
@@ -55,7 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data_dir", type=Path)
     parser.add_argument("--csv", type=Path, required=True)
-    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()

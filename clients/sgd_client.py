@@ -60,7 +60,7 @@ def run_task(task: TrainTask, payload: bytes, config: RunConfig, data: Federated
             masked_cross_entropy(present) if config.masked_cross_entropy else nn.functional.cross_entropy,
             config.distill,
         )
-        trained = train(module, features, labels, config, rng, loss_of)
+        trained = train(module, features, labels, config, rng, loss_of, task.server_round)
         start = time.perf_counter()
         update = _checked(to_vector(module) - before.to(device))
         compressed = _encode(update, task, config, model.spec.size)

@@ -275,7 +275,8 @@ class TieredStrategy(Strategy):
             row |= sizes(reply)
             update, payload = read_update(reply, sent)
             labels = update.labels if self.config.average_by_label else None
-            weight = 1 if self._scheme.scheme.has_memory else update.num_examples
+            alike = self._scheme.scheme.has_memory or self.config.weighting == "clients"
+            weight = 1 if alike else update.num_examples
             mean.add(sent.plan, payload, weight, labels)
             self._scheme.accept(sent.task.client, sent.task.server_round)
         except ValueError as error:
