@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..submodels.width_spec import CLASSES, DEPTH, Axis, WidthSpec
 from .base import Model, skeleton
+from .exits import Exits
 from .norms import Norm
 
 
@@ -53,7 +54,7 @@ def resnet18(
     return Model(build, WidthSpec.of(module, full, axes, needs))
 
 
-class ResNet(nn.Module):
+class ResNet(Exits):
     """A residual network of so many `units` in each hidden dimension, out of `full`."""
 
     def __init__(
@@ -94,11 +95,7 @@ class ResNet(nn.Module):
                 linear = nn.Linear(units[later[-1]] * kind.outer, full[CLASSES])
                 self.exits[after] = Exit(layer(after), gate, nn.Sequential(*separable[1:]), linear)
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        return torch.stack(self.exit_logits(inputs)).mean(0) if len(self.exits) > 1 else self.exit_logits(inputs)[0]
-
     def exit_logits(self, inputs: Tensor) -> list[Tensor]:
-        """The logits of every exit, the shallowest first."""
         stream = self.stem(inputs)
         logits = []
         for number, stage in enumerate(self.stages, start=1):

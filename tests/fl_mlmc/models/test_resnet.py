@@ -32,19 +32,6 @@ def test_depth_keeps_the_first_stages_whole_with_their_classifiers():
         assert all(part.shape == (2, 5) for part in logits)
 
 
-def test_the_exits_of_a_shallow_submodel_are_those_of_the_full_model():
-    from fl_mlmc.models.base import load_vector
-
-    model = build_model("resnet18(hidden=(4, 6, 8, 10), depths=(1, 1, 1, 1), exits=True)", (3, 16, 16), 5)
-    own = plan(model.spec, "depth", 0.5)
-    vector, inputs = model.initial(3), torch.randn(2, 3, 16, 16)
-    full, part = model.build(model.spec.units), model.build(own.units)
-    load_vector(full, vector)
-    load_vector(part, own.gather(vector))
-    for deep, shallow in zip(full.exit_logits(inputs), part.exit_logits(inputs), strict=False):
-        torch.testing.assert_close(shallow, deep)
-
-
 def test_exits_have_depthfls_form():
     model = build_model("resnet18(hidden=(4, 6, 8, 10), depths=(1, 1, 1, 1), exits=True)", (3, 16, 16), 5)
     exits = model.build(model.spec.units).exits
