@@ -1,4 +1,4 @@
-"""Stages that each end in a classifier of their own, which the rule "depth" can cut (DepthFL, Kim et al. 2023, ICLR)."""
+"""Stages with a classifier each, so that the rule "depth" can cut a model (DepthFL, Kim et al. 2023, ICLR)."""
 
 from collections.abc import Iterable, Sequence
 

@@ -83,7 +83,7 @@ class Transformer(Exits):
         weights = known.to(stream.dtype)[..., None]
         weights = weights / weights.sum(1, keepdim=True).clamp(min=1)
         logits = []
-        for number, layer in enumerate(self.encoder["layer"]):  # type: ignore[arg-type]
+        for number, layer in enumerate(self.encoder["layer"]):  # type: ignore[arg-type, var-annotated]
             stream = layer(stream, known)
             if len(self.exits):
                 logits.append(self.exits[number]((stream * weights).sum(1)))
