@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fl_mlmc import MLMC, TopK, parse
+from fl_mlmc import parse
 from fl_mlmc.aggregate import CoverageMean
 from fl_mlmc.blocks import DenseBlock, Payload, SparseBlock
 from fl_mlmc.submodels import WidthSpec, plan
@@ -116,18 +116,15 @@ def test_at_full_width_the_mean_is_the_weighted_mean_of_all():
     np.testing.assert_allclose(mean.result().update, weights @ updates / weights.sum(), rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("text", ["MLMC(TopK(count=3))", "MLMC(FixedPoint(bits=3, unit=1.0), 'fixed')"])
 @pytest.mark.parametrize("rule", sorted(set(RULES) - {"depth"}))
-def test_unbiased_compression_stays_unbiased_through_tiers(rule):
-    """Enumerated: the mean over all pairs of levels of two clients is the mean of their uncompressed updates."""
+def test_unbiased_compression_stays_unbiased_through_tiers(rule, text):
+    """Enumerated: the mean over all pairs of outcomes of two clients is the mean of their uncompressed updates."""
     rng = np.random.default_rng(3)
-    compressor = MLMC(TopK(count=3))
+    compressor = parse(text)
     plans = [plan(SPEC, rule, width, 1, client) for client, width in enumerate((0.5, 1.0))]
     updates = [torch.from_numpy(rng.standard_normal(own.size)).float() for own in plans]
-    outcomes = []
-    for update in updates:
-        rungs = compressor.ladder.climb(update)
-        p = compressor.level_probabilities(rungs)
-        outcomes.append([(p[i], compressor.outcome(rungs, (i + 1,), p)) for i in range(rungs.num_levels)])
+    outcomes = [list(compressor.outcomes(update)) for update in updates]
     expectation = torch.zeros(SPEC.size, dtype=torch.float64)
     for p0, first in outcomes[0]:
         for p1, second in outcomes[1]:
