@@ -44,7 +44,8 @@ class Finder:
         load_vector(self._module, point)
         rng = self._rng("batches", sample)
         loss = self._loss(sample)
-        self.trained.append(train(self._module, self._rows, self.labels, self._config, rng, loss))
+        config, server_round = self._config, self._task.server_round
+        self.trained.append(train(self._module, self._rows, self.labels, config, rng, loss, server_round))
         return _checked(to_vector(self._module) - point)
 
     def gradient(self, point: Tensor, sample: int = 0) -> Tensor:

@@ -43,13 +43,15 @@ def train(
     config: RunConfig,
     rng: np.random.Generator,
     loss_of: Loss | None = None,
+    server_round: int = 1,
 ) -> Trained:
     """Train `module` in place on (features, labels); TrainingError on a loss that is not finite.
 
     `loss_of` a minibatch is the cross-entropy of the module's logits, unless given.
     """
     start = time.perf_counter()
-    optimizer = make_optimizer(config.client_optimizer, module.parameters(), config.learning_rate)
+    rate = config.learning_rate_in(server_round)
+    optimizer = make_optimizer(config.client_optimizer, module.parameters(), rate)
     loss_of = loss_of or (lambda inputs, wanted: nn.functional.cross_entropy(module(inputs), wanted))
     losses = []
     module.train()
@@ -57,6 +59,8 @@ def train(
         optimizer.zero_grad()
         loss = loss_of(features[batch], labels[batch])
         loss.backward()
+        if config.clip_norm:
+            nn.utils.clip_grad_norm_(module.parameters(), config.clip_norm)
         optimizer.step()
         losses.append(loss.detach())
     mean = float(torch.stack(losses).mean())

@@ -93,8 +93,8 @@ class CoverageMean:
 
     def _flush(self) -> None:
         for plan, (weight, count) in self._pending.items():
-            plan.scatter_add(self._weights, self._weights.new_full((1,), weight).expand(plan.size))
-            plan.scatter_add(self._coverage, self._coverage.new_full((1,), count).expand(plan.size))
+            plan.scatter_add(self._weights, weight)
+            plan.scatter_add(self._coverage, count)
         self._pending.clear()
 
 
@@ -122,5 +122,5 @@ def _own_mask(plan: IndexPlan, held: IndexPlan) -> Tensor:
     own = IndexPlan(plan.own_spec, {name: np.arange(count) for name, count in plan.units.items()})
     inner = own.only(CLASSES, np.searchsorted(plan.kept[CLASSES], held.kept[CLASSES]))
     mask = torch.zeros(plan.size)
-    inner.scatter_add(mask, torch.ones(1).expand(inner.size))
+    inner.scatter_add(mask, 1)
     return mask

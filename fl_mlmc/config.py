@@ -60,6 +60,9 @@ class RunConfig(BaseModel):
     coverage_warning: int = Field(10, ge=0, description="warn of what nobody held in so many rounds; 0: never")
     masked_cross_entropy: bool = False
     average_by_label: bool = False
+    weighting: Literal["examples", "clients"] = Field(
+        "examples", description="clients count in the mean by their examples, or all alike"
+    )
     distill: bool = False
     compressor: str = "Identity()"
     downlink_compressor: str = "Identity()"
@@ -69,6 +72,8 @@ class RunConfig(BaseModel):
     local_epochs: int = Field(5, ge=1)
     batch_size: int = Field(16, ge=1)
     learning_rate: float = Field(0.1, gt=0)
+    learning_rate_drops: str = Field("", description='rounds after each of which it is a tenth, e.g. "150,250"')
+    clip_norm: float = Field(0.0, ge=0, description="the largest norm of a minibatch's gradient; 0: any")
     task: Literal["classification", "bilevel"] = "classification"
     problem: str = Field(
         "hyper_representation", description="of a bilevel task: its name and options, or module:object"
@@ -151,6 +156,14 @@ class RunConfig(BaseModel):
         # RABO and RAFBO say what an update is; it travels as it is.
         return "direct" if self.scheme in BILEVEL_SCHEMES else self.scheme
 
+    def learning_rate_in(self, server_round: int) -> float:
+        """The clients' learning rate in a round."""
+        return self.learning_rate * 0.1 ** sum(server_round > drop for drop in self._drops)
+
+    @cached_property
+    def _drops(self) -> tuple[int, ...]:
+        return tuple(map(int, self.learning_rate_drops.split(","))) if self.learning_rate_drops else ()
+
     def least_replies(self, num_sampled: int) -> int:
         """Good replies that a round of so many sampled clients needs."""
         return self.quorum if isinstance(self.quorum, int) else max(1, -int(-self.quorum * num_sampled // 1))
@@ -201,6 +214,13 @@ class RunConfig(BaseModel):
     def _is_assignment(cls, text: str, info: ValidationInfo) -> str:
         if {"tiers", "num_clients", "seed"} <= info.data.keys():  # otherwise those are the mistake
             assign_tiers(parse_tiers(info.data["tiers"]), info.data["num_clients"], info.data["seed"], text)
+        return text
+
+    @field_validator("learning_rate_drops")
+    @classmethod
+    def _are_rounds(cls, text: str) -> str:
+        if text and not all(part.strip().isdecimal() for part in text.split(",")):
+            raise ValueError('it is a list of rounds such as "150,250"')
         return text
 
     @field_validator("quorum")
@@ -274,6 +294,9 @@ class RunConfig(BaseModel):
                 raise ValueError(
                     f"{key.replace('_', '-')} is for task 'classification'; a bilevel problem states its losses"
                 )
+        for key in ("learning_rate_drops", "clip_norm"):
+            if getattr(self, key):
+                raise ValueError(f"{key.replace('_', '-')} is for task 'classification'; a bilevel task has none")
         if self.client_optimizer != "sgd":
             raise ValueError(f"client-optimizer of a bilevel task is 'sgd', got {self.client_optimizer!r}")
         if self.width_rule in ("ordered-dropout", "depth"):

@@ -43,7 +43,7 @@ class SchemeServer:
             holders = torch.zeros_like(self._holders)
             for client in clients:
                 own = self._plan_of(client)
-                own.scatter_add(holders, holders.new_ones(1).expand(own.size))
+                own.scatter_add(holders, 1)
             self._holders = holders.clamp(min=1)  # where nobody is, nothing comes either
 
     def start(self, server_round: int, cohort: Sequence[int], vector: Tensor) -> list[Tensor]:

@@ -269,7 +269,8 @@ class TieredStrategy(Strategy):
             row |= sizes(reply)
             update, payloads = read_update(reply, sent, self._scheme.scheme.num_messages)
             labels = update.labels if self.config.average_by_label else None
-            self._scheme.add(sent.task.client, sent.plan, payloads, update.num_examples, labels)
+            weight = 1 if self.config.weighting == "clients" else update.num_examples
+            self._scheme.add(sent.task.client, sent.plan, payloads, weight, labels)
         except ValueError as error:
             log(WARNING, "client %d dropped in round %d: %s", sent.task.client, sent.task.server_round, error)
             return row | {"status": f"dropped: {error}"}
