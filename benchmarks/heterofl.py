@@ -12,8 +12,10 @@ train from the model after some rounds, and by what factor it shortens them.
 """
 
 import argparse
+import shutil
 import tempfile
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +29,10 @@ from fl_mlmc.models import build_model
 from fl_mlmc.models.base import load_vector
 from fl_mlmc.models.norms import fill_statistics
 from fl_mlmc.protocol import TrainTask
+from fl_mlmc.roundlog import RUN
 from fl_mlmc.submodels import plan
 from simulations.cli import parse_setting
-from simulations.launch import execute, load_config
+from simulations.launch import execute, load_config, load_run
 from simulations.server_app import prepare_data
 
 WIDTHS = {"a": 1.0, "b": 0.5, "c": 0.25, "d": 0.125, "e": 0.0625}
@@ -43,7 +46,6 @@ COMPRESSORS = {
     "MLMC, digits": 'MLMC(FixedPoint(unit=2.0), "fixed")',
     "MLMC, Top-k": "MLMC(TopK(fraction=0.04))",
 }
-ARMS = [(mix, name) for mix in MIXES for name in COMPRESSORS if name != "MLMC, Top-k" or mix == "a-b-c-d-e"]
 CANDIDATES = [
     COMPRESSORS["MLMC, Top-k"],
     'Systematic(fraction=0.07, values="bfloat16")',
@@ -84,16 +86,17 @@ def main() -> None:
         return
     rows = pd.read_csv(arguments.csv).to_dict("records") if arguments.csv.exists() else []
     done = {(row["tiers"], row["updates"], row["seed"]) for row in rows}
-    with tempfile.TemporaryDirectory() as runs:
-        for seed in arguments.seeds:
-            for mix, name in ARMS:
-                if (mix, name, seed) in done:
-                    continue
-                own = {"tiers": MIXES[mix], "compressor": COMPRESSORS[name], "seed": seed, "runs_dir": runs}
-                row = figures(settings | own | {"run_name": f"{mix} {name} {seed}"})
-                rows.append({"tiers": mix, "updates": name, "seed": seed, **row})
-                pd.DataFrame(rows).to_csv(arguments.csv, index=False)
-                print(pd.DataFrame(rows[-1:]).to_string(index=False), flush=True)
+    runs = arguments.csv.with_suffix(".runs")
+    for seed in arguments.seeds:
+        for mix, name in product(MIXES, COMPRESSORS):
+            if (mix, name, seed) in done:
+                continue
+            own = {"tiers": MIXES[mix], "compressor": COMPRESSORS[name], "seed": seed}
+            row = figures(settings | own | {"runs_dir": runs, "run_name": f"{mix} {name} {seed}"})
+            rows.append({"tiers": mix, "updates": name, "seed": seed, **row})
+            pd.DataFrame(rows).to_csv(arguments.csv, index=False)
+            print(pd.DataFrame(rows[-1:]).to_string(index=False), flush=True)
+    shutil.rmtree(runs, ignore_errors=True)
     print(table(pd.DataFrame(rows)))
 
 
@@ -115,8 +118,9 @@ def table(runs: pd.DataFrame) -> str:
 
 
 def figures(settings: Mapping[str, bool | int | float | str | Path]) -> dict[str, float]:
-    """Run a setting; accuracy at every width, mean parameters of a client and uplink bytes."""
-    config = load_config(None, settings)
+    """Run a setting, or go on with it; accuracy at every width, mean parameters of a client and uplink bytes."""
+    directory = Path(settings["runs_dir"]) / str(settings["run_name"])
+    config = load_run(directory) if (directory / RUN).exists() else load_config(None, settings)
     result = execute(config)
     data = FederatedData.open(prepare_data(config))
     model = build_model(config.model, data.spec.input_shape, data.spec.num_classes)
