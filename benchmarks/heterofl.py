@@ -102,18 +102,19 @@ def main() -> None:
 
 def table(runs: pd.DataFrame) -> str:
     """Markdown: mean ± half the spread over seeds of the accuracies, and what was sent."""
-    lines = ["| tiers | updates | " + " | ".join(f"{name} ({width:g})" for name, width in WIDTHS.items())]
+    lines = ["| tiers | updates | seeds | " + " | ".join(f"{name} ({width:g})" for name, width in WIDTHS.items())]
     lines[0] += " | mean parameters | uplink MB | ratio |"
-    lines.append("|---|---|" + "---:|" * (len(WIDTHS) + 3))
+    lines.append("|---|---|" + "---:|" * (len(WIDTHS) + 4))
     whole = runs[runs["updates"] == "whole"].groupby("tiers")["uplink MB"].mean()
     for (mix, name), group in runs.groupby(["tiers", "updates"], sort=False):
         parts = []
         for tier in WIDTHS:
             seen = 100 * group[f"accuracy {tier}"]
-            parts.append(f"{seen.mean():.1f} ± {(seen.max() - seen.min()) / 2:.1f}")
+            spread = f" ± {(seen.max() - seen.min()) / 2:.1f}" if len(seen) > 1 else ""
+            parts.append(f"{seen.mean():.1f}{spread}")
         uplink = group["uplink MB"].mean()
         parts += [f"{group['mean parameters'].mean():,.0f}", f"{uplink:.3g}", f"{whole[mix] / uplink:.1f} ×"]
-        lines.append(f"| {mix} | {name} | " + " | ".join(parts) + " |")
+        lines.append(f"| {mix} | {name} | {len(group)} | " + " | ".join(parts) + " |")
     return "\n".join(lines)
 
 
