@@ -28,6 +28,7 @@ TEXTS = [
     "proxskip(0.1, 0.5)",
     "compressed_scaffnew(0.1, 0.5, overlap=3)",
     "tamuna(step=0.1, probability=0.5)",
+    "shadowheart(noise=2.0)",
 ]
 
 
@@ -55,6 +56,7 @@ def test_every_scheme_is_listed_here_and_scaffnew_is_proxskip() -> None:
         ("proxskip(0, 0.5)", "step is above 0"),
         ("proxskip(1, 1.5)", r"probability lies in \(0, 1\]"),
         ("adiana(0.1, 1.0)", "0 < convexity ≤ smoothness"),
+        ("shadowheart(-1)", "at least 0"),
     ],
 )
 def test_a_text_that_is_no_scheme_is_refused_with_the_known_ones(text: str, message: str) -> None:
