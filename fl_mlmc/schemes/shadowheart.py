@@ -18,7 +18,7 @@ from torch import Tensor
 from ..blocks import Payload
 from ..compressors.base import Compressed, Compressor
 from .base import Budget, Find, Round, Scheme, Share, State, Turn, given
-from .constants import known_omega
+from .constants import known_omega, need_unbiased
 
 
 @dataclass(frozen=True, repr=False)
@@ -38,6 +38,7 @@ class Shadowheart(Scheme):
             raise ValueError(f"shadowheart's noise, σ²/ε, is at least 0, got {self.noise}")
 
     def resolve(self, compressor: Compressor, size: int, num_clients: int) -> Self:
+        need_unbiased(self.name, compressor)
         known = known_omega(self.name, "omega", compressor, size) if self.omega is None else self.omega
         return replace(self, omega=known)
 
