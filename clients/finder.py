@@ -23,7 +23,7 @@ from .trainer import Trained, TrainingError, batches, device_of, train
 class Finder:
     """Looks at points with one client's own examples, and keeps count of what that takes.
 
-    `update` and `gradient` both take a point and the number of a sample: equal numbers see the same minibatches.
+    `update`, `gradient` and `step` take a point and the number of a sample: equal numbers see the same minibatches.
     TrainingError where what they find is not finite.
     """
 
@@ -59,6 +59,10 @@ class Finder:
         loss.backward()
         self.trained.append(Trained(float(loss.detach()), 1, time.perf_counter() - start))
         return _checked(gradient_vector(self._module))
+
+    def step(self, point: Tensor, sample: int = 0) -> Tensor:
+        """The update of one step of plain SGD on one minibatch."""
+        return -self._config.learning_rate * self.gradient(point, sample)
 
     def _loss(self, sample: int) -> Loss:
         config, task = self._config, self._task

@@ -12,7 +12,7 @@ from fl_mlmc.compressors.base import Compressed
 from fl_mlmc.config import RunConfig
 from fl_mlmc.protocol import ANCHOR, MOVEMENT, TrainTask, TrainUpdate, code_stamp, payload_names
 from fl_mlmc.rng import stream
-from fl_mlmc.schemes import Held, Round, Scheme, Turn
+from fl_mlmc.schemes import Budget, Held, Round, Scheme, Turn
 from fl_mlmc.wire import decode_payload, encode_payload
 
 from .data import FederatedData
@@ -83,8 +83,8 @@ def _messages(
     rng = stream(config.seed, "level", task.server_round, task.client)
     is_part = scheme.deals_out and config.cuts_models
     held = Held(finder.model.spec.size, finder.own.indices) if is_part else None
-    turn = Turn(round, task.rank, config.uplink, rng, held)
-    find = finder.gradient if scheme.moves_itself else finder.update
+    turn = Turn(round, task.rank, config.uplink, rng, held, Budget(task.gradients, task.messages))
+    find = finder.gradient if scheme.moves_itself else finder.step if scheme.takes_minibatches else finder.update
     if not scheme.has_memory:
         return scheme.encode(find, points, {}, turn)[0]
     kept = ClientMemory(Path(task.state), task.client)

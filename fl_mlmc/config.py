@@ -256,7 +256,7 @@ class RunConfig(BaseModel):
 
     def _fits_scheme(self, scheme: Scheme) -> None:
         scheme.check_cohort(self.clients_per_round, self.num_clients)
-        if scheme.moves_itself:
+        if scheme.moves_itself or scheme.takes_minibatches:
             self._fits_own_steps(scheme)
         if not scheme.has_memory:
             return
@@ -274,17 +274,14 @@ class RunConfig(BaseModel):
             )
 
     def _fits_own_steps(self, scheme: Scheme) -> None:
-        """A scheme that moves the model itself has its own steps; what else would step is refused."""
-        wanted: Mapping[str, Scalar] = {
-            "client_optimizer": "sgd",
-            "server_optimizer": "sgd",
-            "server_learning_rate": 1.0,
-            "local_steps": 0,
-        }
+        """What would step beside a scheme that takes gradients is refused."""
+        wanted: dict[str, Scalar] = {"client_optimizer": "sgd", "local_steps": 0}
+        if scheme.moves_itself:
+            wanted |= {"server_optimizer": "sgd", "server_learning_rate": 1.0}
         for name, needed in wanted.items():
             if (value := getattr(self, name)) != needed:
                 raise ValueError(
-                    f"scheme {scheme.name} takes its own steps along gradients, by its own options: "
+                    f"scheme {scheme.name} takes gradients and says itself how many and how to step along them: "
                     f"{name.replace('_', '-')} stays {needed!r}, got {value!r}"
                 )
 

@@ -79,6 +79,9 @@ class TrainTask(_Record):
     rank: int = 0
     """The client's place in the cohort, from 0."""
     cohort_size: int = 1
+    gradients: int = 1
+    """Minibatch gradients to take, and messages to send of them, where the scheme's rounds have a fixed time."""
+    messages: int = 1
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,18 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fl_mlmc.aggregate import CoverageMean, Mean
 from fl_mlmc.blocks import Payload
 from fl_mlmc.config import RunConfig
-from fl_mlmc.schemes import Held, Round, State
+from fl_mlmc.schemes import Budget, Held, Round, State
 from fl_mlmc.schemes.controlled import sparse
-from fl_mlmc.submodels import IndexPlan
+from fl_mlmc.schemes.shadowheart import Shadowheart
+from fl_mlmc.submodels import IndexPlan, Tier
+from fl_mlmc.submodels.tier import simulated_seconds
 from fl_mlmc.wire import encode_payload
 
 ROUNDS, MOVEMENT = "memory-rounds", "movement/"
@@ -36,15 +39,33 @@ class SchemeServer:
         self._round = Round(config.seed, 0, config.num_clients, config.clients_per_round)
         self._ranks: dict[int, int] = {}
         self._means: list[CoverageMean] = []
+        self._budgets: dict[int, Budget] = {}
+        self.lasting: float | None = None
+        """Simulated seconds of a round, where the scheme fixes them."""
 
-    def meet(self, clients: Iterable[int]) -> None:
-        """Count how many of all `clients` hold each coordinate; call it before the first round."""
+    def meet(self, clients: Iterable[int], tier_of: Callable[[int], Tier]) -> None:
+        """Count how many of all `clients` hold each coordinate, and what each has time for; before the first round."""
+        if isinstance(self.scheme, Shadowheart):
+            self._share_time(self.scheme, list(clients), tier_of)
         if self.scheme.has_memory:
             holders = torch.zeros_like(self._holders)
             for client in clients:
                 own = self._plan_of(client)
                 own.scatter_add(holders, 1)
             self._holders = holders.clamp(min=1)  # where nobody is, nothing comes either
+
+    def _share_time(self, scheme: Shadowheart, clients: Sequence[int], tier_of: Callable[[int], Tier]) -> None:
+        own = [(self._plan_of(client).size, tier_of(client)) for client in clients]
+        rng = np.random.default_rng(0)
+        bits = {size: self._config.uplink.compress(torch.ones(size), rng).expected_bits for size, _ in own}
+        compute = [simulated_seconds(tier, size, 1, 0, 0) for size, tier in own]
+        message = [bits[size] / 8 / tier.up for size, tier in own]
+        self.lasting, budgets = scheme.budgets(compute, message)
+        self._budgets = dict(zip(clients, budgets, strict=True))
+
+    def active(self, cohort: Iterable[int]) -> list[int]:
+        """Those of a cohort that have time to do anything in a round."""
+        return [client for client in cohort if client not in self._budgets or self._budgets[client].messages]
 
     def start(self, server_round: int, cohort: Sequence[int], vector: Tensor) -> list[Tensor]:
         """A new round of `cohort` from the model `vector`; the points to broadcast, float32."""
@@ -63,6 +84,8 @@ class SchemeServer:
             "checkpoint_round": int(self._saved[client]),
             "rank": self._ranks[client],
             "cohort_size": self._round.cohort_size,
+            "gradients": self._budget(client).gradients,
+            "messages": self._budget(client).messages,
         }
 
     def turn_of(self, client: int) -> tuple[int, int, int]:
@@ -85,8 +108,10 @@ class SchemeServer:
     ) -> None:
         """Take a client's messages into the means."""
         spoken = self._spoken(own, self._round, self._ranks[client])
+        if self.scheme.has_memory or client in self._budgets:
+            weight = self._budget(client).weight
         for mean, payload in zip(self._means, payloads, strict=True):
-            mean.add(own, payload, 1 if self.scheme.has_memory else weight, labels, spoken)
+            mean.add(own, payload, weight, labels, spoken)
         if self.scheme.has_memory:
             self._turns[client] = torch.tensor([self._round.number, self._ranks[client], self._round.cohort_size])
 
@@ -124,6 +149,9 @@ class SchemeServer:
             moved = {name.removeprefix(MOVEMENT): state[name] for name in state if name.startswith(MOVEMENT)}
             self._movements = {int(number): vector for number, vector in moved.items()}
             self.saved()
+
+    def _budget(self, client: int) -> Budget:
+        return self._budgets.get(client, Budget())
 
     def _spoken(self, own: IndexPlan, round: Round, rank: int) -> Tensor | None:
         spoken = self.scheme.speaks_of(self._size, round, rank)

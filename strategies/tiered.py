@@ -137,13 +137,13 @@ class TieredStrategy(Strategy):
         self._vector = from_arrays(arrays)
         if self.roster.is_empty:
             self.roster.wait(grid)
-            self._scheme.meet(self.roster.clients)
+            self._scheme.meet(self.roster.clients, lambda client: self.roster.seat(client).tier)
         self.roster.refresh(grid)
         self._sent = {}
         return self._messages(server_round)
 
     def _messages(self, server_round: int) -> Iterator[Message]:
-        cohort = self._cohort(server_round)
+        cohort = self._scheme.active(self._cohort(server_round))
         self._broadcast.start(server_round, self._scheme.start(server_round, cohort, self._vector))
         for client in cohort:
             seat = self.roster.seat(client, server_round)
@@ -281,17 +281,16 @@ class TieredStrategy(Strategy):
             "expected_bits": update.expected_bits,
             "train_seconds": update.train_seconds,
             "encode_seconds": update.encode_seconds,
-            "simulated_seconds": simulated_seconds(
-                # An anchor was fetched before the round began.
-                sent.seat.tier,
-                sent.plan.size,
-                update.num_steps,
-                sent.downlink_bytes - sent.anchor_bytes,
-                row["payload_bytes"],
-            ),
+            "simulated_seconds": self._simulated_seconds(sent, update.num_steps, row["payload_bytes"]),
             "train_loss": update.train_loss,
             **self._client_row(update),
         }
+
+    def _simulated_seconds(self, sent: Sent, num_steps: int, uplink_bytes: int) -> float:
+        downlink_bytes = sent.downlink_bytes - sent.anchor_bytes  # an anchor was fetched before the round began
+        if self._scheme.lasting is not None:
+            return downlink_bytes / sent.seat.tier.down + self._scheme.lasting
+        return simulated_seconds(sent.seat.tier, sent.plan.size, num_steps, downlink_bytes, uplink_bytes)
 
     def _client_row(self, update: TrainUpdate) -> Row:
         """What a strategy of its own adds to a client's row."""

@@ -71,6 +71,16 @@ class Held:
         return torch.from_numpy(np.flatnonzero(np.isin(self.places.numpy(), chosen.numpy(), assume_unique=True)))
 
 
+@dataclass(frozen=True)
+class Budget:
+    """What a client does in a round that has a fixed time: gradients at one point, and messages about their mean."""
+
+    gradients: int = 1
+    messages: int = 1
+    weight: float = 1.0
+    """Of its reply in the mean."""
+
+
 @dataclass(frozen=True, eq=False)
 class Turn:
     """One client's part in a round: its place in the cohort, from 0, its compressor and its own randomness."""
@@ -81,6 +91,8 @@ class Turn:
     rng: np.random.Generator
     held: Held | None = None
     """Where the client holds a part of the model only; None: it holds all."""
+    budget: Budget | None = None
+    """Where rounds have a fixed time; None: one gradient, one message."""
 
     def send(self, vector: Tensor) -> Compressed:
         """One outcome of the compressor; whoever sends everything keeps every digit."""
@@ -100,6 +112,8 @@ class Scheme(ABC):
     """Whether a client keeps anything between rounds."""
     num_messages: ClassVar[int] = 1
     """Messages that a client sends in a round."""
+    takes_minibatches: ClassVar[bool] = False
+    """Whether what a client finds is a step along one minibatch's gradient, whatever the run's local steps are."""
     hears_back: ClassVar[bool] = False
     """Whether a client must learn what its round came to, by `settle`, before its next one."""
 

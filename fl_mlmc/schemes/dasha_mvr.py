@@ -1,7 +1,7 @@
 """DASHA-MVR: DASHA for stochastic gradients, with momentum variance reduction on the client.
 
 h_i⁺ = ∇f_i(x⁺; ξ) + (1−b) (h_i − ∇f_i(x; ξ)) with one sample ξ at both points; then as DASHA. Tyurin, Richtárik,
-ICLR 2023, arXiv 2202.01268, Algorithm 1 (DASHA-MVR); b = 1 is DASHA. Unbiased compressors; every client in every
+ICLR 2023, arXiv 2202.01268 (DASHA-MVR); b = 1 is DASHA. Unbiased compressors; every client in every
 round. h_i starts as the first gradient (the paper: that of a large batch), g_i at 0.
 """
 

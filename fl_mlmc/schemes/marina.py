@@ -1,12 +1,12 @@
 """MARINA: compress the change of the gradient, and now and then send all of it.
 
 With one shared coin of probability p all clients send v_i and g = mean v_i; otherwise they send C(v_i − v_i of the
-round before) and g ← g + mean of it. Gorbunov, Burlachenko, Li, Richtárik, ICML 2021, arXiv 2102.07845, Algorithm 1.
+round before) and g ← g + mean of it. Gorbunov, Burlachenko, Li, Richtárik, ICML 2021, arXiv 2102.07845.
 Unbiased compressors. Every client in every round: the change that one left out would be missing from g until the
 next full round. p = 1 / (1+ω), γ = 1 / (L̃ (1 + √((1−p)ω / (pn)))). For full gradients: with minibatches g gathers
 their noise between full rounds.
 
-Perm-K (Szlendak, Tyurin, Richtárik, ICLR 2022, arXiv 2110.03300, Definitions 2 and 3) deals the coordinates out to
+Perm-K (Szlendak, Tyurin, Richtárik, ICLR 2022, arXiv 2110.03300) deals the coordinates out to
 the clients, so equal messages average exactly: A = B = 1, p ≈ 1/n, γ = 1 / (L + L± √((1−p)/p)).
 """
 

@@ -1,5 +1,6 @@
 """Schemes that step along gradients, in federated runs: the same numbers as their plain loop over whole gradients."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ from fl_mlmc.frames import read_clients
 from fl_mlmc.models import build_model
 from fl_mlmc.models.base import gradient_vector, load_vector
 from fl_mlmc.rng import stream
-from fl_mlmc.schemes import Round, State, Turn
+from fl_mlmc.schemes import Budget, Round, State, Turn
+from fl_mlmc.schemes.shadowheart import Shadowheart
+from fl_mlmc.submodels.tier import parse_tiers, simulated_seconds
 from fl_mlmc.theory.bench import Gathered
 from simulations.launch import RunResult, execute, load_config
 from simulations.server_app import prepare_data
@@ -31,7 +34,7 @@ def directory(config: RunConfig) -> Path:
     return Path(config.runs_dir) / config.run_name
 
 
-def plain_loop(config: RunConfig, cohorts: list[list[int]]) -> torch.Tensor:
+def plain_loop(config: RunConfig, cohorts: list[list[int]], budgets: Mapping[int, Budget]) -> torch.Tensor:
     """The scheme as it is written, with every client in this process and its gradient over all of its examples."""
     data = FederatedData.open(prepare_data(config))
     model = build_model(config.model, data.spec.input_shape, data.spec.num_classes)
@@ -54,12 +57,13 @@ def plain_loop(config: RunConfig, cohorts: list[list[int]]) -> torch.Tensor:
         points = [point.float() for point in scheme.points(vector.double(), server)]
         gathered = Gathered(size, scheme.num_messages)
         for rank, client in enumerate(cohort):
-            turn = Turn(round, rank, config.uplink, stream(config.seed, "level", number, client))
+            budget = budgets.get(client, Budget())
+            turn = Turn(round, rank, config.uplink, stream(config.seed, "level", number, client), budget=budget)
             memory = memories.get(client) or scheme.init_client(points[0])
             messages, memories[client] = scheme.encode(
                 lambda point, sample=0, client=client: gradient(client, point), points, memory, turn
             )
-            gathered.add(messages, scheme.speaks_of(size, round, rank))
+            gathered.add(messages, scheme.speaks_of(size, round, rank), budget.weight)
         direction, server = scheme.estimate(gathered.means(), vector.double(), server, round, round.share)
         for client in cohort:
             memories[client] = scheme.settle(memories[client], -direction.float())
@@ -87,7 +91,27 @@ def test_a_run_is_the_plain_loop(small: RunConfig, scheme: str, compressor: str,
     result = run(config)
     sampled = read_clients(directory(config)).groupby("round")["client"].apply(list)
     with threads():
-        expected = plain_loop(config, list(sampled))
+        expected = plain_loop(config, list(sampled), {})
     start = build_model(config.model, (1, 8, 8), 10).initial(config.seed)
     assert float((expected - start).norm()) > 0.05
+    torch.testing.assert_close(vector_of(result), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_shadowheart_weighs_clients_by_what_they_had_time_for(small: RunConfig) -> None:
+    tiers = "fast:1:0.5:speed=1e-3:up=1e5,slow:1:0.5:speed=1e-4:up=2e4"
+    config = small.changed(
+        clients_per_round=6, compressor="RandK(fraction=0.5)", local_steps=0, batch_size=2000, tiers=tiers, num_rounds=4
+    ).changed(scheme="shadowheart(noise=20.0)")  # fmt: skip
+    result = run(config)
+    rows = read_clients(directory(config))
+    named = {tier.name: tier for tier in parse_tiers(tiers)}
+    each = [named[name] for name in rows[rows["round"] == 1].sort_values("client")["tier"]]
+    scheme = config.resolved_scheme(1210)
+    assert isinstance(scheme, Shadowheart)
+    bits = config.uplink.compress(torch.ones(1210), np.random.default_rng(0)).expected_bits
+    compute = [simulated_seconds(tier, 1210, 1, 0, 0) for tier in each]
+    _, budgets = scheme.budgets(compute, [bits / 8 / tier.up for tier in each])
+    assert len({budget.weight for budget in budgets}) == 2
+    with threads():
+        expected = plain_loop(config, [list(range(6))] * 4, dict(enumerate(budgets)))
     torch.testing.assert_close(vector_of(result), expected, rtol=1e-4, atol=1e-5)
