@@ -1,6 +1,7 @@
 """One client's round of a bilevel run: take its part of x, y and v, step them, send back the compressed change."""
 
 import time
+from collections.abc import Mapping
 
 import torch
 
@@ -10,15 +11,17 @@ from fl_mlmc.bilevel.tasks import Rows
 from fl_mlmc.config import RunConfig
 from fl_mlmc.protocol import TrainTask, TrainUpdate, code_stamp
 from fl_mlmc.rng import stream
-from fl_mlmc.wire import decode_payload, encode_payload
+from fl_mlmc.wire import encode_payload
 
 from .data import FederatedData
-from .sgd_client import ClientReply
+from .sgd_client import ClientReply, received
 from .trainer import TrainingError, device_of, threads
 
 
-def run_bilevel_task(task: TrainTask, payload: bytes, config: RunConfig, data: FederatedData) -> ClientReply:
-    """Step what `payload` holds on the client's own examples, of which the outer loss has some for itself.
+def run_bilevel_task(
+    task: TrainTask, arrays: Mapping[str, bytes], config: RunConfig, data: FederatedData
+) -> ClientReply:
+    """Step what `arrays` hold on the client's own examples, of which the outer loss has some for itself.
 
     TrainingError if that gives no finite update; WireError if the payload is broken.
     """
@@ -27,7 +30,8 @@ def run_bilevel_task(task: TrainTask, payload: bytes, config: RunConfig, data: F
         problem = problem_of(config, data.spec.input_shape, data.spec.num_classes)
         held = Held.of(problem, config.width_rule, task.width, task.server_round, task.client, config.seed)
         device = device_of(config)
-        point = split_state(held, decode_payload(payload, held.num_values).dense().to(device))
+        (before,), _ = received(arrays, held.num_values, device)
+        point = split_state(held, before)
         features, labels = (torch.from_numpy(part).to(device) for part in data.client(task.client))
         rng = stream(config.seed, "outer-rows", task.client)  # the same in every round
         rows = Rows.split(features, labels, rng, config.outer_share, config.batch_size)
@@ -61,6 +65,6 @@ def run_bilevel_task(task: TrainTask, payload: bytes, config: RunConfig, data: F
             labels=[],
             curvature=curvature,
         ),
-        encoded,
+        (encoded,),
         held.num_values,
     )

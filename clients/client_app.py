@@ -12,13 +12,13 @@ from fl_mlmc.models import build_model
 from fl_mlmc.protocol import (
     ARRAYS,
     CONFIG,
-    PAYLOAD,
     PAYLOAD_STYPE,
     ROSTER_ACTION,
     RosterEntry,
     TrainFailure,
     TrainTask,
     code_stamp,
+    payload_name,
 )
 from fl_mlmc.submodels.measure import widest_tier
 
@@ -66,15 +66,18 @@ def train(message: Message, context: Context) -> Message:
     task = TrainTask.from_config(message.content.config_records[CONFIG])
     try:
         data = _data(str(context.node_config.get("data-path", task.data)))
-        payload = message.content.array_records[ARRAYS][PAYLOAD].data
+        arrays = {name: array.data for name, array in message.content.array_records[ARRAYS].items()}
         task = replace(task, state=str(context.node_config.get("state-path", task.state)))
         run = run_bilevel_task if config.task == "bilevel" else run_task
-        reply = run(task, payload, config, data)
+        reply = run(task, arrays, config, data)
     except (TrainingError, OSError, ValueError) as error:
         failure = TrainFailure(task.server_round, task.client, str(error))
         return Message(RecordDict({CONFIG: ConfigRecord(failure.to_config())}), reply_to=message)
-    array = Array("float32", (reply.size,), PAYLOAD_STYPE, reply.payload)
-    content = RecordDict({ARRAYS: ArrayRecord({PAYLOAD: array}), CONFIG: ConfigRecord(reply.update.to_config())})
+    sent = {
+        payload_name(number): Array("float32", (reply.size,), PAYLOAD_STYPE, payload)
+        for number, payload in enumerate(reply.payloads)
+    }
+    content = RecordDict({ARRAYS: ArrayRecord(sent), CONFIG: ConfigRecord(reply.update.to_config())})
     return Message(content, reply_to=message)
 
 

@@ -81,6 +81,16 @@ class FederatedData:
         start, stop = self._bounds(client)
         return self._examples("train", np.asarray(self._order[start:stop]))
 
+    def client_labels(self, client: int) -> NDArray[np.int64]:
+        """int64 (n,): the labels of the client's train examples."""
+        start, stop = self._bounds(client)
+        return np.array(self._splits["train"][1][self._order[start:stop]])
+
+    def client_features(self, client: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """float32 (len(rows), *input_shape): the features of some of the client's train examples, by their places."""
+        start, stop = self._bounds(client)
+        return self._examples("train", self._order[start:stop][rows])[0]
+
     def train(self) -> Examples:
         """The whole train split in its stored order, whoever owns it."""
         return self._examples("train", slice(None))

@@ -17,7 +17,7 @@ from clients.trainer import device_of
 from fl_mlmc.bilevel.run import metrics, problem_of, state_model
 from fl_mlmc.config import RunConfig
 from fl_mlmc.models import Model, build_model
-from fl_mlmc.models.base import load_vector
+from fl_mlmc.models.base import load_vector, need_parameters_only
 from fl_mlmc.models.check import check_widths
 from fl_mlmc.models.norms import fill_statistics, has_static_statistics
 from fl_mlmc.protocol import code_stamp
@@ -52,7 +52,8 @@ def serve(
     data = prepare_data(config)
     federated = FederatedData.open(data)
     model = _model(config, federated)
-    config.resolved_scheme(model.spec.size)  # refused before anything is written
+    if config.resolved_scheme(model.spec.size).moves_itself:  # refused before anything is written
+        need_parameters_only(model.build(model.spec.units))
     with writing(directory):
         saved = load_state(directory / CHECKPOINT) if config.resume else None
         if config.resume:

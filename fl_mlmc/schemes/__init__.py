@@ -6,7 +6,7 @@ from functools import lru_cache
 from .. import spec
 from ..compressors.base import Compressor
 from .adiana import ADIANA
-from .base import Round, Scheme, State, Turn
+from .base import Held, Round, Scheme, State, Turn
 from .compressed_scaffnew import CompressedScaffnew
 from .dasha import DASHA
 from .dasha_mvr import DASHAMVR
@@ -20,7 +20,7 @@ from .marina import MARINA
 from .proxskip import ProxSkip
 from .tamuna import TAMUNA
 
-__all__ = ["SCHEMES", "Round", "Scheme", "State", "Turn", "parse_scheme", "resolve_scheme"]
+__all__ = ["SCHEMES", "Held", "Round", "Scheme", "State", "Turn", "parse_scheme", "resolve_scheme"]
 
 SCHEMES: Mapping[str, type[Scheme]] = {
     kind.name: kind

@@ -29,7 +29,7 @@ class ADIANA(Scheme):
     name = "adiana"
     allows_partial = False
     moves_itself = True
-    beyond_runs = "clients evaluate two points a round"
+    num_messages = 2
 
     smoothness: float
     convexity: float
@@ -76,7 +76,7 @@ class ADIANA(Scheme):
         keep = 1 - rate * self.convexity
         is_drawn = round.shared("anchor").random() < given(self.probability)
         return model - (here - movement), {
-            "shift": state["shift"] + self._memory_step * means[1],
+            "shift": state["shift"] + self._memory_step * (share * means[1]),
             "z": keep * state["z"] + (1 - keep) * here - rate / given(self.step) * movement,
             "anchor": model.clone() if is_drawn else state["anchor"],
         }

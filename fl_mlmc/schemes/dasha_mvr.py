@@ -23,7 +23,6 @@ class DASHAMVR(Scheme):
 
     name = "dasha_mvr"
     allows_partial = False
-    beyond_runs = "clients evaluate one minibatch at two points"
 
     momentum: float = 0.1
     memory_step: float | None = None
@@ -58,5 +57,5 @@ class DASHAMVR(Scheme):
     def estimate(
         self, means: Sequence[Tensor], model: Tensor, state: State, round: Round, share: Share = 1.0
     ) -> tuple[Tensor, State]:
-        estimate = state["estimate"] + means[0]
+        estimate = state["estimate"] + share * means[0]
         return estimate, {"estimate": estimate}

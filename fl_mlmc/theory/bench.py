@@ -1,14 +1,14 @@
 """One scheme on one problem, in this process: the plain loop that federated runs are held against."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..compressors.base import Compressor
+from ..compressors.base import Compressed, Compressor
 from ..rng import stream
 from ..schemes import Round, Scheme, State, Turn
 from ..schemes.base import Find
@@ -76,27 +76,41 @@ def run(
     for number in range(1, num_rounds + 1):
         round = Round(seed, number, everyone, cohort_size)
         points = scheme.points(model, server)
-        sums: list[Tensor] = []
+        gathered = Gathered(size, scheme.num_messages)
         turns = dict(_turns(round, method.compressor))
         for client, turn in turns.items():
             memory = memories.get(client) or scheme.init_client(model)
             find = _oracle(problem, client, sigma, round)
             messages, memories[client] = scheme.encode(find, points, memory, turn)
-            sums = sums or [torch.zeros_like(model) for _ in messages]
-            for sum_of, message in zip(sums, messages, strict=True):
-                message.payload.add_to(sum_of)
-                sent += message.expected_bits / everyone
-        direction, server = scheme.estimate(
-            [sum_of / cohort_size for sum_of in sums], model, server, round, round.share
-        )
-        for client, turn in turns.items():
-            memories[client] = scheme.settle(memories[client], -method.step * direction, turn)
+            gathered.add(messages, scheme.speaks_of(size, round, turn.rank))
+            sent += sum(message.expected_bits for message in messages) / everyone
+        direction, server = scheme.estimate(gathered.means(), model, server, round, round.share)
+        for client in turns:
+            memories[client] = scheme.settle(memories[client], -method.step * direction)
         model = model - method.step * direction
         steps += num_iterations(scheme, round)
         rows.append((_error(model, problem), problem.loss(model) - best, sent, steps))
         if rows[-1][0] < enough or not rows[-1][0] < DIVERGED:
             break
     return Trace(*map(np.array, zip(*rows, strict=True)))
+
+
+class Gathered:
+    """The mean of each message over those that speak of a coordinate."""
+
+    def __init__(self, size: int, num_messages: int) -> None:
+        self._sums = torch.zeros(num_messages, size, dtype=torch.float64)
+        self._counts = torch.zeros(size, dtype=torch.float64)
+
+    def add(self, messages: Sequence[Compressed], spoken: Tensor | None) -> None:
+        """One client's messages, about the coordinates `spoken` or all."""
+        for sum_of, message in zip(self._sums, messages, strict=True):
+            message.payload.add_to(sum_of)
+        self._counts[slice(None) if spoken is None else spoken] += 1
+
+    def means(self) -> list[Tensor]:
+        """(size,) float64 each; zero where nobody spoke."""
+        return list(self._sums / self._counts.clamp(min=1))
 
 
 def num_iterations(scheme: Scheme, round: Round) -> int:
@@ -123,11 +137,15 @@ def _turns(round: Round, compressor: Compressor) -> Iterator[tuple[int, Turn]]:
 
 def _oracle(problem: Problem, client: int, sigma: float, round: Round) -> Find:
     if not sigma:
-        return lambda point: problem.gradient(client, point)
-    # One sample a round: the same noise at every point, so that differences of two points do not carry it.
-    rng = stream(round.seed, "noise", round.number, client)
-    noise = torch.from_numpy(rng.standard_normal(problem.size) * (sigma / math.sqrt(problem.size)))
-    return lambda point: problem.gradient(client, point) + noise
+        return lambda point, sample=0: problem.gradient(client, point)
+
+    def find(point: Tensor, sample: int = 0) -> Tensor:
+        # One sample, one noise: differences of two points do not carry it.
+        rng = stream(round.seed, "noise", round.number, client, *([sample] if sample else []))
+        noise = torch.from_numpy(rng.standard_normal(problem.size) * (sigma / math.sqrt(problem.size)))
+        return problem.gradient(client, point) + noise
+
+    return find
 
 
 def _error(model: Tensor, problem: Problem) -> float:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from fl_mlmc.aggregate import CoverageMean
 from fl_mlmc.config import ConfigError, RunConfig
 from fl_mlmc.submodels.tier import parse_tiers, simulated_seconds
 from simulations import RunFailed, RunResult, run
@@ -62,6 +63,22 @@ def test_the_simulated_clock_follows_steps_parameters_and_bytes(small: RunConfig
         assert math.isclose(float(row.simulated_seconds), expected)
     slowest = done.clients.groupby("round")["simulated_seconds"].max()
     assert done.rounds["simulated_seconds"].tolist() == slowest.tolist()
+
+
+@pytest.mark.parametrize("weighting", ["examples", "clients"])
+def test_clients_count_by_their_examples_or_alike(small: RunConfig, weighting: str, monkeypatch) -> None:
+    weights: list[float] = []
+    add = CoverageMean.add
+
+    def noted(self: CoverageMean, plan, payload, weight: float, *more) -> None:
+        weights.append(weight)
+        add(self, plan, payload, weight, *more)
+
+    monkeypatch.setattr(CoverageMean, "add", noted)
+    done = result(small, partition="dirichlet:0.3", weighting=weighting, num_rounds=1)
+    examples = done.clients["num_examples"].tolist()
+    assert len(set(examples)) > 1
+    assert weights == (examples if weighting == "examples" else [1] * len(examples))
 
 
 def test_classifier_rows_can_be_averaged_over_those_who_hold_the_label(small: RunConfig) -> None:

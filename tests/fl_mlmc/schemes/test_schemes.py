@@ -11,6 +11,7 @@ from fl_mlmc.schemes.base import decoded, exact
 from fl_mlmc.schemes.constants import contraction, worst_omega
 from fl_mlmc.schemes.controlled import own_coordinates
 from fl_mlmc.schemes.marina import permuted_part
+from fl_mlmc.theory.bench import Gathered
 from fl_mlmc.wire import encode_payload
 
 TEXTS = [
@@ -176,11 +177,11 @@ def test_encoding_changes_neither_the_memory_nor_the_points() -> None:
         for _ in range(2):
             before = {name: vector.clone() for name, vector in memory.items()}
             _, after = scheme.encode(
-                lambda point: point * 2 + 1, points[: 2 if "adiana" in text else 1], memory, _turn(own)
+                lambda point, sample=0: point * 2 + 1, points[: 2 if "adiana" in text else 1], memory, _turn(own)
             )
             assert all(torch.equal(memory[name], before[name]) for name in before)
             assert torch.equal(points[0], torch.arange(6, dtype=torch.float64))
-            memory = scheme.settle(after, like, _turn(own))
+            memory = scheme.settle(after, like)
 
 
 def test_direct_sends_the_bytes_of_the_compressor_alone() -> None:
@@ -214,8 +215,9 @@ def test_a_template_gives_every_coordinate_to_as_many_members_as_it_should(
 @pytest.mark.parametrize(("size", "members"), [(12, 4), (7, 3), (3, 8), (5, 5)])
 def test_permuted_parts_of_equal_vectors_average_to_the_vector(size: int, members: int) -> None:
     vector = torch.randn(size, generator=torch.Generator().manual_seed(2))
-    round = Round(0, 5, members, members)
-    mean = sum(permuted_part(vector, round, rank).payload.dense() for rank in range(members)) / members
+    round, rng = Round(0, 5, members, members), np.random.default_rng(0)
+    turns = [Turn(round, rank, Identity(), rng) for rank in range(members)]
+    mean = sum(permuted_part(vector, turn).payload.dense() for turn in turns) / members
     torch.testing.assert_close(mean, vector)
 
 
@@ -233,18 +235,18 @@ def _play(scheme: Scheme, compressor: Compressor, num_clients: int, cohort_size:
     for number in range(1, 13):
         round = Round(9, number, num_clients, cohort_size)
         cohort = sorted(round.shared("cohort").choice(num_clients, cohort_size, replace=False))
-        total = torch.zeros_like(model)
+        gathered = Gathered(6, 1)
         turns = [
             Turn(round, rank, compressor, np.random.default_rng([number, client])) for rank, client in enumerate(cohort)
         ]
         for client, turn in zip(cohort, turns, strict=True):
             (message,), memories[client] = scheme.encode(
-                lambda point, client=client: point - offsets[client], [model], memories[client], turn
+                lambda point, sample=0, client=client: point - offsets[client], [model], memories[client], turn
             )
-            message.payload.add_to(total)
-        direction, server = scheme.estimate([total / cohort_size], model, server, round, round.share)
+            gathered.add((message,), scheme.speaks_of(6, round, turn.rank))
+        direction, server = scheme.estimate(gathered.means(), model, server, round, round.share)
         step = 1.0 if scheme.moves_itself else 0.1
-        for client, turn in zip(cohort, turns, strict=True):
-            memories[client] = scheme.settle(memories[client], -step * direction, turn)
+        for client in cohort:
+            memories[client] = scheme.settle(memories[client], -step * direction)
         model = model - step * direction
     return memories, server
