@@ -1,6 +1,7 @@
 """What a client finds at a point of the model: its update by local training, or the gradient of a minibatch."""
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -35,18 +36,34 @@ class Finder:
         self.labels = torch.from_numpy(data.client_labels(client)).to(self.device)
         self.present = present_classes(self.labels, data.spec.num_classes)
         self.trained: list[Trained] = []
+        self.features = Features(data, client, self.device)
+        self.server_round = server_round
         self._module = _module(self.model, tuple(self.own.units.items()), self.device)
-        self._rows = _Rows(data, client, self.device)
         self._task, self._config = task, config
+        self._known: tuple[Tensor, Tensor, Trained] | None = None
+        self.seconds_ahead = 0.0
+        """Seconds of training that were spent before anyone asked."""
 
     def update(self, point: Tensor, sample: int = 0) -> Tensor:
         """After − before of local training that starts at `point`."""
-        load_vector(self._module, point)
-        rng = self._rng("batches", sample)
-        loss = self._loss(sample)
-        config, server_round = self._config, self._task.server_round
-        self.trained.append(train(self._module, self._rows, self.labels, config, rng, loss, server_round))
-        return _checked(to_vector(self._module) - point)
+        if self._known is not None and sample == 0 and point is self._known[0]:
+            _, found, trained = self._known
+            self._known = None
+        else:
+            load_vector(self._module, point)
+            rng, loss = self._rng("batches", sample), self._loss(sample)
+            trained = train(self._module, self.features, self.labels, self._config, rng, loss, self.server_round)
+            found = to_vector(self._module) - point
+        self.trained.append(trained)
+        return _checked(found)
+
+    def know(self, point: Tensor, update: Tensor, trained: Trained) -> None:
+        """Have the update of sample 0 at `point` before it is asked for: others were trained along with it."""
+        self._known, self.seconds_ahead = (point, update, trained), trained.seconds
+
+    def minibatches(self) -> Iterator[Tensor]:
+        """Those of sample 0, as places among the client's examples."""
+        return batches(len(self.labels), self._config, self._rng("batches", 0))
 
     def gradient(self, point: Tensor, sample: int = 0) -> Tensor:
         """∇f_i at `point`, on one minibatch; on all examples if batch-size is as large."""
@@ -55,7 +72,7 @@ class Finder:
         self._module.train()
         self._module.zero_grad()
         batch = next(batches(len(self.labels), self._config, self._rng("batches", sample)))
-        loss = self._loss(sample)(self._rows[batch], self.labels[batch])
+        loss = self._loss(sample)(self.features[batch], self.labels[batch])
         loss.backward()
         self.trained.append(Trained(float(loss.detach()), 1, time.perf_counter() - start))
         return _checked(gradient_vector(self._module))
@@ -72,7 +89,7 @@ class Finder:
             self._module,
             config.width_rule,
             task.width,
-            task.server_round,
+            self.server_round,
             self._rng("widths", sample),
             [tier.width for tier in config.tier_list],
             masked_cross_entropy(self.present) if masked else nn.functional.cross_entropy,
@@ -81,11 +98,11 @@ class Finder:
 
     def _rng(self, purpose: str, sample: int) -> np.random.Generator:
         which = [sample] if sample else []
-        return stream(self._config.seed, purpose, self._task.server_round, self._task.client, *which)
+        return stream(self._config.seed, purpose, self.server_round, self._task.client, *which)
 
 
 @dataclass(frozen=True)
-class _Rows:
+class Features:
     """A client's features, read when they are asked for: a round of a few steps needs few of them."""
 
     data: FederatedData

@@ -31,17 +31,37 @@ class ClientReply:
     """Coordinates of the submodel, and so of the payloads."""
 
 
+@dataclass(frozen=True)
+class Job:
+    """A task with what its message holds: points of the model, and how far it moved in the round of the memory."""
+
+    task: TrainTask
+    finder: Finder
+    points: list[Tensor]
+    movement: Tensor | None
+
+
 def run_task(task: TrainTask, arrays: Mapping[str, bytes], config: RunConfig, data: FederatedData) -> ClientReply:
     """Look at the points that `arrays` hold with the client's own examples, and encode what the scheme sends.
 
     TrainingError if training gives nothing finite or the memory is lost; WireError if a payload is broken.
     """
+    return finished(opened(task, arrays, config, data), config)
+
+
+def opened(task: TrainTask, arrays: Mapping[str, bytes], config: RunConfig, data: FederatedData) -> Job:
+    """The job that a message gives; WireError if a payload is broken."""
+    finder = Finder(task, config, data)
+    return Job(task, finder, *received(arrays, finder.own.size, finder.device))
+
+
+def finished(job: Job, config: RunConfig) -> ClientReply:
+    """The reply of a job; TrainingError as in `run_task`."""
+    task, finder = job.task, job.finder
     with threads(config.threads_of(task.tier)):
-        finder = Finder(task, config, data)
-        points, movement = received(arrays, finder.own.size, finder.device)
         scheme = config.resolved_scheme(finder.model.spec.size)
         start = time.perf_counter()
-        messages = _messages(scheme, finder, points, movement, task, config)
+        messages = _messages(scheme, job, config)
         payloads = tuple(encode_payload(message.payload) for message in messages)
         total = time.perf_counter() - start
     num_steps, seconds = (sum(getattr(each, name) for each in finder.trained) for name in ("num_steps", "seconds"))
@@ -55,7 +75,7 @@ def run_task(task: TrainTask, arrays: Mapping[str, bytes], config: RunConfig, da
             num_steps=num_steps,
             train_loss=sum(each.loss * each.num_steps for each in finder.trained) / num_steps,
             train_seconds=seconds,
-            encode_seconds=total - seconds,
+            encode_seconds=total - (seconds - finder.seconds_ahead),
             expected_bits=sum(message.expected_bits for message in messages),
             levels=list(first.levels),
             probabilities=list(first.probabilities),
@@ -75,10 +95,9 @@ def received(arrays: Mapping[str, bytes], size: int, device: torch.device) -> tu
     return points, vectors.get(MOVEMENT)
 
 
-def _messages(
-    scheme: Scheme, finder: Finder, points: list[Tensor], movement: Tensor | None, task: TrainTask, config: RunConfig
-) -> tuple[Compressed, ...]:
+def _messages(scheme: Scheme, job: Job, config: RunConfig) -> tuple[Compressed, ...]:
     """The scheme's messages; what it remembers is on disk before they are sent."""
+    task, finder, points = job.task, job.finder, job.points
     round = Round(config.seed, task.server_round, config.num_clients, task.cohort_size)
     rng = stream(config.seed, "level", task.server_round, task.client)
     is_part = scheme.deals_out and config.cuts_models
@@ -89,8 +108,8 @@ def _messages(
         return scheme.encode(find, points, {}, turn)[0]
     kept = ClientMemory(Path(task.state), task.client)
     memory = kept.load(task.memory_round, points[0]) if task.memory_round else scheme.init_client(points[0])
-    if movement is not None:
-        memory = scheme.settle(memory, movement)
+    if job.movement is not None:
+        memory = scheme.settle(memory, job.movement)
     messages, memory = scheme.encode(find, points, memory, turn)
     kept.save(task.server_round, memory, keep=(task.memory_round, task.checkpoint_round))
     return messages

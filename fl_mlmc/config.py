@@ -45,6 +45,7 @@ class RunConfig(BaseModel):
     client_cpus: float = Field(1.0, gt=0, description="processors that a client takes, and threads it computes with")
     client_gpus: float = Field(0.0, ge=0, description="GPUs that it takes; a fraction shares one")
     client_timeout: float = Field(0.0, ge=0, description="seconds until the ray engine gives up a client; 0: never")
+    vectorize: bool = Field(False, description="train clients of one width at the same time, equal but for rounding")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dataset: str = Field("digits", min_length=1)
     data_dir: str = ""
@@ -245,6 +246,8 @@ class RunConfig(BaseModel):
             )
         if self.task == "bilevel":
             self._fits_bilevel()
+        if self.vectorize:
+            self._fits_vectorized(parse_scheme(self._message_scheme))
         self._fits_scheme(parse_scheme(self._message_scheme))
         if not (self.downlink.is_unbiased or self.downlink_anchors):
             raise ValueError(
@@ -253,6 +256,17 @@ class RunConfig(BaseModel):
                 "downlink-scheme = 'docofl'"
             )
         return self
+
+    def _fits_vectorized(self, scheme: Scheme) -> None:
+        """Only the plain local training of many clients at once has a vectorised form."""
+        obstacles = {
+            f"engine {self.engine!r}; it takes 'ray'": self.engine != "ray",
+            "task 'bilevel'": self.task == "bilevel",
+            f"scheme {scheme.name!r}, whose clients do not train": scheme.moves_itself,
+            f"width-rule {self.width_rule!r}": self.width_rule in ("ordered-dropout", "depth"),
+        }
+        if reasons := [reason for reason, holds in obstacles.items() if holds]:
+            raise ValueError(f"vectorize = true does not go with {reasons[0]}")
 
     def _fits_scheme(self, scheme: Scheme) -> None:
         scheme.check_cohort(self.clients_per_round, self.num_clients)

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import ray
-from flwr.app import Error, Message
+from flwr.app import Error, Message, MessageType
 from flwr.clientapp import ClientApp
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -31,7 +31,7 @@ from fl_mlmc.config import Scalar
 from .cargo import Cargo
 from .grid import SimulatedGrid
 from .needs import Need, Needs
-from .ray_worker import Answer, Parcel, Setting, Worker, read_progress
+from .ray_worker import Answer, AtOnce, Parcel, Setting, Worker, read_progress
 
 BATCH_SECONDS = 0.05
 """Client time in a batch: long against a millisecond of Ray, short against a round."""
@@ -51,8 +51,9 @@ class RayGrid(SimulatedGrid):
     """A Grid of `num_nodes` simulated nodes whose ClientApp runs on all machines of the connected Ray cluster.
 
     A client takes what `needs` says of its machine. One that runs longer than `client_timeout` seconds is given up;
-    0 waits for ever. Machines that do not have the partition directory `data` get a copy. Replies come in the order
-    in which they finish. Use it in a `with` block: leaving it ends the workers.
+    0 waits for ever. Machines that do not have the partition directory `data` get a copy. `at_once`, if given,
+    answers the messages of a batch together. Replies come in the order in which they finish. Use it in a `with`
+    block: leaving it ends the workers.
     """
 
     def __init__(
@@ -63,11 +64,13 @@ class RayGrid(SimulatedGrid):
         needs: Needs | None = None,
         client_timeout: float = 0.0,
         data: Path | None = None,
+        at_once: AtOnce | None = None,
     ) -> None:
         super().__init__(num_nodes)
         self._needs = needs or Needs()
         self._client_timeout = client_timeout
-        setting = Setting(client_app, num_nodes, dict(run_config), client_timeout)
+        setting = Setting(client_app, num_nodes, dict(run_config), client_timeout, at_once)
+        self._at_once = at_once is not None
         self._crew = _Crew(self._needs.kinds, setting, data)
         self._cost = _Cost()
         self._rounds = itertools.count(1)
@@ -113,7 +116,8 @@ class RayGrid(SimulatedGrid):
                     jobs = self._cost.take(queue.line(need), len(self._crew.ready))
                     states = (self._states.get(job.node) for job in jobs)
                     messages = zip((job.message for job in jobs), states, strict=True)
-                    parcel = Parcel.pack(next(self._batches), server_round, list(messages), broadcast.put)
+                    at_once = self._at_once and len(jobs) > 1 and all(job.may_join for job in jobs)
+                    parcel = Parcel.pack(next(self._batches), server_round, list(messages), broadcast.put, at_once)
                     worker.send(parcel, jobs)
 
     def _take_in(self, worker: "_Worker", number: int | None, queue: "_Queue") -> Iterator[Message]:
@@ -138,8 +142,10 @@ class RayGrid(SimulatedGrid):
 
     def _lose(self, worker: "_Worker", error: RayError, queue: "_Queue") -> Iterator[Message]:
         number, index, seconds = worker.last_seen()
-        suspect = worker.batches[number].jobs[index] if number in worker.batches else None
+        suspect = worker.batches[number].jobs[index] if number in worker.batches and index >= 0 else None
         jobs = [job for batch in worker.batches.values() for job in batch.jobs]
+        for job in jobs:
+            job.was_lost = True
         logger.warning("lost a worker with %d clients; they run again elsewhere: %s", len(jobs), _first_line(error))
         self._crew.replace(worker, error)
         reason = None
@@ -164,6 +170,12 @@ class _Job:
     message: Message
     need: Need
     num_kills: int = 0
+    was_lost: bool = False
+
+    @property
+    def may_join(self) -> bool:
+        """Whether it may run at once with others: whom a lost worker was at is known only if they ran one by one."""
+        return not self.was_lost and self.message.metadata.message_type == MessageType.TRAIN
 
     @property
     def node(self) -> int:

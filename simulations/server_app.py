@@ -12,7 +12,9 @@ from flwr.serverapp import Grid, ServerApp
 from torch import Tensor, nn
 
 from clients.client_app import app as client_app
+from clients.client_app import train_together
 from clients.data import FederatedData
+from clients.together import check_together
 from clients.trainer import device_of
 from fl_mlmc.bilevel.run import metrics, problem_of, state_model
 from fl_mlmc.config import RunConfig
@@ -87,6 +89,8 @@ def _model(config: RunConfig, data: FederatedData) -> Model:
         return state_model(problem_of(config, shape, num_classes))
     model = build_model(config.model, shape, num_classes)
     check_widths(model, config.width_rule, {tier.width for tier in config.tier_list}, shape, num_classes)
+    if config.vectorize:
+        check_together(model, shape)
     return model
 
 
@@ -107,10 +111,10 @@ def _engine(config: RunConfig, flowers: Grid | None, data: Path) -> Iterator[Gri
         from .ray_grid import RayGrid  # Ray takes a second to import
         from .ray_session import ray_ready
 
-        needs, clients = Needs.of_config(config), config.num_clients
+        run, needs, at_once = config.to_flower(), Needs.of_config(config), train_together if config.vectorize else None
         with (
             ray_ready(flowers),
-            RayGrid(client_app, clients, config.to_flower(), needs, config.client_timeout, data) as grid,
+            RayGrid(client_app, config.num_clients, run, needs, config.client_timeout, data, at_once) as grid,
         ):
             yield grid
     elif flowers is not None:
