@@ -1,5 +1,6 @@
 """The Flower ClientApp: records in, records out."""
 
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -24,7 +25,7 @@ from fl_mlmc.protocol import (
 )
 from fl_mlmc.submodels.measure import widest_tier
 
-from .bilevel_client import run_bilevel_task
+from .bilevel_client import DivergedError, run_bilevel_task
 from .data import FederatedData
 from .sgd_client import ClientReply, Job, finished, opened, run_task
 from .together import find_together
@@ -115,7 +116,8 @@ def _reply(message: Message, reply: ClientReply) -> Message:
 
 
 def _failure(message: Message, task: TrainTask, error: Exception) -> Message:
-    failure = TrainFailure(task.server_round, task.client, str(error))
+    curvature = error.curvature if isinstance(error, DivergedError) else math.inf
+    failure = TrainFailure(task.server_round, task.client, str(error), curvature)
     return Message(RecordDict({CONFIG: ConfigRecord(failure.to_config())}), reply_to=message)
 
 

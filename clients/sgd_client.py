@@ -13,6 +13,7 @@ from fl_mlmc.config import RunConfig
 from fl_mlmc.protocol import ANCHOR, MOVEMENT, TrainTask, TrainUpdate, code_stamp, payload_names
 from fl_mlmc.rng import stream
 from fl_mlmc.schemes import Budget, Held, Round, Scheme, Turn
+from fl_mlmc.schemes.base import Find
 from fl_mlmc.wire import decode_payload, encode_payload
 
 from .data import FederatedData
@@ -61,7 +62,10 @@ def finished(job: Job, config: RunConfig) -> ClientReply:
     with threads(config.threads_of(task.tier)):
         scheme = config.resolved_scheme(finder.model.spec.size)
         start = time.perf_counter()
-        messages = _messages(scheme, job, config)
+        is_part = scheme.deals_out and config.cuts_models
+        held = Held(finder.model.spec.size, finder.own.indices) if is_part else None
+        find = finder.gradient if scheme.moves_itself else finder.step if scheme.takes_minibatches else finder.update
+        messages = encode(scheme, find, job.points, task, config, job.movement, held)
         payloads = tuple(encode_payload(message.payload) for message in messages)
         total = time.perf_counter() - start
     num_steps, seconds = (sum(getattr(each, name) for each in finder.trained) for name in ("num_steps", "seconds"))
@@ -95,21 +99,25 @@ def received(arrays: Mapping[str, bytes], size: int, device: torch.device) -> tu
     return points, vectors.get(MOVEMENT)
 
 
-def _messages(scheme: Scheme, job: Job, config: RunConfig) -> tuple[Compressed, ...]:
+def encode(
+    scheme: Scheme,
+    find: Find,
+    points: list[Tensor],
+    task: TrainTask,
+    config: RunConfig,
+    movement: Tensor | None = None,
+    held: Held | None = None,
+) -> tuple[Compressed, ...]:
     """The scheme's messages; what it remembers is on disk before they are sent."""
-    task, finder, points = job.task, job.finder, job.points
     round = Round(config.seed, task.server_round, config.num_clients, task.cohort_size)
     rng = stream(config.seed, "level", task.server_round, task.client)
-    is_part = scheme.deals_out and config.cuts_models
-    held = Held(finder.model.spec.size, finder.own.indices) if is_part else None
     turn = Turn(round, task.rank, config.uplink, rng, held, Budget(task.gradients, task.messages))
-    find = finder.gradient if scheme.moves_itself else finder.step if scheme.takes_minibatches else finder.update
     if not scheme.has_memory:
         return scheme.encode(find, points, {}, turn)[0]
     kept = ClientMemory(Path(task.state), task.client)
     memory = kept.load(task.memory_round, points[0]) if task.memory_round else scheme.init_client(points[0])
-    if job.movement is not None:
-        memory = scheme.settle(memory, job.movement)
+    if movement is not None:
+        memory = scheme.settle(memory, movement)
     messages, memory = scheme.encode(find, points, memory, turn)
     kept.save(task.server_round, memory, keep=(task.memory_round, task.checkpoint_round))
     return messages

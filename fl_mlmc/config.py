@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from . import parse
+from .bilevel.method import METHODS, is_bilevel, parse_bilevel
 from .compressors.base import Compressor
 from .downlink import DoCoFL, parse_downlink
 from .models import parse_model
@@ -18,8 +19,6 @@ from .submodels.rules import rule_named
 from .submodels.tier import Tier, assign_tiers, parse_tiers, tier_named
 
 Scalar = bool | int | float | str
-
-BILEVEL_SCHEMES = ("rabo", "rafbo")
 
 
 class ConfigError(ValueError):
@@ -154,8 +153,8 @@ class RunConfig(BaseModel):
 
     @property
     def _message_scheme(self) -> str:
-        # RABO and RAFBO say what an update is; it travels as it is.
-        return "direct" if self.scheme in BILEVEL_SCHEMES else self.scheme
+        # RABO and RAFBO say what an update is; how it travels is their option.
+        return repr(parse_bilevel(self.scheme).uploads) if is_bilevel(self.scheme) else self.scheme
 
     def learning_rate_in(self, server_round: int) -> float:
         """The clients' learning rate in a round."""
@@ -177,7 +176,14 @@ class RunConfig(BaseModel):
     @field_validator("scheme")
     @classmethod
     def _is_scheme(cls, text: str) -> str:
-        if text not in BILEVEL_SCHEMES:
+        if is_bilevel(text):
+            scheme = parse_bilevel(text).uploads
+            if scheme.moves_itself or scheme.takes_minibatches or scheme.hears_back or scheme.num_messages > 1:
+                raise ValueError(
+                    f"uploads of a bilevel method is a scheme that sends what its client found, such as 'ef21' or "
+                    f"'diana'; {scheme.name} asks for gradients of its own, or sends more than one message"
+                )
+        else:
             parse_scheme(text)
         return text
 
@@ -239,10 +245,10 @@ class RunConfig(BaseModel):
             )
         if isinstance(self.quorum, int) and self.quorum > self.clients_per_round:
             raise ValueError(f"quorum is {self.quorum}, more than clients-per-round, {self.clients_per_round}")
-        if (self.task == "bilevel") != (self.scheme in BILEVEL_SCHEMES):
+        if (self.task == "bilevel") != is_bilevel(self.scheme):
             raise ValueError(
-                f"task 'bilevel' goes with scheme 'rabo' or 'rafbo', and these with it; got task {self.task!r} and "
-                f"scheme {self.scheme!r}"
+                f"task 'bilevel' goes with scheme {', '.join(map(repr, METHODS))}, and these with it; got task "
+                f"{self.task!r} and scheme {self.scheme!r}"
             )
         if self.task == "bilevel":
             self._fits_bilevel()

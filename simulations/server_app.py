@@ -86,7 +86,7 @@ def _model(config: RunConfig, data: FederatedData) -> Model:
     """What the server holds: a model, or the x, y and v of a bilevel problem."""
     shape, num_classes = data.spec.input_shape, data.spec.num_classes
     if config.task == "bilevel":
-        return state_model(problem_of(config, shape, num_classes))
+        return state_model(config, problem_of(config, shape, num_classes))
     model = build_model(config.model, shape, num_classes)
     check_widths(model, config.width_rule, {tier.width for tier in config.tier_list}, shape, num_classes)
     if config.vectorize:
@@ -99,7 +99,9 @@ def _strategy(config: RunConfig, model: Model, round_log: RoundLog, where: str, 
         return TieredStrategy(config, model, round_log, where, _evaluator(config, model, data))
     problem = problem_of(config, data.spec.input_shape, data.spec.num_classes)
     features, labels = (torch.from_numpy(part) for part in data.test())
-    return FedBilevel(config, problem, model, round_log, where, lambda state: metrics(problem, state, features, labels))
+    return FedBilevel(
+        config, problem, model, round_log, where, lambda state: metrics(config, problem, state, features, labels)
+    )
 
 
 @contextmanager
