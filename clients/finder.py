@@ -1,5 +1,6 @@
 """What a client finds at a point of the model: its update by local training, or the gradient of a minibatch."""
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -120,6 +121,7 @@ def _module(model: Model, units: tuple[tuple[str, int], ...], device: torch.devi
 
 
 def _checked(found: Tensor) -> Tensor:
-    if not bool(torch.isfinite(found).all()):
+    # One number that is not finite spoils the sum, and finite ones cannot in float64: a fifth of isfinite's time.
+    if not math.isfinite(float(found.sum(dtype=torch.float64))):
         raise TrainingError("the update holds values that are not finite")
     return found
