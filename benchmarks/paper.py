@@ -4,8 +4,8 @@
 
 Every method gets the same grid of step sizes at seed 0; the one with the best final accuracy then runs at two more
 seeds. A row of the CSV is one evaluation of one run, bits are the bytes of the payloads. A run is that of the scenario
-(simulations/scenarios/paper) with the two sides in one loop: same draws, a few times as fast. Runs that the CSV holds are
-skipped, so a command that `--minutes` or a signal ended goes on where it stood. Needs no GPU and one core.
+(simulations/scenarios/paper) with the two sides in one loop: same draws, a few times as fast. Runs that the CSV holds
+are skipped, so a command that `--minutes` or a signal ended goes on where it stood. Needs no GPU and one core.
 """
 
 import argparse
