@@ -69,14 +69,12 @@ METHODS = [
     Method("bit planes", "TernGrad", "TernGrad()"),
     Method("rounding", "MLMC-RTN", "MLMC(RTN(bits=8))"),
     Method("rounding", "RTN 2 bit", "RTN(bits=2)"),
-    Method("rounding", "RTN 4 bit", "RTN(bits=4)"),
     Method("rounding", "stochastic 2 bit", "StochasticRounding(bits=2)"),
-    Method("rounding", "stochastic 4 bit", "StochasticRounding(bits=4)"),
 ]
 ADAMW = [replace(method, figure="AdamW", server="adamw(weight_decay=0.01)") for method in [METHODS[0], *sparse(5)]]
 LINES = [
     *((clients, method) for clients in (4, 32) for method in METHODS),
-    *((4, method) for method in sparse(5) + ADAMW),
+    *((4, method) for method in ADAMW + sparse(5)),
 ]
 
 
