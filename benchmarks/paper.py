@@ -1,17 +1,19 @@
 """The figures of arXiv 2507.05508 in shape, with tuned rivals: accuracy against bits and against steps.
 
-    python benchmarks/paper.py DIR/fashion_mnist --csv docs/results/paper.csv [--minutes 7] [--figures docs/results]
+    python benchmarks/paper.py DIR/fashion_mnist --csv docs/results/paper.csv --figures docs/results [--minutes 7]
 
 Every method gets the same grid of step sizes at seed 0; the one with the best final accuracy then runs at two more
 seeds. A row of the CSV is one evaluation of one run, bits are the bytes of the payloads. A run is that of the scenario
 (simulations/scenarios/paper) with the two sides in one loop: same draws, a few times as fast. Runs that the CSV holds
-are skipped, so a command that `--minutes` or a signal ended goes on where it stood. Needs no GPU and one core.
+are skipped, so a command that `--minutes` or a signal ended goes on where it stood. Needs no GPU.
 """
 
 import argparse
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, astuple, dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import pandas as pd
@@ -101,16 +103,17 @@ def main() -> None:
     parser.add_argument("data_dir", type=Path)
     parser.add_argument("--csv", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no run after so many")
+    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--figures", type=Path, help="folder for the pictures and the table")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    end = time.monotonic() + 60 * arguments.minutes
-    for clients, method in LINES:
-        while time.monotonic() < end and (run := _missing(clients, method, arguments.csv)):
-            rows = _measure(run, arguments.data_dir)
-            rows.to_csv(arguments.csv, mode="a", index=False, header=not arguments.csv.exists())
-            print(f"{astuple(run)}: {rows['accuracy'].iloc[-1]:.4f}", flush=True)
-    if any(_missing(clients, method, arguments.csv) for clients, method in LINES):
+    end = time.time() + 60 * arguments.minutes
+    done = _read(arguments.csv)
+    with ProcessPoolExecutor(arguments.workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        for job in [pool.submit(_line, clients, method, arguments.data_dir, done, end) for clients, method in LINES]:
+            if len(rows := job.result()):
+                rows.to_csv(arguments.csv, mode="a", index=False, header=not arguments.csv.exists())
+    done = _read(arguments.csv)
+    if any(_missing(clients, method, done) for clients, method in LINES):
         print("runs are missing: the same command goes on")
     if arguments.figures:
         best = _chosen(pd.read_csv(arguments.csv))
@@ -120,9 +123,21 @@ def main() -> None:
             _draw(best[best["clients"] == clients], arguments.figures / f"paper-m{clients}.png")
 
 
-def _missing(clients: int, method: Method, csv: Path) -> Run | None:
-    """The next run of a line that the CSV does not hold; None if it holds all."""
-    done = pd.read_csv(csv) if csv.exists() else pd.DataFrame(columns=[*KEY, "accuracy"])
+def _read(csv: Path) -> pd.DataFrame:
+    return pd.read_csv(csv) if csv.exists() else pd.DataFrame(columns=[*KEY, "accuracy"])
+
+
+def _line(clients: int, method: Method, data_dir: Path, done: pd.DataFrame, end: float) -> pd.DataFrame:
+    """The rows of a line's runs that `done` lacks, as far as they are started before `end`."""
+    fresh: list[pd.DataFrame] = []
+    while time.time() < end and (run := _missing(clients, method, pd.concat([done, *fresh]))):
+        fresh.append(_measure(run, data_dir))
+        print(f"{astuple(run)}: {fresh[-1]['accuracy'].iloc[-1]:.4f}", flush=True)
+    return pd.concat(fresh) if fresh else pd.DataFrame()
+
+
+def _missing(clients: int, method: Method, done: pd.DataFrame) -> Run | None:
+    """The next run of a line that is not done; None if all are."""
     have = {Run(*row) for row in done[KEY].drop_duplicates().itertuples(index=False)}
     grid = [Run(clients, **asdict(method), rate=rate, seed=SEEDS[0]) for rate in GRIDS[method.server.partition("(")[0]]]
     for run in grid:
