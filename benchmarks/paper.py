@@ -106,9 +106,10 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--figures", type=Path, help="folder for the pictures and the table")
     arguments = parser.parse_args()
+    torch.set_num_threads(1)
     end = time.time() + 60 * arguments.minutes
     done = _read(arguments.csv)
-    with ProcessPoolExecutor(arguments.workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+    with ProcessPoolExecutor(arguments.workers, get_context("fork"), torch.set_num_threads, (1,)) as pool:
         for job in [pool.submit(_line, clients, method, arguments.data_dir, done, end) for clients, method in LINES]:
             if len(rows := job.result()):
                 rows.to_csv(arguments.csv, mode="a", index=False, header=not arguments.csv.exists())
