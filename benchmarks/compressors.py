@@ -53,6 +53,7 @@ COMPRESSORS = [
     "FixedPoint(bits=4)",
     "FixedPoint(bits=20)",
     "MLMC(FixedPoint(), 'fixed')",
+    "MLMC(FixedPoint(unit=2.0), 'fixed')",
     "MLMC(FixedPoint())",
     "TernGrad()",
     "QSGD()",

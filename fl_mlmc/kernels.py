@@ -63,24 +63,36 @@ def round_exponent(words: Any, random: Any, out: Any) -> None:
 
 @_kernel
 def digits(part: Any, out: Any, inverse: Any, largest: Any, scale: Any, shift: Any) -> None:
-    """shift + sign · the first binary digits of |v| · inverse."""
+    """shift + sign · the whole part of |v| · inverse · scale."""
     for i in range(part.size):
-        digit = np.floor(min(abs(part[i]) * inverse, largest) * scale)
-        out[i] = np.int32(np.copysign(digit, part[i]) + shift)
+        digit = np.int32(np.floor(min(abs(part[i]) * inverse, largest) * scale))
+        out[i] = shift - digit if part[i] < 0 else shift + digit
+
+
+@_kernel
+def units_and_digit(part: Any, out: Any, inverse: Any, largest: Any, scale: Any, shift: Any) -> None:
+    """shift + sign · (the whole part of |v| · inverse + one of its binary digits behind the point)."""
+    for i in range(part.size):
+        units = min(abs(part[i]) * inverse, largest)
+        whole = np.floor(units)
+        digit = np.int32(whole) + (np.int32((units - whole) * scale) & np.int32(1))
+        out[i] = np.int32(shift) - digit if part[i] < 0 else np.int32(shift) + digit
 
 
 @_kernel
 def last_digits(part: Any, out: Any, inverse: Any, largest: Any, scale: Any, mask: Any) -> None:
-    """The last of the first binary digits of |v| · inverse, as many as the mask has."""
+    """The last of the first binary digits of |v| · inverse behind the point, as many as the mask has."""
     for i in range(part.size):
-        out[i] = np.int32(min(abs(part[i]) * inverse, largest) * scale) & mask
+        units = min(abs(part[i]) * inverse, largest)
+        out[i] = np.int32((units - np.floor(units)) * scale) & mask
 
 
 @_kernel
 def plane(part: Any, out: Any, inverse: Any, largest: Any, scale: Any) -> None:
-    """1 + sign · the last of the first binary digits of |v| · inverse."""
+    """1 + sign · the last of the first binary digits of |v| · inverse behind the point."""
     for i in range(part.size):
-        bit = np.int32(min(abs(part[i]) * inverse, largest) * scale) & np.int32(1)
+        units = min(abs(part[i]) * inverse, largest)
+        bit = np.int32((units - np.floor(units)) * scale) & np.int32(1)
         out[i] = np.int32(1) - bit if part[i] < 0 else np.int32(1) + bit
 
 

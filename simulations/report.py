@@ -6,6 +6,7 @@ from pathlib import Path
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure, FigureBase
+from matplotlib.ticker import MaxNLocator
 from rich.table import Table
 
 from fl_mlmc.frames import read_clients, read_rounds
@@ -33,6 +34,8 @@ def summarise(directory: Path) -> Table:
             f"{group['payload_bytes'].sum() / MEGABYTE:.2f} MB, {per_update:,.0f} B an update",
         )
     table.add_row("least coverage of a coordinate", f"{rounds['coverage_min'].min():.0f} clients")
+    if "outer_never_held" in rounds and (missed := int(rounds["outer_never_held"].iloc[-1])):
+        table.add_row("outer coordinates that no client ever held", f"{missed:,}")
     dropped = int((clients["status"] != "ok").sum())
     if dropped:
         table.add_row("dropped replies", f"{dropped} of {len(clients)}")
@@ -98,6 +101,7 @@ def _draw_coverage(figure: FigureBase, coverage: pd.DataFrame) -> None:
     )
     axes.grid(False)
     axes.set_yticks([row + 0.5 for row in range(len(coverage))], list(coverage.index), fontsize=7)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="round", title="coverage: mean clients that hold a coordinate")
     figure.colorbar(image, ax=axes)
 

@@ -18,6 +18,8 @@ TEXTS = [
     "FixedPoint(bits=20)",
     "MLMC(FixedPoint(), 'fixed')",
     "MLMC(FixedPoint())",
+    "FixedPoint(bits=4, unit=0.5)",
+    "MLMC(FixedPoint(unit=2.0), 'fixed')",
     "TernGrad()",
     "QSGD(levels=127)",
     "QSGD(levels=1000)",
