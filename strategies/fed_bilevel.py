@@ -14,7 +14,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.common.logger import log
 from torch import Tensor
 
-from fl_mlmc.aggregate import CoverageMean, Mean
+from fl_mlmc.aggregate import Mean
 from fl_mlmc.bilevel import BilevelProblem, ConvexityWatch, Held, Point
 from fl_mlmc.bilevel.run import num_steps_of, scheme_of
 from fl_mlmc.config import RunConfig
@@ -93,10 +93,11 @@ class FedBilevel(TieredStrategy):
             self._report_uncovered()
         return stepped, metrics
 
-    def _fold(self, mean: CoverageMean, sent: Sent, reply: Message | None) -> Row:
-        row = super()._fold(mean, sent, reply)
+    def _fold(self, sent: Sent, reply: Message | None) -> Row:
+        row = super()._fold(sent, reply)
         if row["status"] == "ok":
-            weight = 1 if self._scheme.scheme.has_memory else row["num_examples"]
+            alike = self._scheme.scheme.has_memory or self.config.weighting == "clients"
+            weight = 1 if alike else row["num_examples"]
             self._optimizer.count(num_steps_of(self.config, row["num_examples"]), weight)
         elif (curvature := _curvature_of_failure(reply)) is not None:
             self._diverged.append(curvature)

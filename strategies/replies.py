@@ -16,13 +16,13 @@ from fl_mlmc.blocks import Payload
 from fl_mlmc.protocol import (
     ARRAYS,
     CONFIG,
-    PAYLOAD,
     PAYLOAD_STYPE,
     ProtocolError,
     TrainFailure,
     TrainTask,
     TrainUpdate,
     code_stamp,
+    payload_name,
 )
 from fl_mlmc.submodels import IndexPlan
 from fl_mlmc.wire import decode_payload
@@ -38,6 +38,8 @@ class Sent:
     seat: Seat
     plan: IndexPlan
     downlink_bytes: int
+    anchor_bytes: int = 0
+    """The part of them that the client fetched before the round."""
 
 
 def in_client_order(sent: Mapping[int, Sent], replies: Iterable[Message]) -> Iterator[tuple[int, Message | None]]:
@@ -88,8 +90,8 @@ def sizes(reply: Message | None) -> dict[str, int]:
     return {"payload_bytes": sum(len(array.data) for array in arrays), "message_bytes": message_bytes}
 
 
-def read_update(reply: Message | None, sent: Sent) -> tuple[TrainUpdate, Payload]:
-    """The update and payload of a reply; ProtocolError or WireError says which rule it breaks."""
+def read_update(reply: Message | None, sent: Sent, num_messages: int = 1) -> tuple[TrainUpdate, list[Payload]]:
+    """The update and the payloads of a reply; ProtocolError or WireError says which rule it breaks."""
     if reply is None:
         raise ProtocolError("no reply in time")
     if reply.has_error():
@@ -118,11 +120,16 @@ def read_update(reply: Message | None, sent: Sent) -> tuple[TrainUpdate, Payload
         raise ProtocolError(f"its levels are {update.levels[:3]}, expected whole numbers")
     if not all(type(chance) is float for chance in update.probabilities):
         raise ProtocolError(f"its probabilities are {update.probabilities[:3]}, expected numbers")
-    array = arrays.get(PAYLOAD) if isinstance(arrays, ArrayRecord) else None
-    if array is None or array.stype != PAYLOAD_STYPE or array.shape != (sent.plan.size,):
+    names = [payload_name(number) for number in range(num_messages)]
+    return update, [_read_payload(arrays, name, sent.plan.size) for name in names]
+
+
+def _read_payload(arrays: object, name: str, size: int) -> Payload:
+    array = arrays.get(name) if isinstance(arrays, ArrayRecord) else None
+    if array is None or array.stype != PAYLOAD_STYPE or array.shape != (size,):
         found = "no array" if array is None else f"stype {array.stype!r} and shape {array.shape}"
-        raise ProtocolError(f"its update has {found}, expected {PAYLOAD_STYPE!r} and shape {(sent.plan.size,)}")
-    return update, decode_payload(array.data, sent.plan.size)
+        raise ProtocolError(f"its {name} has {found}, expected {PAYLOAD_STYPE!r} and shape {(size,)}")
+    return decode_payload(array.data, size)
 
 
 def _last_line(reason: str | None) -> str:

@@ -3,58 +3,91 @@
 arXiv 2507.05508, section 3.1: with e = |v| / max|v| = Σ b_l 2^−l, the increment is sign · b_l · 2^−l · max|v|, a bit
 plane. After `bits` planes the ladder ends with what they leave, so C^L = v. The best fixed probabilities are p_l = 2^−l
 (Lemma 3.3) and 2^−bits for the end; every plane is then sent as 0 or ±max|v|, TernGrad's law a coordinate.
+
+With a `unit`, e = |v| / (unit · rms) and whole numbers of units are a base C^0 that always travels; levels are the
+digits behind the point. With fixed probabilities a plane is worth one unit, so base and plane have one letter between
+them, and a coordinate goes to a neighbour on the lattice of units. That is QSGD's law with √d / unit levels: ω is at
+most unit² / 4 for every vector, whatever its length and its largest entry.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..blocks import DenseBlock, Lattice, SymbolBlock
-from ..pointwise import energy, peak, pointwise
+from ..blocks import Block, DenseBlock, Lattice, SymbolBlock
+from ..pointwise import EXACT_BELOW, energy, peak, pointwise, tally
 from .base import Ladder, Rungs
+
+_DIGITS = 12  # that share a histogram
+_MOST_LETTERS = 2**24  # of a digit: more are beyond float32, and written as such
+_MOST_UNITS = 2**13
+_SHORTEST_UNIT = 1e-37  # shorter ones have no digits left in float32
 
 
 @dataclass(frozen=True, repr=False)
 class FixedPoint(Ladder):
-    """Keep the first `bits` binary digits, 1 to 24, of each coordinate as a share of the largest one."""
+    """Keep the first `bits` binary digits, 1 to 24, of each coordinate as a share of the largest one.
+
+    Or as a multiple of `unit` root mean squares: digits behind the point, after the whole multiples. The largest
+    coordinate counts 8192 units at most; a unit is longer where it would be more.
+    """
 
     bits: int = 24
+    unit: float | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.bits, int) or not 1 <= self.bits <= 24:
             raise ValueError(f"FixedPoint's bits is a whole number from 1 to 24, got {self.bits!r}")
+        if self.unit is not None and not (isinstance(self.unit, int | float) and 0 < self.unit < float("inf")):
+            raise ValueError(f"FixedPoint's unit is a positive number of root mean squares, got {self.unit!r}")
 
     @property
     def stop(self) -> int:  # type: ignore[override]
         return self.bits
 
     def stop_bits(self, rungs: Rungs) -> float:
-        return (1.0 + self.bits) * rungs.size + 32
+        return rungs.base_bits + (1.0 + self.bits) * rungs.size + 32
 
     def climb(self, vector: Tensor) -> "FixedPointRungs":
-        return FixedPointRungs(vector, self.bits)
+        largest = peak(vector)
+        if self.unit is None:
+            return FixedPointRungs(vector, self.bits, largest, 0)
+        unit = max(self.unit * (energy(vector) / vector.numel()) ** 0.5, largest / _MOST_UNITS, _SHORTEST_UNIT)
+        return FixedPointRungs(vector, self.bits, unit, int(largest / unit))
 
 
 class FixedPointRungs(Rungs):
-    """The bit planes of one vector, and what they leave."""
+    """The digits of one vector in units of `unit`, and what they leave; coordinates have up to `most` whole units."""
 
-    def __init__(self, vector: Tensor, bits: int) -> None:
+    def __init__(self, vector: Tensor, bits: int, unit: float, most: int) -> None:
         self.size = vector.numel()
         self.num_levels = bits + 1
-        self._vector, self._bits = vector, bits
-        self._peak = peak(vector)
-        # The reciprocal of a tiny peak is infinite in float32, so tiny vectors are divided.
-        self._shares = (lambda v: v.abs() * (1 / self._peak)) if self._peak > 1e-30 else self._tiny_shares
-        self._largest_share = 1 - 2.0**-bits
+        self.base_bits = self.size * float(np.log2(most + 1))
+        self._vector, self._bits, self._unit, self._most = vector, bits, unit, most
+        # The reciprocal of a tiny unit is infinite in float32, so tiny vectors are divided.
+        self._is_tiny = unit <= 1e-30
+        # The largest coordinate may be a whole unit, one digit too many: it is cut short, and the last level makes up.
+        self._largest = float(np.nextafter(np.float32(most + 1), np.float32(0)))
+
+    @property
+    def base(self) -> Block | None:  # type: ignore[override]
+        return self.rung(0)[0] if self._most else None
 
     def norms(self) -> np.ndarray:
-        planes = [
-            self._peak * 2.0**-level * float(torch.count_nonzero(self._plane(level) - 1)) ** 0.5
-            for level in range(1, self.num_levels)
-        ]
-        return np.array([*planes, energy(self._rest()) ** 0.5])
+        if self.size < EXACT_BELOW:
+            return self.exact_norms()
+        # Late planes have a one for about half of the coordinates, and what the last of them leaves is uniform.
+        ones = self._num_ones(min(self._bits, _DIGITS))
+        nonzero = float(torch.count_nonzero(self._vector))
+        ones = [*ones, *[nonzero / 2] * (self._bits - len(ones)), nonzero / 3]
+        return self._unit * 2.0 ** -np.append(np.arange(1, self.num_levels), self._bits) * np.sqrt(ones)
+
+    def exact_norms(self) -> np.ndarray:
+        planes = self._unit * 2.0 ** -np.arange(1, self.num_levels) * np.sqrt(self._num_ones(self._bits))
+        return np.append(planes, energy(self._rest()) ** 0.5)
 
     def costs(self) -> np.ndarray:
         plane = 2.0 * self.size + 32 + np.ceil(np.log2(self.num_levels))
@@ -66,35 +99,77 @@ class FixedPointRungs(Rungs):
     def increment(self, level: int) -> SymbolBlock | DenseBlock:
         if level > self._bits:
             return DenseBlock(self._rest())
-        return SymbolBlock(self._plane(level), Lattice(3, self._peak * 2.0**-level, -1))
+        return SymbolBlock(self._plane(level), Lattice(3, self._unit * 2.0**-level, -1))
+
+    def estimate(self, factors: Mapping[int, float]) -> tuple[Block, ...]:
+        if self._most and len(factors) == 1:
+            [(level, factor)] = factors.items()
+            if level <= self._bits and factor == 2.0**level:
+                kernel = self._kernel("units_and_digit", 2.0**level, float(self._most + 1))
+                return (self._letters(lambda v: self._digits(v, 0) + self._digit(v, level), self._most + 1, 0, kernel),)
+        return super().estimate(factors)
 
     def rung(self, level: int) -> tuple[SymbolBlock | DenseBlock, ...]:
         if level > self._bits:
             return (DenseBlock(self._vector),)
-        top = 2**level
-        if top > 2**14:
-            return (DenseBlock(self._truncated(level).float()),)
-        symbols = pointwise(
-            lambda v: (self._digits(v, level) * v.sign() + (top - 1)).to(torch.int16),
-            torch.uint8 if 2 * top - 1 <= 256 else torch.int16,
-            self._vector,
-        )
-        return (SymbolBlock(symbols, Lattice(2 * top - 1, self._peak * 2.0**-level, 1 - top)),)
+        most = (self._most + 1) * 2**level - 1
+        # A step of few digits would show, where there are many of them.
+        if most >= _MOST_LETTERS or (most >= 2**14 and self._unit < 2.0 ** (level - 126)):
+            return (DenseBlock(pointwise(lambda v: self._truncated(v, level).float(), torch.float32, self._vector)),)
+        return (self._letters(lambda v: self._digits(v, level), most, level, self._kernel("digits", 2.0**level, most)),)
+
+    def _letters(self, digits: Callable[[Tensor], Tensor], most: int, level: int, kernel: tuple | None) -> SymbolBlock:
+        """Whole numbers `digits`(v), up to `most`, of unit · 2^−level, each with the sign of its coordinate."""
+        dtype = torch.uint8 if 2 * most < 256 else torch.int16 if most < 2**14 else torch.int32
+        symbols = pointwise(lambda v: (digits(v) * v.sign()).int() + most, dtype, self._vector, kernel=kernel)
+        return SymbolBlock(symbols, Lattice(2 * most + 1, self._unit * 2.0**-level, -most))
 
     def _plane(self, level: int) -> Tensor:
         """1 + sign · b_l as uint8."""
-        return pointwise(lambda v: 1 + (self._digits(v, level).int() & 1) * v.sign().int(), torch.uint8, self._vector)
+        kernel = self._kernel("plane", 2.0**level)
+        return pointwise(lambda v: 1 + self._digit(v, level) * v.sign().int(), torch.uint8, self._vector, kernel=kernel)
+
+    def _digit(self, part: Tensor, level: int) -> Tensor:
+        """b_l, as int32."""
+        return self._behind_point(part, level) & 1
+
+    def _behind_point(self, part: Tensor, level: int) -> Tensor:
+        """The first digits behind the point, as int32."""
+        # The fraction is exact, and short enough for whole numbers of 32 bits.
+        return self._units(part).clamp_(max=self._largest).frac_().mul_(2.0**level).int()
 
     def _digits(self, part: Tensor, level: int) -> Tensor:
-        """The first `level` binary digits of each share, as a whole number in float32."""
-        # The largest share is 1, one digit too many: it is cut short, and the last level makes up for that.
-        return self._shares(part).clamp_(max=self._largest_share).mul_(2.0**level).floor_()
+        """Each magnitude in whole multiples of unit · 2^−level, as float32."""
+        return self._units(part).clamp_(max=self._largest).mul_(2.0**level).floor_()
 
-    def _truncated(self, level: int) -> Tensor:
-        return self._digits(self._vector, level).double() * (self._peak * 2.0**-level) * self._vector.sign()
+    def _num_ones(self, planes: int) -> list[float]:
+        """How many ones each of the first planes has, from histograms of several digits together."""
+        ones: list[float] = []
+        while len(ones) < planes:
+            level = min(len(ones) + _DIGITS, planes)
+            width = level - len(ones)
+            mask = (1 << width) - 1
+            groups = pointwise(
+                lambda v, level=level, mask=mask: self._behind_point(v, level) & mask,
+                torch.int16,
+                self._vector,
+                kernel=self._kernel("last_digits", 2.0**level, mask),
+            )
+            counts = tally(groups, 1 << width)
+            digits = np.arange(counts.size)
+            ones += [float(counts @ (digits >> bit & 1)) for bit in reversed(range(width))]
+        return ones
+
+    def _truncated(self, part: Tensor, level: int) -> Tensor:
+        return self._digits(part, level).double() * (self._unit * 2.0**-level) * part.sign()
 
     def _rest(self) -> Tensor:
-        return (self._vector.double() - self._truncated(self._bits)).float()
+        return pointwise(lambda v: (v.double() - self._truncated(v, self._bits)).float(), torch.float32, self._vector)
 
-    def _tiny_shares(self, part: Tensor) -> Tensor:
-        return (part.double().abs() / (self._peak or 1.0)).float()
+    def _kernel(self, name: str, *more: float) -> tuple | None:
+        return None if self._is_tiny else (name, 1 / self._unit, self._largest, *more)
+
+    def _units(self, part: Tensor) -> Tensor:
+        if self._is_tiny:
+            return (part.double().abs() / (self._unit or 1.0)).float()
+        return part.abs() * (1 / self._unit)
