@@ -120,8 +120,8 @@ def main() -> None:
         best = _chosen(pd.read_csv(arguments.csv))
         _table(best).to_csv(arguments.figures / "paper-table.csv", index=False)
         print(_table(best).to_string(index=False))
-        for clients in (4, 32):
-            _draw(best[best["clients"] == clients], arguments.figures / f"paper-m{clients}.png")
+        for clients, lines in best.groupby("clients"):
+            _draw(lines, arguments.figures / f"paper-m{clients}.png")
 
 
 def _read(csv: Path) -> pd.DataFrame:
@@ -254,9 +254,8 @@ def _draw(best: pd.DataFrame, path: Path) -> None:
         shown = best[best["figure"].isin([name] if name == "AdamW" else ["all", name])]
         for number, (label, line) in enumerate(shown.groupby("label", sort=False)):
             for row, horizontal in enumerate(("round", "megabits")):
-                grouped = line.assign(megabits=8e-6 * line["cumulative_uplink_bytes"] / line["clients"]).groupby(
-                    "round"
-                )
+                megabits = 8e-6 * line["cumulative_uplink_bytes"] / line["clients"]
+                grouped = line.assign(megabits=megabits).groupby("round")
                 means, color = grouped.mean(numeric_only=True), f"C{number}" if label != PLAIN else "0.4"
                 where = means.index if horizontal == "round" else means["megabits"]
                 axes[row, column].plot(where, means["accuracy"], color=color, label=label, linewidth=1.5)
