@@ -74,9 +74,13 @@ METHODS = [
     Method("rounding", "stochastic 2 bit", "StochasticRounding(bits=2)"),
 ]
 ADAMW = [replace(method, figure="AdamW", server="adamw(weight_decay=0.01)") for method in [METHODS[0], *sparse(5)]]
+FINER = [
+    Method("rounding", "RTN 4 bit", "RTN(bits=4)"),
+    Method("rounding", "stochastic 4 bit", "StochasticRounding(bits=4)"),
+]
 LINES = [
     *((clients, method) for clients in (4, 32) for method in METHODS),
-    *((4, method) for method in ADAMW + sparse(5)),
+    *((4, method) for method in FINER + ADAMW + sparse(5)),
 ]
 
 
