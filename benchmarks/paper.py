@@ -236,8 +236,9 @@ def _gradients(model: Model) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
 
 
 def _chosen(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs of every line at its best step size."""
-    return pd.concat([line[line["rate"] == _best_rate(line)] for _, line in runs.groupby(LINE, sort=False)])
+    """The runs of every line that has all seeds, at its best step size."""
+    lines = [line[line["rate"] == _best_rate(line)] for _, line in runs.groupby(LINE, sort=False)]
+    return pd.concat([line for line in lines if line["seed"].nunique() == len(SEEDS)])
 
 
 def _table(best: pd.DataFrame) -> pd.DataFrame:
