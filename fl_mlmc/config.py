@@ -1,6 +1,7 @@
 """The run config: parsed once at the edge, passed down in pieces. No function deep inside reads a config key."""
 
 import difflib
+import math
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -78,6 +79,9 @@ class RunConfig(BaseModel):
     server_optimizer: str = "sgd"
     server_learning_rate: float = Field(1.0, gt=0)
     evaluate_every: int = Field(1, ge=1)
+    over_sampling: float = Field(
+        0.0, ge=0, description="share of clients asked beyond clients-per-round; the round ends when enough replied"
+    )
     quorum: int | float = Field(0.5, description="good replies a round needs: a whole number, or a share such as 0.5")
     round_timeout: float = Field(3600.0, gt=0, description="seconds to wait for a round's replies")
     checkpoint_every: int = Field(1, ge=1)
@@ -133,6 +137,11 @@ class RunConfig(BaseModel):
     def _message_scheme(self) -> str:
         # RABO and RAFBO say what an update is; it travels as it is.
         return "direct" if self.scheme in BILEVEL_SCHEMES else self.scheme
+
+    @property
+    def num_asked(self) -> int:
+        """Clients that a round asks: clients-per-round and the over-sampling, at most all."""
+        return min(math.ceil(self.clients_per_round * (1 + self.over_sampling) - 1e-9), self.num_clients)
 
     def least_replies(self, num_sampled: int) -> int:
         """Good replies that a round of so many sampled clients needs."""
@@ -200,6 +209,10 @@ class RunConfig(BaseModel):
             )
         if isinstance(self.quorum, int) and self.quorum > self.clients_per_round:
             raise ValueError(f"quorum is {self.quorum}, more than clients-per-round, {self.clients_per_round}")
+        if self.over_sampling and self.engine != "flower":
+            raise ValueError(
+                f"over-sampling is for engine 'flower', where clients get lost; engine {self.engine!r} loses none"
+            )
         if (self.task == "bilevel") != (self.scheme in BILEVEL_SCHEMES):
             raise ValueError(
                 f"task 'bilevel' goes with scheme 'rabo' or 'rafbo', and these with it; got task {self.task!r} and "

@@ -23,6 +23,12 @@ class ProtocolError(ValueError):
     """A message from elsewhere breaks a rule of the protocol. Drop it, log the drop, go on."""
 
 
+def printable(error: object, most: int = 500) -> str:
+    """What was said by or of a client, fit for logs and terminals: one line, no control characters, not long."""
+    text = "".join(character if character.isprintable() else " " for character in str(error)[: most + 1])
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
 class _Record:
     """A frozen dataclass of plain values that travels as a config record with dashed keys."""
 

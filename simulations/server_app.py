@@ -23,6 +23,7 @@ from fl_mlmc.models.norms import fill_statistics, has_static_statistics
 from fl_mlmc.protocol import code_stamp
 from fl_mlmc.roundlog import RoundLog
 from strategies.checkpoint import CHECKPOINT, load_state
+from strategies.device_grid import DeviceGrid
 from strategies.fed_bilevel import FedBilevel
 from strategies.tiered import TieredStrategy, to_arrays
 
@@ -112,7 +113,7 @@ def _engine(config: RunConfig, flowers: Grid | None) -> Iterator[Grid]:
         ):
             yield grid
     elif flowers is not None:
-        yield flowers
+        yield DeviceGrid(flowers)
     else:
         raise ValueError("engine 'flower' needs Flower: use `flwr run` or `fl-mlmc run`")
 

@@ -22,6 +22,7 @@ from fl_mlmc.protocol import (
     PAYLOAD_STYPE,
     TrainTask,
     TrainUpdate,
+    printable,
 )
 from fl_mlmc.rng import stream
 from fl_mlmc.roundlog import RoundLog
@@ -31,6 +32,7 @@ from fl_mlmc.submodels.tier import Tier, simulated_seconds
 from fl_mlmc.wire import encode_payload
 
 from .checkpoint import CHECKPOINT, ServerState, save_state
+from .device_grid import DeviceGrid
 from .replies import Sent, in_client_order, read_update, sizes
 from .roster import Roster
 from .scheme_server import SchemeServer
@@ -82,6 +84,7 @@ class TieredStrategy(Strategy):
         self._started = 0.0
         self._cumulative_uplink_bytes = 0
         self._rounds_done = 0
+        self._num_late = 0
 
     def summary(self) -> None:
         """Say what this run is."""
@@ -111,7 +114,7 @@ class TieredStrategy(Strategy):
         for server_round in range(self._rounds_done + 1, num_rounds + 1):
             log(INFO, "[ROUND %s/%s]", server_round, num_rounds)
             messages = self.configure_train(server_round, result.arrays, train_config or ConfigRecord(), grid)
-            replies = grid.send_and_receive(messages, timeout=timeout)
+            replies = self._replies(grid, messages, timeout)
             stepped, _ = self.aggregate_train(server_round, replies)
             result.arrays = stepped or result.arrays
             if evaluate_fn and (metrics := evaluate_fn(server_round, result.arrays)):
@@ -119,6 +122,12 @@ class TieredStrategy(Strategy):
             if server_round % self.config.checkpoint_every == 0 or server_round == num_rounds:
                 self._checkpoint(server_round, from_arrays(result.arrays))
         return result
+
+    def _replies(self, grid: Grid, messages: Iterable[Message], timeout: float) -> Iterable[Message]:
+        if not isinstance(grid, DeviceGrid):
+            return grid.send_and_receive(messages, timeout=timeout)
+        self._num_late = grid.take_late()
+        return grid.collect(messages, timeout, self.config.clients_per_round if self.config.over_sampling else 0)
 
     def restore(self, state: ServerState) -> None:
         """Go on after the round of `state`; pass its vector to `start`."""
@@ -140,11 +149,19 @@ class TieredStrategy(Strategy):
         self._started = time.perf_counter()
         self._vector = from_arrays(arrays)
         if self.roster.is_empty:
-            self.roster.wait(grid)
+            # A memory's share counts all clients; other runs begin without devices that are down.
+            needs_all = self._scheme.scheme.has_memory or not isinstance(grid, DeviceGrid)
+            self.roster.wait(grid, None if needs_all else self._least)
             self._scheme.meet(self.roster.clients)
         self.roster.refresh(grid)
+        if len(self.roster.clients) < self._least:
+            self.roster.wait(grid, self._least, self.config.round_timeout)
         self._sent = {}
         return self._messages(server_round)
+
+    @property
+    def _least(self) -> int:
+        return self.config.least_replies(self.config.clients_per_round)
 
     def _messages(self, server_round: int) -> Iterator[Message]:
         submodels: dict[IndexPlan, bytes] = {}
@@ -173,7 +190,7 @@ class TieredStrategy(Strategy):
 
     def _cohort(self, server_round: int) -> list[int]:
         clients = self.roster.clients
-        count = min(self.config.clients_per_round, len(clients))
+        count = min(self.config.num_asked, len(clients))
         rng = stream(self.config.seed, "cohort", server_round)
         if self.config.least_coverage == 0:
             return sorted(clients[index] for index in rng.choice(len(clients), count, replace=False))
@@ -208,6 +225,7 @@ class TieredStrategy(Strategy):
             "round": server_round,
             "num_sampled": len(rows),
             "num_ok": num_ok,
+            "num_late": self._num_late,
             "coverage_min": int(result.coverage.min()),
             "coverage_mean": float(result.coverage.double().mean()),
             "uplink_bytes": uplink_bytes,
@@ -222,7 +240,7 @@ class TieredStrategy(Strategy):
         }
         self._row |= self._round_row(result)
         self._warn_of_uncovered(result.coverage, server_round)
-        needed = self.config.least_replies(len(rows))
+        needed = self.config.least_replies(min(len(rows), self.config.clients_per_round))
         if num_ok < needed:
             self._close_round(aggregating)
             reasons = sorted({row["status"] for row in rows if row["status"] != "ok"})
@@ -279,8 +297,9 @@ class TieredStrategy(Strategy):
             mean.add(sent.plan, payload, weight, labels)
             self._scheme.accept(sent.task.client, sent.task.server_round)
         except ValueError as error:
-            log(WARNING, "client %d dropped in round %d: %s", sent.task.client, sent.task.server_round, error)
-            return row | {"status": f"dropped: {error}"}
+            reason = printable(error)
+            log(WARNING, "client %d dropped in round %d: %s", sent.task.client, sent.task.server_round, reason)
+            return row | {"status": f"dropped: {reason}"}
         return row | {
             "num_examples": update.num_examples,
             "level": _one_or_all(update.levels),
