@@ -12,12 +12,13 @@ from fl_mlmc.protocol import TrainTask, TrainUpdate, code_stamp
 from fl_mlmc.rng import stream
 from fl_mlmc.wire import decode_payload, encode_payload
 
-from .data import FederatedData
+from .budget import check_budget, fitting
+from .data import ClientData
 from .sgd_client import ClientReply
 from .trainer import TrainingError, device_of, one_thread
 
 
-def run_bilevel_task(task: TrainTask, payload: bytes, config: RunConfig, data: FederatedData) -> ClientReply:
+def run_bilevel_task(task: TrainTask, payload: bytes, config: RunConfig, data: ClientData) -> ClientReply:
     """Step what `payload` holds on the client's own examples, of which the outer loss has some for itself.
 
     TrainingError if that gives no finite update; WireError if the payload is broken.
@@ -41,8 +42,11 @@ def run_bilevel_task(task: TrainTask, payload: bytes, config: RunConfig, data: F
             )
         encode_start = time.perf_counter()
         rng = stream(config.seed, "level", task.server_round, task.client)
-        compressed = config.uplink.compress(update, rng)
+        uplink = fitting(config.uplink, held.num_values, task.uplink_budget) if task.uplink_budget else config.uplink
+        compressed = uplink.compress(update, rng)
         encoded = encode_payload(compressed.payload)
+        if task.uplink_budget:
+            check_budget(encoded, uplink, task.uplink_budget)
         end = time.perf_counter()
     curvature = float(reply.curvature.nan_to_num(torch.inf))
     return ClientReply(
@@ -59,6 +63,7 @@ def run_bilevel_task(task: TrainTask, payload: bytes, config: RunConfig, data: F
             levels=list(compressed.levels),
             probabilities=list(compressed.probabilities),
             labels=[],
+            compressor="" if uplink is config.uplink else repr(uplink),
             curvature=curvature,
         ),
         encoded,

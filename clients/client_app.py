@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
@@ -23,7 +24,8 @@ from fl_mlmc.protocol import (
 from fl_mlmc.submodels.measure import widest_tier
 
 from .bilevel_client import run_bilevel_task
-from .data import FederatedData
+from .data import ClientData, FederatedData
+from .device_data import DeviceData
 from .sgd_client import run_task
 from .trainer import TrainingError, device_of, one_thread
 
@@ -52,7 +54,8 @@ def _declared_tier(message: Message, context: Context, client: int) -> str:
     if tier != "auto":
         return tier
     config = _config(tuple(sorted(context.run_config.items())))
-    data = _data(str(context.node_config.get("data-path", message.content.config_records[CONFIG]["data"])))
+    asked = message.content.config_records[CONFIG]
+    data = _data(str(context.node_config.get("data-path", asked["data"])), str(asked.get("data-meta", "")))
     model = build_model(config.model, data.spec.input_shape, data.spec.num_classes)
     inputs, labels = (torch.from_numpy(part[: config.batch_size]).to(device_of(config)) for part in data.client(client))
     with one_thread():
@@ -65,9 +68,9 @@ def train(message: Message, context: Context) -> Message:
     config = _config(tuple(sorted(context.run_config.items())))
     task = TrainTask.from_config(message.content.config_records[CONFIG])
     try:
-        data = _data(str(context.node_config.get("data-path", task.data)))
+        data = _data(str(context.node_config.get("data-path", task.data)), task.data_meta)
         payload = message.content.array_records[ARRAYS][PAYLOAD].data
-        task = replace(task, state=str(context.node_config.get("state-path", task.state)))
+        task = _on_this_node(task, context, config)
         run = run_bilevel_task if config.task == "bilevel" else run_task
         reply = run(task, payload, config, data)
     except (TrainingError, OSError, ValueError) as error:
@@ -83,6 +86,17 @@ def _config(items: tuple[tuple[str, Scalar], ...]) -> RunConfig:
     return RunConfig.from_flower(dict(items))
 
 
+def _on_this_node(task: TrainTask, context: Context, config: RunConfig) -> TrainTask:
+    """The task with what the node's own config says of it."""
+    own = context.node_config
+    # A device takes part in many runs; their memories are not to be mixed up.
+    state = str(Path(str(own["state-path"])) / (config.run_name or "run")) if "state-path" in own else task.state
+    return replace(task, state=state, uplink_budget=int(own.get("uplink-budget", task.uplink_budget)))
+
+
 @lru_cache(maxsize=4)
-def _data(directory: str) -> FederatedData:
-    return FederatedData.open(directory)
+def _data(path: str, meta: str) -> ClientData:
+    """A partition directory that the server's disk shares, or examples of the device's own."""
+    if (Path(path) / "partition.json").is_file() or not meta:
+        return FederatedData.open(path)
+    return DeviceData.open(Path(path), meta)

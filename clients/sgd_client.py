@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fl_mlmc.compressors.base import Compressed
+from fl_mlmc.compressors.base import Compressed, Compressor
 from fl_mlmc.config import RunConfig
 from fl_mlmc.models import Model, build_model
 from fl_mlmc.models.base import load_vector, to_vector
@@ -19,7 +19,8 @@ from fl_mlmc.schemes import Round, Turn
 from fl_mlmc.submodels import plan
 from fl_mlmc.wire import decode_payload, encode_payload
 
-from .data import FederatedData
+from .budget import check_budget, fitting
+from .data import ClientData
 from .state import ClientMemory
 from .trainer import TrainingError, device_of, one_thread, train
 
@@ -34,7 +35,7 @@ class ClientReply:
     """Coordinates of the submodel, and so of the payload."""
 
 
-def run_task(task: TrainTask, payload: bytes, config: RunConfig, data: FederatedData) -> ClientReply:
+def run_task(task: TrainTask, payload: bytes, config: RunConfig, data: ClientData) -> ClientReply:
     """Train what `payload` holds on the client's own examples, and encode update = after − before.
 
     TrainingError if training gives no finite update; WireError if the payload is broken.
@@ -63,8 +64,11 @@ def run_task(task: TrainTask, payload: bytes, config: RunConfig, data: Federated
         trained = train(module, features, labels, config, rng, loss_of)
         start = time.perf_counter()
         update = _checked(to_vector(module) - before.to(device))
-        compressed = _encode(update, task, config, model.spec.size)
+        uplink = fitting(config.uplink, own.size, task.uplink_budget) if task.uplink_budget else config.uplink
+        compressed = _encode(update, task, config, model.spec.size, uplink)
         encoded = encode_payload(compressed.payload)
+        if task.uplink_budget:
+            check_budget(encoded, uplink, task.uplink_budget)
     return ClientReply(
         TrainUpdate(
             server_round=task.server_round,
@@ -79,20 +83,26 @@ def run_task(task: TrainTask, payload: bytes, config: RunConfig, data: Federated
             levels=list(compressed.levels),
             probabilities=list(compressed.probabilities),
             labels=present.nonzero().flatten().tolist() if config.average_by_label else [],
+            compressor="" if uplink is config.uplink else repr(uplink),
         ),
         encoded,
         own.size,
     )
 
 
-def _encode(update: Tensor, task: TrainTask, config: RunConfig, size: int) -> Compressed:
+def _encode(update: Tensor, task: TrainTask, config: RunConfig, size: int, uplink: Compressor) -> Compressed:
     """The scheme's message; what it remembers is on disk before the message is sent."""
     scheme = config.resolved_scheme(size)
     round = Round(config.seed, task.server_round, config.num_clients, config.clients_per_round)
     rng = stream(config.seed, "level", task.server_round, task.client)
-    turn = Turn(round, task.client, config.uplink, rng)
+    turn = Turn(round, task.client, uplink, rng)
     if not scheme.has_memory:
         return scheme.encode(lambda _: update, (update,), {}, turn)[0][0]
+    if uplink is not config.uplink:
+        raise TrainingError(
+            f"the uplink-budget of {task.uplink_budget} bytes asks for {uplink!r}, and scheme {scheme.name} has its "
+            f"steps from {config.compressor}: raise the budget, or run scheme 'direct'"
+        )
     kept = ClientMemory(Path(task.state), task.client)
     memory = kept.load(task.memory_round, update) if task.memory_round else scheme.init_client(update)
     (message,), memory = scheme.encode(lambda _: update, (update,), memory, turn)

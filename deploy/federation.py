@@ -14,6 +14,7 @@ devices/client-N/
   state/                 client memory and settings; survives restarts
 """
 
+import ipaddress
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -98,8 +99,10 @@ def init(directory: Path, hosts: Sequence[str], listen: str, control_port: int, 
     """Make the server's folder with keys for `nodes` (client number to tier); DeployError if it holds anything."""
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise DeployError(f"{directory} exists and is not an empty folder; keys are never written over: choose another")
-    if not hosts:
-        raise DeployError("name the server at least once with --host: the IP address or name that devices reach it by")
+    if not hosts or not all(map(_is_host, hosts)):
+        raise DeployError(
+            f"--host takes the IP address or the DNS name that devices reach this machine by, got {', '.join(hosts)!r}"
+        )
     _, port = split_address(listen)
     directory.mkdir(parents=True, mode=0o700, exist_ok=True)
     directory.chmod(0o700)
@@ -113,6 +116,14 @@ def init(directory: Path, hosts: Sequence[str], listen: str, control_port: int, 
     write_public(directory / FEDERATION, Federation(address, listen, control_port).to_toml().encode())
     for client, tier in nodes.items():
         add_node(directory, client, tier)
+
+
+def _is_host(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", text) is not None
+    return True
 
 
 def add_node(directory: Path, client: int, tier: str) -> Path:

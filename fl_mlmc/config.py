@@ -13,9 +13,12 @@ from . import parse
 from .compressors.base import Compressor
 from .models import parse_model
 from .optimizers import parse_optimizer
+from .privacy import epsilon
+from .robust import parse_aggregation
 from .schemes import Scheme, parse_scheme, resolve_scheme
 from .submodels.rules import rule_named
 from .submodels.tier import Tier, assign_tiers, parse_tiers
+from .trust import check_trust
 
 Scalar = bool | int | float | str
 
@@ -84,6 +87,12 @@ class RunConfig(BaseModel):
     )
     quorum: int | float = Field(0.5, description="good replies a round needs: a whole number, or a share such as 0.5")
     round_timeout: float = Field(3600.0, gt=0, description="seconds to wait for a round's replies")
+    max_update_norm: float = Field(0.0, ge=0, description="of a decoded update; a longer one is dropped; 0: any")
+    max_examples: int = Field(2**31, ge=1, le=2**31, description="that a client may declare, and so its weight")
+    aggregation: str = Field("mean", description='"mean", "median" or "trimmed-mean:SHARE", coordinate by coordinate')
+    dp_clip: float = Field(0.0, ge=0, description="norm that updates are shortened to, for differential privacy")
+    dp_noise: float = Field(0.0, ge=0, description="deviation of the noise on their sum, in units of dp-clip")
+    dp_delta: float = Field(1e-5, gt=0, lt=1, description="the δ for which ε is logged")
     checkpoint_every: int = Field(1, ge=1)
     resume: bool = Field(False, description="go on with the run that runs-dir/run-name holds")
     runs_dir: str = "runs"
@@ -147,6 +156,10 @@ class RunConfig(BaseModel):
         """Good replies that a round of so many sampled clients needs."""
         return self.quorum if isinstance(self.quorum, int) else max(1, -int(-self.quorum * num_sampled // 1))
 
+    def epsilon(self, num_rounds: int) -> float:
+        """The ε that so many rounds with dp-noise cost at dp-delta."""
+        return epsilon(self.dp_noise, self.dp_delta, self.clients_per_round, self.num_clients, num_rounds)
+
     @field_validator("compressor", "downlink_compressor")
     @classmethod
     def _is_compressor(cls, text: str) -> str:
@@ -162,6 +175,12 @@ class RunConfig(BaseModel):
             raise ValueError(
                 f"scheme {scheme.name} runs in `fl-mlmc theory` only: in it {scheme.beyond_runs}, and a run's do not"
             )
+        return text
+
+    @field_validator("aggregation")
+    @classmethod
+    def _is_aggregation(cls, text: str) -> str:
+        parse_aggregation(text)
         return text
 
     @field_validator("tiers")
@@ -221,6 +240,7 @@ class RunConfig(BaseModel):
         if self.task == "bilevel":
             self._fits_bilevel()
         self._fits_scheme(parse_scheme(self._message_scheme))
+        check_trust(self)
         return self
 
     def _fits_scheme(self, scheme: Scheme) -> None:

@@ -53,6 +53,8 @@ def serve(
     federated = FederatedData.open(data)
     model = _model(config, federated)
     config.resolved_scheme(model.spec.size)  # refused before anything is written
+    if config.dp_noise:
+        config.epsilon(config.num_rounds)  # likewise
     with writing(directory):
         saved = load_state(directory / CHECKPOINT) if config.resume else None
         if config.resume:
@@ -90,11 +92,16 @@ def _model(config: RunConfig, data: FederatedData) -> Model:
 
 
 def _strategy(config: RunConfig, model: Model, round_log: RoundLog, where: str, data: FederatedData) -> TieredStrategy:
+    meta = data.meta if config.engine == "flower" else ""  # elsewhere clients share the server's disk
     if config.task != "bilevel":
-        return TieredStrategy(config, model, round_log, where, _evaluator(config, model, data))
+        return TieredStrategy(config, model, round_log, where, _evaluator(config, model, data), meta)
     problem = problem_of(config, data.spec.input_shape, data.spec.num_classes)
     features, labels = (torch.from_numpy(part) for part in data.test())
-    return FedBilevel(config, problem, model, round_log, where, lambda state: metrics(problem, state, features, labels))
+
+    def evaluate(state: Tensor) -> Mapping[str, float]:
+        return metrics(problem, state, features, labels)
+
+    return FedBilevel(config, problem, model, round_log, where, evaluate, meta)
 
 
 @contextmanager

@@ -41,8 +41,9 @@ class FedBilevel(TieredStrategy):
         round_log: RoundLog,
         data: str = "",
         evaluate_model: Evaluate | None = None,
+        data_meta: str = "",
     ) -> None:
-        super().__init__(config, model, round_log, data, evaluate_model)
+        super().__init__(config, model, round_log, data, evaluate_model, data_meta)
         self._held = Held.of(problem, "nested", 1.0)
         self._optimizer = _BilevelStep(config, self._held)
         self._convexity = ConvexityWatch(problem)

@@ -35,10 +35,16 @@ class Roster:
     """Clients 0 to num_clients − 1 of a run and the nodes that host them."""
 
     def __init__(
-        self, tiers: Sequence[Tier], num_clients: int, seed: int, assignment: str = "shares", data: str = ""
+        self,
+        tiers: Sequence[Tier],
+        num_clients: int,
+        seed: int,
+        assignment: str = "shares",
+        data: str = "",
+        meta: str = "",
     ) -> None:
         self._tiers, self._num_clients, self._seed = tuple(tiers), num_clients, seed
-        self._assignment, self._data = assignment, data
+        self._assignment, self._data, self._meta = assignment, data, meta
         self._entries: dict[int, RosterEntry] = {}
         self._refused: dict[int, str] = {}
         self._silent: dict[int, tuple[float, float]] = {}  # when to ask again, and the pause after that
@@ -154,5 +160,5 @@ class Roster:
         return self._tiers[assign_tiers(self._tiers, self._num_clients, self._seed, self._assignment, when)[client]]
 
     def _query(self, node_id: int) -> Message:
-        content = RecordDict({CONFIG: ConfigRecord({"data": self._data})})
+        content = RecordDict({CONFIG: ConfigRecord({"data": self._data, "data-meta": self._meta})})
         return Message(content, dst_node_id=node_id, message_type=f"{MessageType.QUERY}.{ROSTER_ACTION}")

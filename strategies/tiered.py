@@ -12,9 +12,10 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 from torch import Tensor
 
-from fl_mlmc.aggregate import CoverageMean, Mean
+from fl_mlmc.aggregate import Mean
 from fl_mlmc.config import RunConfig
 from fl_mlmc.models import Model
+from fl_mlmc.privacy import secret_generator
 from fl_mlmc.protocol import (
     ARRAYS,
     CONFIG,
@@ -33,7 +34,8 @@ from fl_mlmc.wire import encode_payload
 
 from .checkpoint import CHECKPOINT, ServerState, save_state
 from .device_grid import DeviceGrid
-from .replies import Sent, in_client_order, read_update, sizes
+from .folding import Fold, Folding
+from .replies import Sent, blank_row, in_client_order, read_update, sizes
 from .roster import Roster
 from .scheme_server import SchemeServer
 from .server_optimizer import ServerOptimizer
@@ -68,16 +70,18 @@ class TieredStrategy(Strategy):
         round_log: RoundLog,
         data: str = "",
         evaluate_model: Evaluate | None = None,
+        data_meta: str = "",
     ) -> None:
         self.config = config
         self.model = model
         self.round_log = round_log
-        self.roster = Roster(config.tier_list, config.num_clients, config.seed, config.tier_assignment, data)
+        self.roster = Roster(config.tier_list, config.num_clients, config.seed, config.tier_assignment, data, data_meta)
         self._watch = CoverageWatch(model.spec)
-        self._data = data
+        self._data, self._data_meta = data, data_meta
         self._evaluate_model = evaluate_model
         self._optimizer = ServerOptimizer(config.server_optimizer, config.server_learning_rate, model.spec.size)
         self._scheme = SchemeServer(config, model.spec.size, lambda client: self._plan(client, 1))
+        self._folding = Folding(config, model.spec.size, self._plan_if_seen)
         self._vector = torch.empty(0)
         self._sent: dict[int, Sent] = {}
         self._row: Row = {}
@@ -186,11 +190,15 @@ class TieredStrategy(Strategy):
     def _task(self, client: int, tier: Tier, server_round: int) -> TrainTask:
         state = str(self.round_log.directory / MEMORIES) if self._scheme.scheme.has_memory else ""
         memory_round = self._scheme.memory_round(client)
-        return TrainTask(server_round, client, tier.name, tier.width, self._data, state, memory_round)
+        return TrainTask(server_round, client, tier.name, tier.width, self._data, state, memory_round, self._data_meta)
 
     def _cohort(self, server_round: int) -> list[int]:
         clients = self.roster.clients
         count = min(self.config.num_asked, len(clients))
+        if self.config.dp_noise:
+            # From all, wherever they are: the privacy of a sample counts on its being uniform, and a secret.
+            drawn = secret_generator().choice(self.config.num_clients, self.config.clients_per_round, replace=False)
+            return sorted(set(drawn.tolist()).intersection(clients))
         rng = stream(self.config.seed, "cohort", server_round)
         if self.config.least_coverage == 0:
             return sorted(clients[index] for index in rng.choice(len(clients), count, replace=False))
@@ -201,6 +209,9 @@ class TieredStrategy(Strategy):
         width = self.roster.seat(client, server_round).tier.width
         return plan(self.model.spec, self.config.width_rule, width, server_round, client, self.config.seed)
 
+    def _plan_if_seen(self, client: int) -> IndexPlan | None:
+        return self._plan(client, 1) if client in self.roster.clients else None
+
     def _broadcast(self, own: IndexPlan, server_round: int) -> bytes:
         rng = stream(self.config.seed, "downlink", server_round, own.size)
         return encode_payload(self.config.downlink.compress(own.gather(self._vector), rng).payload)
@@ -209,16 +220,16 @@ class TieredStrategy(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Average the good updates and step the model; every sampled client gets its row in the log."""
-        mean = CoverageMean(self.model.spec.size)
+        fold = self._folding.start()
         rows: list[Row] = []
         aggregating = _Stopwatch()
         for client, reply in in_client_order(self._sent, replies):
             with aggregating:
-                rows.append(self._fold(mean, self._sent[client], reply))
+                rows.append(self._read(fold, self._sent[client], reply))
         self.round_log.append_clients(rows)
         num_ok = sum(row["status"] == "ok" for row in rows)
         with aggregating:
-            result = self._scheme.estimate(mean.result(), self._vector, server_round)
+            result = self._scheme.estimate(fold.result(), self._vector, server_round)
         uplink_bytes = sum(row["payload_bytes"] for row in rows)
         self._cumulative_uplink_bytes += uplink_bytes
         self._row = {
@@ -238,6 +249,8 @@ class TieredStrategy(Strategy):
                 for name, held in coverage_by_tensor(self.model.spec, result.coverage).items()
             },
         }
+        if self.config.dp_noise:
+            self._row["epsilon"] = self.config.epsilon(server_round)
         self._row |= self._round_row(result)
         self._warn_of_uncovered(result.coverage, server_round)
         needed = self.config.least_replies(min(len(rows), self.config.clients_per_round))
@@ -266,35 +279,15 @@ class TieredStrategy(Strategy):
         if done:
             self.round_log.append_round(self._row)
 
-    def _fold(self, mean: CoverageMean, sent: Sent, reply: Message | None) -> Row:
-        """Add one reply to the mean, if it keeps the rules; its row in the log."""
-        row: Row = {
-            "round": sent.task.server_round,
-            "client": sent.task.client,
-            "node": sent.seat.node,
-            "tier": sent.task.tier,
-            "width": sent.task.width,
-            "num_examples": None,
-            "num_parameters": sent.plan.size,
-            "compressor": self.config.compressor,
-            "level": None,
-            "probability": None,
-            "payload_bytes": 0,
-            "message_bytes": 0,
-            "downlink_bytes": sent.downlink_bytes,
-            "expected_bits": None,
-            "train_seconds": None,
-            "encode_seconds": None,
-            "simulated_seconds": None,
-            "train_loss": None,
-            "status": "ok",
-        }
+    def _read(self, fold: Fold, sent: Sent, reply: Message | None) -> Row:
+        """Add one reply to the fold, if it keeps the rules; its row in the log."""
+        row = blank_row(sent, self.config.compressor)
         try:
             row |= sizes(reply)
-            update, payload = read_update(reply, sent)
+            update, payload = read_update(reply, sent, self.config)
             labels = update.labels if self.config.average_by_label else None
             weight = 1 if self._scheme.scheme.has_memory else update.num_examples
-            mean.add(sent.plan, payload, weight, labels)
+            fold.add(sent.plan, payload, weight, labels)
             self._scheme.accept(sent.task.client, sent.task.server_round)
         except ValueError as error:
             reason = printable(error)
@@ -302,6 +295,7 @@ class TieredStrategy(Strategy):
             return row | {"status": f"dropped: {reason}"}
         return row | {
             "num_examples": update.num_examples,
+            "compressor": update.compressor or self.config.compressor,
             "level": _one_or_all(update.levels),
             "probability": _one_or_all(update.probabilities),
             "expected_bits": update.expected_bits,
