@@ -79,7 +79,7 @@ class Roster:
         deadline = time.monotonic() + seconds
         least = self._num_clients if least is None else least
         while True:
-            self.refresh(grid)
+            self.refresh(grid, seconds)
             found = len(self.clients)
             if found == self._num_clients:
                 return
@@ -94,8 +94,8 @@ class Roster:
                 )
             time.sleep(0.2)
 
-    def refresh(self, grid: Grid) -> None:
-        """Ask nodes that are new, forget nodes that are gone."""
+    def refresh(self, grid: Grid, seconds: float = 60.0) -> None:
+        """Ask nodes that are new, and wait so long for their answers; forget nodes that are gone."""
         nodes = grid.get_node_ids()
         # A range is an engine's promise: simulated nodes of this very code, node i of n hosts partition i of n.
         self._alike = nodes if isinstance(nodes, range) else None
@@ -111,7 +111,7 @@ class Roster:
         new = sorted(node for node in present - known if self._silent.get(node, (now, 0.0))[0] <= now)
         if new:
             names = grid.names() if isinstance(grid, DeviceGrid) else {}
-            replies = grid.send_and_receive([self._query(node) for node in new], timeout=60.0)
+            replies = grid.send_and_receive([self._query(node) for node in new], timeout=max(seconds, 1.0))
             for reply in sorted(replies, key=lambda reply: reply.metadata.src_node_id):
                 self._add(reply, names.get(reply.metadata.src_node_id, ""))
             self._note_silence(new)

@@ -154,8 +154,9 @@ class TieredStrategy(Strategy):
         self._vector = from_arrays(arrays)
         if self.roster.is_empty:
             # A memory's share counts all clients; other runs begin without devices that are down.
-            needs_all = self._scheme.scheme.has_memory or not isinstance(grid, DeviceGrid)
-            self.roster.wait(grid, None if needs_all else self._least)
+            is_real = isinstance(grid, DeviceGrid)
+            least = self._least if is_real and not self._scheme.scheme.has_memory else None
+            self.roster.wait(grid, least, max(60.0, self.config.round_timeout) if is_real else 60.0)
             self._scheme.meet(self.roster.clients)
         self.roster.refresh(grid)
         if len(self.roster.clients) < self._least:

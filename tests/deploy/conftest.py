@@ -52,18 +52,24 @@ class Deployment:
         self._start("server", [sys.executable, "-m", "deploy", "server", str(self.directory)])
         self.wait("the gate", lambda: _answers(self.port))
 
-    def start_node(self, client: int, tier: str = "", *options: str, prefix: Sequence[str] = ()) -> Path:
-        """Start `deploy node` for a client, which gets its keys if it has none; the device's folder."""
+    def add(self, *clients: int) -> None:
+        """Make keys, and wait until the server lets them in: that saves nodes their first tries."""
+        for client in clients:
+            add_node(self.directory, client, "")
+        names = {f"client-{client}" for client in clients}
+        self.wait("registration", lambda: names <= read_registered(self.directory).keys())
+
+    def start_node(self, client: int, tier: str, *options: str, prefix: Sequence[str] = ()) -> Path:
+        """Start `deploy node` for a client that has its keys; the device's folder."""
         device = self.directory / "devices" / f"client-{client}"
-        if not device.exists():
-            add_node(self.directory, client, tier)
-        command = [sys.executable, "-m", "deploy", "node", str(device), "--port", str(free_port()), *options]
+        options = ("--tier", tier, "--port", str(free_port()), *options)
+        command = [sys.executable, "-m", "deploy", "node", str(device), *options]
         self._start(f"node-{client}", [*prefix, *command])
         return device
 
     def start_patched_node(self, client: int, tier: str, patch: str) -> None:
         """Start Flower's own node command with `patch` run in each of its Python processes: a node that lies."""
-        device = add_node(self.directory, client, tier)
+        device = self.directory / "devices" / f"client-{client}"
         (device / "state").mkdir()
         (device / "patch").mkdir()
         (device / "patch" / "sitecustomize.py").write_text(patch)
@@ -72,10 +78,7 @@ class Deployment:
         env = {**environment(home), "PYTHONPATH": str(device / "patch")}
         self._start(f"node-{client}", supernode_command(device, settings), neutral(home), env)
 
-    def wait_for_nodes(self, count: int) -> None:
-        self.wait(f"{count} registered nodes", lambda: len(read_registered(self.directory)) >= count)
-
-    def run(self, name: str, *settings: str, timeout: float = 280.0) -> subprocess.CompletedProcess[str]:
+    def run(self, name: str, *settings: str, timeout: float = 600.0) -> subprocess.CompletedProcess[str]:
         """`fl-mlmc deploy run` with config keys, to its end."""
         with suppress(subprocess.TimeoutExpired):
             return self._finish(self.submit(name, *settings), timeout)
@@ -87,7 +90,7 @@ class Deployment:
         ]
         return self._cli(str(self._logs / "scenario.toml"), *given)
 
-    def resume(self, name: str, timeout: float = 280.0) -> subprocess.CompletedProcess[str]:
+    def resume(self, name: str, timeout: float = 600.0) -> subprocess.CompletedProcess[str]:
         return self._finish(self._cli("--resume", str(self.runs / name)), timeout)
 
     def rows(self, name: str, file: str = "clients.jsonl") -> list[dict[str, Any]]:
@@ -157,7 +160,9 @@ class Deployment:
 
     def _start(self, name: str, command: Sequence[str], cwd: Path = ROOT, env: dict[str, str] | None = None) -> None:
         with (self._logs / f"{name}.log").open("ab") as log:
-            self._processes[name] = subprocess.Popen(command, cwd=cwd, env=env, stdout=log, stderr=subprocess.STDOUT)
+            self._processes[name] = subprocess.Popen(
+                command, cwd=cwd, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
 
 
 @pytest.fixture
