@@ -32,6 +32,9 @@ from fl_mlmc.wire import decode_payload
 
 from .roster import Seat
 
+MOST_DRAWS = 254
+"""As many as MLMC can draw; a row in the log holds them all."""
+
 
 @dataclass(frozen=True)
 class Sent:
@@ -142,6 +145,8 @@ def read_update(reply: Message | None, sent: Sent, config: RunConfig) -> tuple[T
         raise ProtocolError(f"it declares {update.num_steps} steps")
     if not math.isfinite(update.train_loss):
         raise ProtocolError(f"its train-loss is {update.train_loss}")
+    if max(len(update.levels), len(update.probabilities)) > MOST_DRAWS:
+        raise ProtocolError(f"it tells of {max(len(update.levels), len(update.probabilities))} draws")
     if not all(type(level) is int for level in update.levels):
         raise ProtocolError(f"its levels are {update.levels[:3]}, expected whole numbers")
     if not all(type(chance) is float for chance in update.probabilities):
