@@ -42,7 +42,7 @@ class Deployment:
 
     def __init__(self, directory: Path, host: str = "127.0.0.1") -> None:
         self.directory, self.runs = directory / "fed", directory / "runs"
-        self.port = free_port()
+        self.host, self.port = host, free_port()
         self._logs = directory
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         init(self.directory, [host], f"{host}:{self.port}", free_port(), {})
@@ -50,7 +50,7 @@ class Deployment:
 
     def start_server(self) -> None:
         self._start("server", [sys.executable, "-m", "deploy", "server", str(self.directory)])
-        self.wait("the gate", lambda: _answers(self.port))
+        self.wait("the gate", lambda: _answers(self.host, self.port))
 
     def add(self, *clients: int) -> None:
         """Make keys, and wait until the server lets them in: that saves nodes their first tries."""
@@ -176,6 +176,12 @@ def deployment(tmp_path: Path) -> Iterator[Deployment]:
         federation.close()
 
 
+@pytest.fixture
+def make_deployment() -> type[Deployment]:
+    """For tests that say where the server listens."""
+    return Deployment
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -203,9 +209,9 @@ def _is_alive(pid: int) -> bool:
         return False
 
 
-def _answers(port: int) -> bool:
+def _answers(host: str, port: int) -> bool:
     try:
-        socket.create_connection(("127.0.0.1", port), timeout=1.0).close()
+        socket.create_connection((host, port), timeout=1.0).close()
     except OSError:
         return False
     return True

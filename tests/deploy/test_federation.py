@@ -47,16 +47,15 @@ def lying(self, message, context):
     data, shape, stype = array.data, array.shape, array.stype
     if kind == "noise":
         data = b"MLMC" + bytes(range(256)) * 4
-    elif kind == "norm":
-        import numpy as np, torch
+    elif kind in ("norm", "nan"):
+        import struct, zlib
+        import torch
         from fl_mlmc.blocks import DenseBlock, Payload
         from fl_mlmc.wire import encode_payload
-        data = encode_payload(Payload(shape[0], (DenseBlock(torch.full(shape, 1e6)),)))
-    elif kind == "nan":
-        import struct, zlib
-        body = struct.pack("<BI", 0, 4 * shape[0]) + struct.pack("<f", float("nan")) * shape[0]
-        head = struct.pack("<4sBBII", b"MLMC", 1, 1, shape[0], 0)
-        data = head[:-4] + struct.pack("<I", zlib.crc32(body, zlib.crc32(head))) + body
+        data = encode_payload(Payload(shape[0], (DenseBlock(torch.full(shape, 1e6 + 0.1)),)))
+        if kind == "nan":
+            body = data[14:-4] + struct.pack("<f", float("nan"))
+            data = data[:10] + struct.pack("<I", zlib.crc32(body, zlib.crc32(data[:10] + bytes(4)))) + body
     elif kind == "examples":
         config["num-examples"] = 10**6
     elif kind == "stype":
