@@ -1,14 +1,16 @@
 """The engines against each other, and ours against the hardware. The figures of docs/performance.md.
 
-    python benchmarks/engines.py [noop] [fedavg] [scale] [population] [memory] [--data DIR]
+    python benchmarks/engines.py [noop] [fedavg] [scale] [population] [memory] [--data DIR] [--pfl PYTHON]
 
-DIR holds cifar10/ and fashion_mnist/, each with train.parquet and test.parquet. Ratios come from runs that follow one
+DIR holds cifar10/ and fashion_mnist/, each with train.parquet and test.parquet. PYTHON is that of an environment with
+pfl (see pfl_fedavg.py): part fedavg then runs it too. Ratios come from runs that follow one
 another on one machine, so that they mean something on a busy one; the seconds do not.
 """
 
 import argparse
 import multiprocessing
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -64,6 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(parts)}; all by default")
     parser.add_argument("--data", type=Path, default=Path("data"))
+    parser.add_argument("--pfl", type=Path, metavar="PYTHON", help="python of an environment that has pfl")
     parser.add_argument("--flower-noop", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.flower_noop:
@@ -71,6 +74,8 @@ def main() -> None:
     print(f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}", flush=True)
     for name in arguments.parts or parts:
         parts[name](arguments.data)
+        if name == "fedavg" and arguments.pfl:
+            against_pfl(arguments.data, arguments.pfl)
     return None
 
 
@@ -95,6 +100,22 @@ def fedavg(data: Path) -> None:
     ray, flower = (_best_round(engine, settings) for engine in ("ray", "flower"))
     _print("FedAvg on CIFAR-10, 50 clients a round", flower, ray, "flower / ray")
     _print("FedAvg on CIFAR-10, training alone on as many processes", pure, ray, "training / ray")
+
+
+def against_pfl(data: Path, python: Path) -> None:
+    """The same task in pfl, which has a process a processor as we do and no server beside them."""
+    settings = {**FEDAVG, "data_dir": data / "cifar10"}
+    partition = prepare_data(load_config(None, settings))
+    workers = f"--nproc-per-node={os.cpu_count()} --master-addr=127.0.0.1 --master-port={_free_port()}".split()
+    script = str(Path(__file__).with_name("pfl_fedavg.py"))
+    command = [str(python), "-m", "torch.distributed.run", *workers, script, str(partition)]
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "PFL_PYTORCH_DEVICE": "cpu"}
+    seconds = []
+    for _ in range(2):
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        seconds.append((float(done.stdout.split("round seconds")[-1]), _best_round("ray", settings)))
+    pfl, ray = map(min, zip(*seconds, strict=True))
+    _print("FedAvg on CIFAR-10, 50 clients a round, in pfl and ours", pfl, ray, "pfl / ray")
 
 
 def scale(data: Path) -> None:
@@ -167,6 +188,12 @@ def _train_some(settings: dict[str, Any], directory: Path, barrier: Any, queue: 
             train(module, features, labels, config, stream(0, client))
         rates.append(25 / (time.perf_counter() - start))
     queue.put(max(rates))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _echo() -> ClientApp:

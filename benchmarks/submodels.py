@@ -2,10 +2,12 @@
 
     python benchmarks/submodels.py [--model MODEL] [--repeats N]
 
-For each rule and width: `gather` reads and writes the submodel; `scatter_add` reads it, and reads and writes as many
-places of the accumulator. The unit, `copy`, is the time of a plain copy of as many bytes, taken in turn with them.
-Caches are flushed before each, as training does between replies. Then the memory that the server takes as replies
-come in.
+For each rule and width: `gather` reads places of the full vector and writes the submodel; `scatter_add` reads the
+submodel, and reads and writes places of the accumulator. The unit, `copy`, is the time of a plain copy that moves as
+many bytes. Memory moves in lines of 64 bytes: what lies in a line beside a kept coordinate is moved with it and counts
+(`lines`: how many bytes of lines there are for a byte that is kept; it is above 1.1 only where kept units are
+scattered). Caches are flushed before each, as training does between replies, which costs every call some microseconds
+too: they show at width 1/8, where a tensor has little to copy. Then the server's memory as replies come in.
 """
 
 import argparse
@@ -31,25 +33,27 @@ def main() -> None:
     torch.set_num_threads(1)
     spec = build_model(arguments.model, (3, 32, 32), 10).spec
     print(f"{arguments.model}: {spec.size:,} parameters, one thread, best of {arguments.repeats}; times in ms")
-    print(f"{'rule':16s} {'width':>6s} {'parameters':>11s} {'gather':>8s} {'scatter':>8s} {'copy':>8s} {'ratio':>6s}")
+    names = ("width", "parameters", "gather", "scatter", "copy", "ratio", "lines")
+    print(f"{'rule':16s} " + " ".join(f"{name:>{w}s}" for name, w in zip(names, (6, 11, 8, 8, 8, 6, 6), strict=True)))
     vector, sums = torch.randn(spec.size), torch.zeros(spec.size)
     for rule in ("nested", "rolling", "random"):
         spent = unit = 0.0
         for width in WIDTHS:
             own = plan(spec, rule, width, server_round=3, client=1)
             update, target = torch.randn(own.size), torch.empty(own.size)
+            lines = 16 * len((own.indices // 16).unique()) / own.size
             gather, scatter, copy = fastest(
                 arguments.repeats,
                 lambda own=own: own.gather(vector),
                 lambda own=own, update=update: own.scatter_add(sums, update, 0.5),
                 lambda update=update, target=target: target.copy_(update),
             )
-            # A copy touches each coordinate twice, gather twice (not at all where it is the identity), scatter thrice.
-            copy *= ((0 if own.is_full else 2) + 3) / 2
+            # A copy touches each coordinate twice; gather is nothing to do where it is the identity.
+            copy *= ((0 if own.is_full else 1 + lines) + 1 + 2 * lines) / 2
             spent, unit = spent + gather + scatter, unit + copy
             print(
                 f"{rule:16s} {width:6g} {own.size:11,d} {gather * 1e3:8.2f} {scatter * 1e3:8.2f} {copy * 1e3:8.2f} "
-                f"{(gather + scatter) / copy:6.2f}"
+                f"{(gather + scatter) / copy:6.2f} {lines:6.2f}"
             )
         print(f"{rule:16s} {'all':>6s} {'':11s} {'':8s} {spent * 1e3:8.2f} {unit * 1e3:8.2f} {spent / unit:6.2f}")
     memory(spec)

@@ -1,6 +1,7 @@
 """One client's round of a bilevel run: take its part of x, y and v, step them, send back the compressed change."""
 
 import time
+from collections.abc import Mapping
 
 import torch
 
@@ -10,25 +11,26 @@ from fl_mlmc.bilevel.tasks import Rows
 from fl_mlmc.config import RunConfig
 from fl_mlmc.protocol import TrainTask, TrainUpdate, code_stamp
 from fl_mlmc.rng import stream
-from fl_mlmc.wire import decode_payload, encode_payload
+from fl_mlmc.wire import encode_payload
 
 from .budget import check_budget, fitting
 from .data import ClientData
-from .sgd_client import ClientReply
-from .trainer import TrainingError, device_of, one_thread
+from .sgd_client import ClientReply, received
+from .trainer import TrainingError, device_of, threads
 
 
-def run_bilevel_task(task: TrainTask, payload: bytes, config: RunConfig, data: ClientData) -> ClientReply:
-    """Step what `payload` holds on the client's own examples, of which the outer loss has some for itself.
+def run_bilevel_task(task: TrainTask, arrays: Mapping[str, bytes], config: RunConfig, data: ClientData) -> ClientReply:
+    """Step what `arrays` hold on the client's own examples, of which the outer loss has some for itself.
 
     TrainingError if that gives no finite update; WireError if the payload is broken.
     """
-    with one_thread():
+    with threads(config.threads_of(task.tier)):
         start = time.perf_counter()
         problem = problem_of(config, data.spec.input_shape, data.spec.num_classes)
         held = Held.of(problem, config.width_rule, task.width, task.server_round, task.client, config.seed)
         device = device_of(config)
-        point = split_state(held, decode_payload(payload, held.num_values).dense().to(device))
+        (before,), _ = received(arrays, held.num_values, device)
+        point = split_state(held, before)
         features, labels = (torch.from_numpy(part).to(device) for part in data.client(task.client))
         rng = stream(config.seed, "outer-rows", task.client)  # the same in every round
         rows = Rows.split(features, labels, rng, config.outer_share, config.batch_size)
@@ -46,7 +48,7 @@ def run_bilevel_task(task: TrainTask, payload: bytes, config: RunConfig, data: C
         compressed = uplink.compress(update, rng)
         encoded = encode_payload(compressed.payload)
         if task.uplink_budget:
-            check_budget(encoded, uplink, task.uplink_budget)
+            check_budget([encoded], uplink, task.uplink_budget)
         end = time.perf_counter()
     curvature = float(reply.curvature.nan_to_num(torch.inf))
     return ClientReply(
@@ -66,6 +68,6 @@ def run_bilevel_task(task: TrainTask, payload: bytes, config: RunConfig, data: C
             compressor="" if uplink is config.uplink else repr(uplink),
             curvature=curvature,
         ),
-        encoded,
+        (encoded,),
         held.num_values,
     )

@@ -4,6 +4,7 @@ The fraction depends on the submodel's size alone, never on what was drawn, so a
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 from fl_mlmc import MLMC, RandK, TopK
@@ -35,11 +36,11 @@ def fitting(compressor: Compressor, size: int, budget: int) -> Compressor:
     return _keeping(compressor, fits, size)
 
 
-def check_budget(payload: bytes, compressor: Compressor, budget: int) -> None:
-    """TrainingError if `payload` is over the budget."""
-    if len(payload) > budget:
+def check_budget(payloads: Sequence[bytes], compressor: Compressor, budget: int) -> None:
+    """TrainingError if `payloads` together are over the budget."""
+    if (length := sum(map(len, payloads))) > budget:
         raise TrainingError(
-            f"an update of {len(payload)} bytes is over the uplink-budget of {budget}, and {compressor!r} has no "
+            f"an update of {length} bytes is over the uplink-budget of {budget}, and {compressor!r} has no "
             "fraction to choose; TopK(fraction=…), RandK(fraction=…) and MLMC(TopK(fraction=…)) have one"
         )
 

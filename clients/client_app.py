@@ -1,5 +1,7 @@
 """The Flower ClientApp: records in, records out."""
 
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -13,23 +15,27 @@ from fl_mlmc.models import build_model
 from fl_mlmc.protocol import (
     ARRAYS,
     CONFIG,
-    PAYLOAD,
     PAYLOAD_STYPE,
     ROSTER_ACTION,
     RosterEntry,
     TrainFailure,
     TrainTask,
     code_stamp,
+    payload_name,
 )
 from fl_mlmc.submodels.measure import widest_tier
 
 from .bilevel_client import run_bilevel_task
 from .data import ClientData, FederatedData
 from .device_data import DeviceData
-from .sgd_client import run_task
-from .trainer import TrainingError, device_of, one_thread
+from .sgd_client import ClientReply, Job, finished, opened, run_task
+from .together import find_together
+from .trainer import TrainingError, device_of, threads
 
 app = ClientApp()
+
+FAILURES = (TrainingError, OSError, ValueError)
+"""What costs a client its round; the server hears the reason."""
 
 
 @app.query(ROSTER_ACTION)
@@ -58,27 +64,61 @@ def _declared_tier(message: Message, context: Context, client: int) -> str:
     data = _data(str(context.node_config.get("data-path", asked["data"])), str(asked.get("data-meta", "")))
     model = build_model(config.model, data.spec.input_shape, data.spec.num_classes)
     inputs, labels = (torch.from_numpy(part[: config.batch_size]).to(device_of(config)) for part in data.client(client))
-    with one_thread():
+    with threads():
         return widest_tier(model, config.tier_list, inputs, labels, config.width_rule).name
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train one client's submodel and reply with its update, or with the reason why there is none."""
-    config = _config(tuple(sorted(context.run_config.items())))
-    task = TrainTask.from_config(message.content.config_records[CONFIG])
+    task, arrays, config, place = _asked(message, context)
     try:
-        data = _data(str(context.node_config.get("data-path", task.data)), task.data_meta)
-        payload = message.content.array_records[ARRAYS][PAYLOAD].data
-        task = _on_this_node(task, context, config)
         run = run_bilevel_task if config.task == "bilevel" else run_task
-        reply = run(task, payload, config, data)
-    except (TrainingError, OSError, ValueError) as error:
-        failure = TrainFailure(task.server_round, task.client, str(error))
-        return Message(RecordDict({CONFIG: ConfigRecord(failure.to_config())}), reply_to=message)
-    array = Array("float32", (reply.size,), PAYLOAD_STYPE, reply.payload)
-    content = RecordDict({ARRAYS: ArrayRecord({PAYLOAD: array}), CONFIG: ConfigRecord(reply.update.to_config())})
+        return _reply(message, run(task, arrays, config, _data(place, task.data_meta)))
+    except FAILURES as error:
+        return _failure(message, task, error)
+
+
+def train_together(messages: Sequence[Message], contexts: Sequence[Context]) -> list[Message]:
+    """What `train` would reply to each, but for rounding: clients of one width are trained at the same time."""
+    replies: dict[int, Message] = {}
+    jobs: dict[int, Job] = {}
+    for number, (message, context) in enumerate(zip(messages, contexts, strict=True)):
+        task, arrays, config, place = _asked(message, context)
+        try:
+            jobs[number] = opened(task, arrays, config, _data(place, task.data_meta))
+        except FAILURES as error:
+            replies[number] = _failure(message, task, error)
+    with threads(max(config.threads_of(job.task.tier) for job in jobs.values())) if jobs else nullcontext():
+        find_together([job.finder for job in jobs.values()], [job.points[0] for job in jobs.values()], config)
+    for number, job in jobs.items():
+        try:
+            replies[number] = _reply(messages[number], finished(job, config))
+        except FAILURES as error:
+            replies[number] = _failure(messages[number], job.task, error)
+    return [replies[number] for number in range(len(messages))]
+
+
+def _asked(message: Message, context: Context) -> tuple[TrainTask, dict[str, bytes], RunConfig, str]:
+    """The task of a message, its payloads, the run's config and where the data lies."""
+    task = TrainTask.from_config(message.content.config_records[CONFIG])
+    arrays = {name: array.data for name, array in message.content.array_records[ARRAYS].items()}
+    config = _config(tuple(sorted(context.run_config.items())))
+    return _on_this_node(task, context, config), arrays, config, str(context.node_config.get("data-path", task.data))
+
+
+def _reply(message: Message, reply: ClientReply) -> Message:
+    sent = {
+        payload_name(number): Array("float32", (reply.size,), PAYLOAD_STYPE, payload)
+        for number, payload in enumerate(reply.payloads)
+    }
+    content = RecordDict({ARRAYS: ArrayRecord(sent), CONFIG: ConfigRecord(reply.update.to_config())})
     return Message(content, reply_to=message)
+
+
+def _failure(message: Message, task: TrainTask, error: Exception) -> Message:
+    failure = TrainFailure(task.server_round, task.client, str(error))
+    return Message(RecordDict({CONFIG: ConfigRecord(failure.to_config())}), reply_to=message)
 
 
 @lru_cache(maxsize=4)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FORMAT = 1
+PARTITION = "partition.json"
 
 T = TypeVar("T")
 
@@ -45,6 +46,14 @@ class ClientData(Protocol):
         """float32 (n, *input_shape), normalised, and int64 labels (n,)."""
         ...
 
+    def client_labels(self, client: int) -> NDArray[np.int64]:
+        """int64 (n,)."""
+        ...
+
+    def client_features(self, client: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """float32 (len(rows), *input_shape), normalised."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class FederatedData:
@@ -61,7 +70,7 @@ class FederatedData:
     @classmethod
     def open(cls, directory: str | Path) -> Self:
         directory = Path(directory).absolute()
-        store = (directory / _read(directory / "partition.json", lambda link: str(link["data"]))).resolve()
+        store = _store_of(directory)
         spec, mean, std = _read(store / "meta.json", parse_meta)
         splits = {split: _load_split(store, split, spec) for split in ("train", "test")}
         order, offsets = (_load(directory / f"{name}.npy", np.int64) for name in ("order", "offsets"))
@@ -105,6 +114,16 @@ class FederatedData:
         start, stop = self._bounds(client)
         return self._examples("train", np.asarray(self._order[start:stop]))
 
+    def client_labels(self, client: int) -> NDArray[np.int64]:
+        """int64 (n,): the labels of the client's train examples."""
+        start, stop = self._bounds(client)
+        return np.array(self._splits["train"][1][self._order[start:stop]])
+
+    def client_features(self, client: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """float32 (len(rows), *input_shape): the features of some of the client's train examples, by their places."""
+        start, stop = self._bounds(client)
+        return self._examples("train", self._order[start:stop][rows])[0]
+
     def train(self) -> Examples:
         """The whole train split in its stored order, whoever owns it."""
         return self._examples("train", slice(None))
@@ -129,6 +148,22 @@ def normalised(values: NDArray[np.float32], mean: NDArray[np.float32], std: NDAr
     channels -= mean[:, None]
     channels /= std[:, None]
     return values
+
+
+def files_of(directory: Path) -> tuple[Path, list[Path]]:
+    """The data directory that a partition directory points to, and all files that `FederatedData.open` reads."""
+    directory = directory.resolve()
+    store = _store_of(directory)
+    splits = [store / f"{split}_{part}.npy" for split in ("train", "test") for part in ("features", "labels")]
+    return store, [
+        *splits,
+        store / "meta.json",
+        *(directory / name for name in ("order.npy", "offsets.npy", PARTITION)),
+    ]
+
+
+def _store_of(directory: Path) -> Path:
+    return (directory / _read(directory / PARTITION, lambda link: str(link["data"]))).resolve()
 
 
 def parse_meta(meta: dict[str, Any]) -> tuple[DataSpec, NDArray[np.float32], NDArray[np.float32]]:

@@ -55,6 +55,14 @@ class DeviceData:
         """The examples of the device, whatever its number."""
         return self._examples
 
+    def client_labels(self, client: int) -> NDArray[np.int64]:
+        """int64 (n,)."""
+        return self._examples[1]
+
+    def client_features(self, client: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """float32 (len(rows), *input_shape): those of some of the examples, by their places."""
+        return self._examples[0][rows]
+
 
 def _reader(path: Path) -> Callable[[Path, DataSpec], Examples]:
     if path.is_dir():

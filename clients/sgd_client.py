@@ -1,122 +1,126 @@
-"""One client's round: take the submodel, train it, send back the compressed update."""
+"""One client's round: take the submodel, see what its own examples make of it, send the scheme's messages."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fl_mlmc.compressors.base import Compressed, Compressor
 from fl_mlmc.config import RunConfig
-from fl_mlmc.models import Model, build_model
-from fl_mlmc.models.base import load_vector, to_vector
-from fl_mlmc.objectives import local_loss, masked_cross_entropy, present_classes
-from fl_mlmc.protocol import TrainTask, TrainUpdate, code_stamp
+from fl_mlmc.protocol import ANCHOR, MOVEMENT, TrainTask, TrainUpdate, code_stamp, payload_names
 from fl_mlmc.rng import stream
-from fl_mlmc.schemes import Round, Turn
-from fl_mlmc.submodels import plan
+from fl_mlmc.schemes import Budget, Held, Round, Scheme, Turn
+from fl_mlmc.schemes.direct import Direct
 from fl_mlmc.wire import decode_payload, encode_payload
 
 from .budget import check_budget, fitting
 from .data import ClientData
+from .finder import Finder
 from .state import ClientMemory
-from .trainer import TrainingError, device_of, one_thread, train
+from .trainer import TrainingError, threads
 
 
 @dataclass(frozen=True)
 class ClientReply:
-    """An update and its payload."""
+    """An update and its payloads, one a message of the scheme."""
 
     update: TrainUpdate
-    payload: bytes
+    payloads: tuple[bytes, ...]
     size: int
-    """Coordinates of the submodel, and so of the payload."""
+    """Coordinates of the submodel, and so of the payloads."""
 
 
-def run_task(task: TrainTask, payload: bytes, config: RunConfig, data: ClientData) -> ClientReply:
-    """Train what `payload` holds on the client's own examples, and encode update = after − before.
+@dataclass(frozen=True)
+class Job:
+    """A task with what its message holds: points of the model, and how far it moved in the round of the memory."""
 
-    TrainingError if training gives no finite update; WireError if the payload is broken.
+    task: TrainTask
+    finder: Finder
+    points: list[Tensor]
+    movement: Tensor | None
+
+
+def run_task(task: TrainTask, arrays: Mapping[str, bytes], config: RunConfig, data: ClientData) -> ClientReply:
+    """Look at the points that `arrays` hold with the client's own examples, and encode what the scheme sends.
+
+    TrainingError if training gives nothing finite or the memory is lost; WireError if a payload is broken.
     """
-    with one_thread():
-        model = build_model(config.model, data.spec.input_shape, data.spec.num_classes)
-        own = plan(model.spec, config.width_rule, task.width, task.server_round, task.client, config.seed)
-        before = decode_payload(payload, own.size).dense()
-        device = device_of(config)
-        module = _module(model, tuple(own.units.items()), device)
-        load_vector(module, before)
-        features, labels = (torch.from_numpy(part).to(device) for part in data.client(task.client))
-        rng = stream(config.seed, "batches", task.server_round, task.client)
-        present = present_classes(labels, data.spec.num_classes)
-        loss_of = local_loss(
-            model,
-            module,
-            config.width_rule,
-            task.width,
-            task.server_round,
-            stream(config.seed, "widths", task.server_round, task.client),
-            [tier.width for tier in config.tier_list],
-            masked_cross_entropy(present) if config.masked_cross_entropy else nn.functional.cross_entropy,
-            config.distill,
-        )
-        trained = train(module, features, labels, config, rng, loss_of)
+    return finished(opened(task, arrays, config, data), config)
+
+
+def opened(task: TrainTask, arrays: Mapping[str, bytes], config: RunConfig, data: ClientData) -> Job:
+    """The job that a message gives; WireError if a payload is broken."""
+    finder = Finder(task, config, data)
+    return Job(task, finder, *received(arrays, finder.own.size, finder.device))
+
+
+def finished(job: Job, config: RunConfig) -> ClientReply:
+    """The reply of a job; TrainingError as in `run_task`."""
+    task, finder = job.task, job.finder
+    with threads(config.threads_of(task.tier)):
+        scheme = config.resolved_scheme(finder.model.spec.size)
         start = time.perf_counter()
-        update = _checked(to_vector(module) - before.to(device))
-        uplink = fitting(config.uplink, own.size, task.uplink_budget) if task.uplink_budget else config.uplink
-        compressed = _encode(update, task, config, model.spec.size, uplink)
-        encoded = encode_payload(compressed.payload)
+        uplink = fitting(config.uplink, finder.own.size, task.uplink_budget) if task.uplink_budget else config.uplink
+        messages = _messages(scheme, job, config, uplink)
+        payloads = tuple(encode_payload(message.payload) for message in messages)
         if task.uplink_budget:
-            check_budget(encoded, uplink, task.uplink_budget)
+            check_budget(payloads, uplink, task.uplink_budget)
+        total = time.perf_counter() - start
+    num_steps, seconds = (sum(getattr(each, name) for each in finder.trained) for name in ("num_steps", "seconds"))
+    first = messages[0]
     return ClientReply(
         TrainUpdate(
             server_round=task.server_round,
             client=task.client,
             code_stamp=code_stamp(),
-            num_examples=len(labels),
-            num_steps=trained.num_steps,
-            train_loss=trained.loss,
-            train_seconds=trained.seconds,
-            encode_seconds=time.perf_counter() - start,
-            expected_bits=compressed.expected_bits,
-            levels=list(compressed.levels),
-            probabilities=list(compressed.probabilities),
-            labels=present.nonzero().flatten().tolist() if config.average_by_label else [],
+            num_examples=len(finder.labels),
+            num_steps=num_steps,
+            train_loss=sum(each.loss * each.num_steps for each in finder.trained) / num_steps,
+            train_seconds=seconds,
+            encode_seconds=total - (seconds - finder.seconds_ahead),
+            expected_bits=sum(message.expected_bits for message in messages),
+            levels=list(first.levels),
+            probabilities=list(first.probabilities),
+            labels=finder.present.nonzero().flatten().tolist() if config.average_by_label else [],
             compressor="" if uplink is config.uplink else repr(uplink),
         ),
-        encoded,
-        own.size,
+        payloads,
+        finder.own.size,
     )
 
 
-def _encode(update: Tensor, task: TrainTask, config: RunConfig, size: int, uplink: Compressor) -> Compressed:
-    """The scheme's message; what it remembers is on disk before the message is sent."""
-    scheme = config.resolved_scheme(size)
-    round = Round(config.seed, task.server_round, config.num_clients, config.clients_per_round)
-    rng = stream(config.seed, "level", task.server_round, task.client)
-    turn = Turn(round, task.client, uplink, rng)
-    if not scheme.has_memory:
-        return scheme.encode(lambda _: update, (update,), {}, turn)[0][0]
-    if uplink is not config.uplink:
+def received(arrays: Mapping[str, bytes], size: int, device: torch.device) -> tuple[list[Tensor], Tensor | None]:
+    """The points that a message holds, and how far the model moved in the round of the client's memory."""
+    vectors = {name: decode_payload(payload, size).dense().to(device) for name, payload in arrays.items()}
+    points = [vectors[name] for name in payload_names(vectors)]
+    if ANCHOR in vectors:
+        points = [vectors[ANCHOR] + correction for correction in points]
+    return points, vectors.get(MOVEMENT)
+
+
+def _messages(scheme: Scheme, job: Job, config: RunConfig, uplink: Compressor) -> tuple[Compressed, ...]:
+    """The scheme's messages; what it remembers is on disk before they are sent."""
+    task, finder, points = job.task, job.finder, job.points
+    if uplink is not config.uplink and not isinstance(scheme, Direct):
         raise TrainingError(
             f"the uplink-budget of {task.uplink_budget} bytes asks for {uplink!r}, and scheme {scheme.name} has its "
             f"steps from {config.compressor}: raise the budget, or run scheme 'direct'"
         )
+    round = Round(config.seed, task.server_round, config.num_clients, task.cohort_size)
+    rng = stream(config.seed, "level", task.server_round, task.client)
+    is_part = scheme.deals_out and config.cuts_models
+    held = Held(finder.model.spec.size, finder.own.indices) if is_part else None
+    turn = Turn(round, task.rank, uplink, rng, held, Budget(task.gradients, task.messages))
+    find = finder.gradient if scheme.moves_itself else finder.step if scheme.takes_minibatches else finder.update
+    if not scheme.has_memory:
+        return scheme.encode(find, points, {}, turn)[0]
     kept = ClientMemory(Path(task.state), task.client)
-    memory = kept.load(task.memory_round, update) if task.memory_round else scheme.init_client(update)
-    (message,), memory = scheme.encode(lambda _: update, (update,), memory, turn)
-    kept.save(task.server_round, memory, keep=task.memory_round)
-    return message
-
-
-@lru_cache(maxsize=8)
-def _module(model: Model, units: tuple[tuple[str, int], ...], device: torch.device) -> nn.Module:
-    # One a process and tier: building draws initial weights that the broadcast then replaces.
-    return model.build(dict(units)).to(device)
-
-
-def _checked(update: Tensor) -> Tensor:
-    if not bool(torch.isfinite(update).all()):
-        raise TrainingError("the update holds values that are not finite")
-    return update
+    memory = kept.load(task.memory_round, points[0]) if task.memory_round else scheme.init_client(points[0])
+    if job.movement is not None:
+        memory = scheme.settle(memory, job.movement)
+    messages, memory = scheme.encode(find, points, memory, turn)
+    kept.save(task.server_round, memory, keep=(task.memory_round, task.checkpoint_round))
+    return messages

@@ -1,12 +1,12 @@
 """What a client remembers between rounds: one small file a round, in a folder of its own.
 
-The file of a round is written whole or not at all, and the one that it came from stays until the next round is
-accepted. So a reply that the server never got, a worker that died and a run that goes on from its last checkpoint all
-find the memory that the server counts on.
+The file of a round is written whole or not at all. The one that it came from stays until the next round is accepted,
+and that of the last checkpoint until the next checkpoint. So a reply that the server never got, a worker that died and
+a run that goes on from its last checkpoint all find the memory that the server counts on.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -43,8 +43,8 @@ class ClientMemory:
             )
         return state
 
-    def save(self, server_round: int, state: Mapping[str, Tensor], keep: int) -> None:
-        """Keep `state` as that of `server_round`, beside that of round `keep` and no other."""
+    def save(self, server_round: int, state: Mapping[str, Tensor], keep: Iterable[int]) -> None:
+        """Keep `state` as that of `server_round`, beside those of the rounds `keep` and no other."""
         self._folder.mkdir(parents=True, exist_ok=True)
         partial = self._folder / f"{server_round}.npz.partial"
         with partial.open("wb") as file:
@@ -52,8 +52,9 @@ class ClientMemory:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, self._path(server_round))
+        kept = {self._path(number) for number in (server_round, *keep)}
         for old in self._folder.iterdir():
-            if old not in (self._path(server_round), self._path(keep)):
+            if old not in kept:
                 old.unlink(missing_ok=True)
 
     def _path(self, server_round: int) -> Path:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,6 +20,12 @@ class TrainingError(RuntimeError):
     """Local training went wrong in a way that the server should hear of."""
 
 
+class Rows(Protocol):
+    """Features by the places of examples: a tensor, or what reads them when they are asked for."""
+
+    def __getitem__(self, rows: Tensor, /) -> Tensor: ...
+
+
 @dataclass(frozen=True)
 class Trained:
     """What a training run on one client measured."""
@@ -31,18 +38,20 @@ class Trained:
 
 def train(
     module: nn.Module,
-    features: Tensor,
+    features: Rows,
     labels: Tensor,
     config: RunConfig,
     rng: np.random.Generator,
     loss_of: Loss | None = None,
+    server_round: int = 1,
 ) -> Trained:
     """Train `module` in place on (features, labels); TrainingError on a loss that is not finite.
 
     `loss_of` a minibatch is the cross-entropy of the module's logits, unless given.
     """
     start = time.perf_counter()
-    optimizer = make_optimizer(config.client_optimizer, module.parameters(), config.learning_rate)
+    rate = config.learning_rate_in(server_round)
+    optimizer = make_optimizer(config.client_optimizer, module.parameters(), rate)
     loss_of = loss_of or (lambda inputs, wanted: nn.functional.cross_entropy(module(inputs), wanted))
     losses = []
     module.train()
@@ -50,6 +59,8 @@ def train(
         optimizer.zero_grad()
         loss = loss_of(features[batch], labels[batch])
         loss.backward()
+        if config.clip_norm:
+            nn.utils.clip_grad_norm_(module.parameters(), config.clip_norm)
         optimizer.step()
         losses.append(loss.detach())
     mean = float(torch.stack(losses).mean())
@@ -80,10 +91,10 @@ def device_of(config: RunConfig) -> torch.device:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute with one thread: clients run side by side, and sums come out the same on every engine."""
+def threads(count: int = 1) -> Iterator[None]:
+    """Compute with so many threads: clients run side by side, and sums come out the same on every engine."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     try:
         yield
     finally:

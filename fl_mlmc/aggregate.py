@@ -38,11 +38,19 @@ class CoverageMean:
         # Clients of a tier mostly share a plan: its weight is scattered once, not once a client.
         self._pending: dict[IndexPlan, tuple[float, int]] = {}
 
-    def add(self, plan: IndexPlan, payload: Payload, weight: float, labels: Collection[int] | None = None) -> None:
+    def add(
+        self,
+        plan: IndexPlan,
+        payload: Payload,
+        weight: float,
+        labels: Collection[int] | None = None,
+        only: Tensor | None = None,
+    ) -> None:
         """Fold in one client's update over its own submodel, with a weight above zero.
 
         `labels`: the classes among the client's examples. Classifier rows of other classes are then left out of its
-        update, as if it did not hold them (HeteroFL, arXiv 2010.01264, section 3).
+        update, as if it did not hold them (HeteroFL, arXiv 2010.01264, section 3). `only`: the numbers, among the
+        submodel's coordinates, of those that the update speaks of, likewise.
         """
         if payload.size != plan.size:
             raise ValueError(f"the update has {payload.size} coordinates, its plan {plan.size}")
@@ -50,8 +58,15 @@ class CoverageMean:
             raise ValueError(f"a weight is positive, got {weight}")
         held = plan if labels is None else _holding(plan, _checked(labels))
         counted = None if held is plan else _own_mask(plan, held)
+        if only is not None:
+            counted = torch.zeros(plan.size).index_fill_(0, only, 1.0)
         for block in payload.blocks:
             self._add_block(plan, block, weight, counted)
+        if only is not None:
+            places = plan.places(only)
+            self._weights[places] += weight
+            self._coverage[places] += 1
+            return
         total, count = self._pending.pop(held, (0.0, 0))
         self._pending[held] = (total + weight, count + 1)
         if len(self._pending) > 16:
@@ -78,8 +93,8 @@ class CoverageMean:
 
     def _flush(self) -> None:
         for plan, (weight, count) in self._pending.items():
-            plan.scatter_add(self._weights, self._weights.new_full((1,), weight).expand(plan.size))
-            plan.scatter_add(self._coverage, self._coverage.new_full((1,), count).expand(plan.size))
+            plan.scatter_add(self._weights, weight)
+            plan.scatter_add(self._coverage, count)
         self._pending.clear()
 
 
@@ -107,5 +122,5 @@ def _own_mask(plan: IndexPlan, held: IndexPlan) -> Tensor:
     own = IndexPlan(plan.own_spec, {name: np.arange(count) for name, count in plan.units.items()})
     inner = own.only(CLASSES, np.searchsorted(plan.kept[CLASSES], held.kept[CLASSES]))
     mask = torch.zeros(plan.size)
-    inner.scatter_add(mask, torch.ones(1).expand(inner.size))
+    inner.scatter_add(mask, 1)
     return mask

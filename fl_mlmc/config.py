@@ -11,13 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from . import parse
 from .compressors.base import Compressor
+from .downlink import DoCoFL, parse_downlink
 from .models import parse_model
 from .optimizers import parse_optimizer
 from .privacy import epsilon
 from .robust import parse_aggregation
 from .schemes import Scheme, parse_scheme, resolve_scheme
 from .submodels.rules import rule_named
-from .submodels.tier import Tier, assign_tiers, parse_tiers
+from .submodels.tier import Tier, assign_tiers, parse_tiers, tier_named
 from .trust import check_trust
 
 Scalar = bool | int | float | str
@@ -45,9 +46,10 @@ class RunConfig(BaseModel):
     num_clients: int = Field(60, ge=1)
     clients_per_round: int = Field(20, ge=1)
     engine: Literal["ray", "flower", "local"] = "ray"
-    client_cpus: float = Field(1.0, gt=0, description="processors that a client of the ray engine takes")
+    client_cpus: float = Field(1.0, gt=0, description="processors that a client takes, and threads it computes with")
     client_gpus: float = Field(0.0, ge=0, description="GPUs that it takes; a fraction shares one")
     client_timeout: float = Field(0.0, ge=0, description="seconds until the ray engine gives up a client; 0: never")
+    vectorize: bool = Field(False, description="train clients of one width at the same time, equal but for rounding")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dataset: str = Field("digits", min_length=1)
     data_dir: str = ""
@@ -63,14 +65,20 @@ class RunConfig(BaseModel):
     coverage_warning: int = Field(10, ge=0, description="warn of what nobody held in so many rounds; 0: never")
     masked_cross_entropy: bool = False
     average_by_label: bool = False
+    weighting: Literal["examples", "clients"] = Field(
+        "examples", description="clients count in the mean by their examples, or all alike"
+    )
     distill: bool = False
     compressor: str = "Identity()"
     downlink_compressor: str = "Identity()"
+    downlink_scheme: str = Field("direct", description='or "docofl(ECUQ(bits=4), every=10, lead=2)"')
     scheme: str = "direct"
     local_steps: int = Field(0, ge=0, description="0: as many as local-epochs make")
     local_epochs: int = Field(5, ge=1)
     batch_size: int = Field(16, ge=1)
     learning_rate: float = Field(0.1, gt=0)
+    learning_rate_drops: str = Field("", description='rounds after each of which it is a tenth, e.g. "150,250"')
+    clip_norm: float = Field(0.0, ge=0, description="the largest norm of a minibatch's gradient; 0: any")
     task: Literal["classification", "bilevel"] = "classification"
     problem: str = Field(
         "hyper_representation", description="of a bilevel task: its name and options, or module:object"
@@ -138,9 +146,24 @@ class RunConfig(BaseModel):
         """The compressor of the broadcast, parsed."""
         return parse(self.downlink_compressor)
 
+    @cached_property
+    def downlink_anchors(self) -> DoCoFL | None:
+        """How anchors are made; None where the broadcast does without."""
+        return parse_downlink(self.downlink_scheme)
+
+    @property
+    def cuts_models(self) -> bool:
+        """Whether some clients hold a part of the model only."""
+        return any(tier.width < 1 for tier in self.tier_list)
+
     def resolved_scheme(self, size: int) -> Scheme:
         """The scheme for a model of `size` coordinates; ValueError if it does not admit the compressor."""
         return resolve_scheme(self._message_scheme, self.uplink, size, self.num_clients)
+
+    def threads_of(self, tier: str) -> int:
+        """The threads that a client of `tier` computes with."""
+        cpus = tier_named(self.tier_list, tier).cpus
+        return max(1, int(self.client_cpus if cpus is None else cpus))
 
     @property
     def _message_scheme(self) -> str:
@@ -151,6 +174,14 @@ class RunConfig(BaseModel):
     def num_asked(self) -> int:
         """Clients that a round asks: clients-per-round and the over-sampling, at most all."""
         return min(math.ceil(self.clients_per_round * (1 + self.over_sampling) - 1e-9), self.num_clients)
+
+    def learning_rate_in(self, server_round: int) -> float:
+        """The clients' learning rate in a round."""
+        return self.learning_rate * 0.1 ** sum(server_round > drop for drop in self._drops)
+
+    @cached_property
+    def _drops(self) -> tuple[int, ...]:
+        return tuple(map(int, self.learning_rate_drops.split(","))) if self.learning_rate_drops else ()
 
     def least_replies(self, num_sampled: int) -> int:
         """Good replies that a round of so many sampled clients needs."""
@@ -168,13 +199,14 @@ class RunConfig(BaseModel):
     @field_validator("scheme")
     @classmethod
     def _is_scheme(cls, text: str) -> str:
-        if text in BILEVEL_SCHEMES:
-            return text
-        scheme = parse_scheme(text)
-        if scheme.beyond_runs:
-            raise ValueError(
-                f"scheme {scheme.name} runs in `fl-mlmc theory` only: in it {scheme.beyond_runs}, and a run's do not"
-            )
+        if text not in BILEVEL_SCHEMES:
+            parse_scheme(text)
+        return text
+
+    @field_validator("downlink_scheme")
+    @classmethod
+    def _is_downlink_scheme(cls, text: str) -> str:
+        parse_downlink(text)
         return text
 
     @field_validator("aggregation")
@@ -213,6 +245,13 @@ class RunConfig(BaseModel):
             assign_tiers(parse_tiers(info.data["tiers"]), info.data["num_clients"], info.data["seed"], text)
         return text
 
+    @field_validator("learning_rate_drops")
+    @classmethod
+    def _are_rounds(cls, text: str) -> str:
+        if text and not all(part.strip().isdecimal() for part in text.split(",")):
+            raise ValueError('it is a list of rounds such as "150,250"')
+        return text
+
     @field_validator("quorum")
     @classmethod
     def _is_quorum(cls, value: int | float) -> int | float:
@@ -239,31 +278,59 @@ class RunConfig(BaseModel):
             )
         if self.task == "bilevel":
             self._fits_bilevel()
+        if self.vectorize:
+            self._fits_vectorized(parse_scheme(self._message_scheme))
         self._fits_scheme(parse_scheme(self._message_scheme))
         check_trust(self)
+        if not (self.downlink.is_unbiased or self.downlink_anchors):
+            raise ValueError(
+                f"downlink-compressor {self.downlink!r} is biased: clients would train another model than the "
+                "server's, and nothing corrects that. Take an unbiased one such as QSGD(levels=127) or Natural(), or "
+                "downlink-scheme = 'docofl'"
+            )
         return self
+
+    def _fits_vectorized(self, scheme: Scheme) -> None:
+        """Only the plain local training of many clients at once has a vectorised form."""
+        obstacles = {
+            f"engine {self.engine!r}; it takes 'ray'": self.engine != "ray",
+            "task 'bilevel'": self.task == "bilevel",
+            f"scheme {scheme.name!r}, whose clients do not train": scheme.moves_itself,
+            f"width-rule {self.width_rule!r}": self.width_rule in ("ordered-dropout", "depth"),
+        }
+        if reasons := [reason for reason, holds in obstacles.items() if holds]:
+            raise ValueError(f"vectorize = true does not go with {reasons[0]}")
 
     def _fits_scheme(self, scheme: Scheme) -> None:
         scheme.check_cohort(self.clients_per_round, self.num_clients)
+        if scheme.moves_itself or scheme.takes_minibatches:
+            self._fits_own_steps(scheme)
         if not scheme.has_memory:
             return
-        # A memory belongs to coordinates, and is as deep as one round.
-        wanted = {
-            "width-rule": (self.width_rule, "nested"),
-            "checkpoint-every": (self.checkpoint_every, 1),
-            "average-by-label": (self.average_by_label, False),
-        }
-        for key, (value, needed) in wanted.items():
-            if value != needed:
-                raise ValueError(
-                    f"scheme {scheme.name} keeps client memory and needs {key} = {needed!r}, not {value!r}"
-                )
-        if self.tier_assignment == "redrawn":
-            raise ValueError(f"scheme {scheme.name} keeps client memory and needs tiers that stay, not 'redrawn'")
-        if getattr(scheme, "permuted", False) and len({tier.width for tier in self.tier_list}) > 1:
+        if rule_named(self.width_rule).per_round or self.tier_assignment == "redrawn":
+            key = "width-rule" if rule_named(self.width_rule).per_round else "tier-assignment"
+            value = getattr(self, key.replace("-", "_"))
             raise ValueError(
-                "marina(permuted=True) deals out the coordinates of one submodel: give all tiers one width"
+                f"scheme {scheme.name} keeps client memory, a number for each coordinate that the client holds, and "
+                f"with {key} = {value!r} these change from round to round: take coordinates that stay"
             )
+        if self.average_by_label:
+            raise ValueError(
+                f"scheme {scheme.name} keeps client memory of all its coordinates, and average-by-label leaves some of "
+                "what it sends out of the mean: client and server would no longer remember the same"
+            )
+
+    def _fits_own_steps(self, scheme: Scheme) -> None:
+        """What would step beside a scheme that takes gradients is refused."""
+        wanted: dict[str, Scalar] = {"client_optimizer": "sgd", "local_steps": 0}
+        if scheme.moves_itself:
+            wanted |= {"server_optimizer": "sgd", "server_learning_rate": 1.0}
+        for name, needed in wanted.items():
+            if (value := getattr(self, name)) != needed:
+                raise ValueError(
+                    f"scheme {scheme.name} takes gradients and says itself how many and how to step along them: "
+                    f"{name.replace('_', '-')} stays {needed!r}, got {value!r}"
+                )
 
     def _fits_bilevel(self) -> None:
         for key in ("masked_cross_entropy", "average_by_label", "distill"):
@@ -271,6 +338,9 @@ class RunConfig(BaseModel):
                 raise ValueError(
                     f"{key.replace('_', '-')} is for task 'classification'; a bilevel problem states its losses"
                 )
+        for key in ("learning_rate_drops", "clip_norm"):
+            if getattr(self, key):
+                raise ValueError(f"{key.replace('_', '-')} is for task 'classification'; a bilevel task has none")
         if self.client_optimizer != "sgd":
             raise ValueError(f"client-optimizer of a bilevel task is 'sgd', got {self.client_optimizer!r}")
         if self.width_rule in ("ordered-dropout", "depth"):

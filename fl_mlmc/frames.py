@@ -11,8 +11,8 @@ from .roundlog import CLIENTS, ROUNDS, RUN
 
 CLIENT_COLUMNS = (
     "round", "client", "node", "tier", "width", "num_examples", "num_parameters", "compressor", "level",
-    "probability", "payload_bytes", "message_bytes", "downlink_bytes", "expected_bits", "train_seconds",
-    "encode_seconds", "simulated_seconds", "train_loss", "status",
+    "probability", "payload_bytes", "message_bytes", "downlink_bytes", "anchor_bytes", "expected_bits",
+    "train_seconds", "encode_seconds", "simulated_seconds", "train_loss", "status",
 )  # fmt: skip
 ROUND_COLUMNS = (
     "round", "num_sampled", "num_ok", "coverage_min", "coverage_mean", "uplink_bytes", "downlink_bytes",

@@ -29,7 +29,12 @@ class PrivateMean:
         self._coverage = torch.zeros(expected_holders.numel(), dtype=torch.int32)
 
     def add(
-        self, plan: IndexPlan, payload: Payload, weight: float = 1.0, labels: Collection[int] | None = None
+        self,
+        plan: IndexPlan,
+        payload: Payload,
+        weight: float,
+        labels: Collection[int] | None = None,
+        spoken: Tensor | None = None,
     ) -> None:
         """Fold in one client's update, shortened to the clip; `weight` is not looked at, a weight says something."""
         if payload.size != plan.size:

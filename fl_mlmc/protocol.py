@@ -1,22 +1,38 @@
 """What strategies and clients say to each other, as plain values; both wrap them in Flower's records.
 
 A train message carries one `Array` (the client's submodel as a payload, stype `PAYLOAD_STYPE`) and the fields of a
-`TrainTask`; its reply one `Array` (the update) and the fields of a `TrainUpdate`. A client that cannot give an
-update replies with a `TrainFailure` instead.
+`TrainTask`; its reply one `Array` (the update) and the fields of a `TrainUpdate`. Schemes with several points or
+messages number their arrays; `ANCHOR` and `MOVEMENT` travel beside them where a scheme asks for them. A client that
+cannot give an update replies with a `TrainFailure` instead.
 """
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import Field, asdict, dataclass, fields
 from functools import lru_cache
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any, Self
 
 PAYLOAD_STYPE = "fl_mlmc.payload/1"
 ARRAYS, CONFIG, PAYLOAD = "arrays", "config", "payload"
+ANCHOR = "anchor"
+"""The array with the anchor that the points of this message are corrections of."""
+MOVEMENT = "movement"
+"""The array with how far the model moved in the round of the client's memory."""
 ROSTER_ACTION = "roster"
 """The action of the query message that asks nodes for their RosterEntry."""
+
+
+def payload_name(number: int) -> str:
+    """The array of the scheme's point, or message, `number`, from 0."""
+    return PAYLOAD if number == 0 else f"{PAYLOAD}-{number + 1}"
+
+
+def payload_names(present: Container[str]) -> list[str]:
+    """The arrays of points or messages that are `present`, in order."""
+    return list(takewhile(lambda name: name in present, map(payload_name, count())))
 
 
 class ProtocolError(ValueError):
@@ -69,6 +85,14 @@ class TrainTask(_Record):
     """Where clients that share the server's disk keep their memories; empty: the scheme has none."""
     memory_round: int = 0
     """The round whose memory the client must have, because its message was taken then; 0: none yet."""
+    checkpoint_round: int = 0
+    """The round whose memory the client must keep, because the last checkpoint counts on it; 0: none yet."""
+    rank: int = 0
+    """The client's place in the cohort, from 0."""
+    cohort_size: int = 1
+    gradients: int = 1
+    """Minibatch gradients to take, and messages to send of them, where the scheme's rounds have a fixed time."""
+    messages: int = 1
     data_meta: str = ""
     """What the run's data set is, for devices that bring examples of their own."""
     uplink_budget: int = 0

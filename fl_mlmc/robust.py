@@ -56,13 +56,18 @@ class TrimmedMean:
         self._updates: list[tuple[IndexPlan, Tensor]] = []
 
     def add(
-        self, plan: IndexPlan, payload: Payload, weight: float = 1.0, labels: Collection[int] | None = None
+        self,
+        plan: IndexPlan,
+        payload: Payload,
+        weight: float,
+        labels: Collection[int] | None = None,
+        spoken: Tensor | None = None,
     ) -> None:
         """Fold in one client's update over its own submodel; `weight` is not looked at."""
         if payload.size != plan.size:
             raise ValueError(f"the update has {payload.size} coordinates, its plan {plan.size}")
-        if labels is not None:
-            raise ValueError("averaging by label is for aggregation 'mean'")
+        if labels is not None or spoken is not None:
+            raise ValueError("parts of updates are for aggregation 'mean'")
         self._updates.append((plan, payload.dense().cpu()))
 
     def result(self) -> Mean:

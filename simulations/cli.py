@@ -105,7 +105,8 @@ def report(
 @app.command()
 def theory(
     problems: Annotated[
-        list[str] | None, typer.Argument(metavar="[PROBLEM…]", help="quadratic, breast-cancer, digits, homogeneous.")
+        list[str] | None,
+        typer.Argument(metavar="[PROBLEM…]", help="quadratic, breast-cancer, digits, homogeneous, clock."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Where tables and pictures go.")] = Path("runs/theory"),
     max_rounds: Annotated[int, typer.Option(help="Rounds at most for each method.")] = 20_000,

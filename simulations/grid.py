@@ -61,13 +61,16 @@ class SimulatedGrid(Grid):
         return message
 
 
-def context_of(message: Message, num_nodes: int, run_config: dict[str, Scalar], state: RecordDict) -> Context:
-    """The Context of the node that `message` goes to."""
+def context_of(
+    message: Message, num_nodes: int, run_config: dict[str, Scalar], state: RecordDict, data_path: str = ""
+) -> Context:
+    """The Context of the node that `message` goes to; `data_path` where its machine has the data elsewhere."""
     node = message.metadata.dst_node_id
+    elsewhere = {"data-path": data_path} if data_path else {}
     return Context(
         run_id=message.metadata.run_id,
         node_id=node,
-        node_config={"partition-id": node - 1, "num-partitions": num_nodes},
+        node_config={"partition-id": node - 1, "num-partitions": num_nodes, **elsewhere},
         state=state,
         run_config=run_config,
     )

@@ -15,20 +15,23 @@ import uuid
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import ray
-from flwr.app import Error, Message
+from flwr.app import Error, Message, MessageType
 from flwr.clientapp import ClientApp
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fl_mlmc.config import Scalar
 
+from .cargo import Cargo
 from .grid import SimulatedGrid
-from .ray_worker import Answer, Parcel, Setting, Worker, read_progress
+from .needs import Need, Needs
+from .ray_worker import Answer, AtOnce, Parcel, Setting, Worker, read_progress
 
 BATCH_SECONDS = 0.05
 """Client time in a batch: long against a millisecond of Ray, short against a round."""
@@ -47,9 +50,10 @@ logger = logging.getLogger(__name__)
 class RayGrid(SimulatedGrid):
     """A Grid of `num_nodes` simulated nodes whose ClientApp runs on all machines of the connected Ray cluster.
 
-    A worker takes `client_cpus` and `client_gpus` (fractions share one) of its machine. A client that runs longer
-    than `client_timeout` seconds is given up; 0 waits for ever. Replies come in the order in which they finish.
-    Use it in a `with` block: leaving it ends the workers.
+    A client takes what `needs` says of its machine. One that runs longer than `client_timeout` seconds is given up;
+    0 waits for ever. Machines that do not have the partition directory `data` get a copy. `at_once`, if given,
+    answers the messages of a batch together. Replies come in the order in which they finish. Use it in a `with`
+    block: leaving it ends the workers.
     """
 
     def __init__(
@@ -57,13 +61,17 @@ class RayGrid(SimulatedGrid):
         client_app: ClientApp,
         num_nodes: int,
         run_config: Mapping[str, Scalar],
-        client_cpus: float = 1.0,
-        client_gpus: float = 0.0,
+        needs: Needs | None = None,
         client_timeout: float = 0.0,
+        data: Path | None = None,
+        at_once: AtOnce | None = None,
     ) -> None:
         super().__init__(num_nodes)
+        self._needs = needs or Needs()
         self._client_timeout = client_timeout
-        self._crew = _Crew(client_cpus, client_gpus, Setting(client_app, num_nodes, dict(run_config), client_timeout))
+        setting = Setting(client_app, num_nodes, dict(run_config), client_timeout, at_once)
+        self._at_once = at_once is not None
+        self._crew = _Crew(self._needs.kinds, setting, data)
         self._cost = _Cost()
         self._rounds = itertools.count(1)
         self._batches = itertools.count(1)
@@ -76,13 +84,11 @@ class RayGrid(SimulatedGrid):
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         server_round, broadcast = next(self._rounds), _Broadcast()
         self._crew.recruit()
-        source = (_Job(self.number(message)) for message in messages)
-        queue: deque[_Job] = deque()
+        source = (_Job(turn, self.number(message), self._needs.of(message)) for turn, message in enumerate(messages))
+        queue = _Queue()
         try:
             while time.monotonic() < deadline:
-                queue.extend(
-                    itertools.islice(source, max(0, self._cost.look_ahead(len(self._crew.ready)) - len(queue)))
-                )
+                queue.add(itertools.islice(source, max(0, self._cost.look_ahead(len(self._crew.ready)) - len(queue))))
                 self._hand_out(queue, server_round, broadcast)
                 if not queue and not self._crew.is_busy:
                     return
@@ -102,17 +108,19 @@ class RayGrid(SimulatedGrid):
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         self.close()
 
-    def _hand_out(self, queue: "deque[_Job]", server_round: int, broadcast: "_Broadcast") -> None:
+    def _hand_out(self, queue: "_Queue", server_round: int, broadcast: "_Broadcast") -> None:
         for depth in range(1, QUEUED_BATCHES + 1):
             for worker in self._crew.ready:
-                if queue and len(worker.batches) < depth:
-                    jobs = self._cost.take(queue, len(self._crew.ready))
+                need = queue.first_need(worker.has_gpu) if len(worker.batches) < depth else None
+                if need is not None and self._crew.has_room(worker, need):
+                    jobs = self._cost.take(queue.line(need), len(self._crew.ready))
                     states = (self._states.get(job.node) for job in jobs)
                     messages = zip((job.message for job in jobs), states, strict=True)
-                    parcel = Parcel.pack(next(self._batches), server_round, list(messages), broadcast.put)
+                    at_once = self._at_once and len(jobs) > 1 and all(job.may_join for job in jobs)
+                    parcel = Parcel.pack(next(self._batches), server_round, list(messages), broadcast.put, at_once)
                     worker.send(parcel, jobs)
 
-    def _take_in(self, worker: "_Worker", number: int | None, queue: "deque[_Job]") -> Iterator[Message]:
+    def _take_in(self, worker: "_Worker", number: int | None, queue: "_Queue") -> Iterator[Message]:
         """The replies of a batch; if it is lost, its clients go back into the queue."""
         try:
             if number is None:
@@ -132,10 +140,12 @@ class RayGrid(SimulatedGrid):
                 self._states[job.node] = state
             yield reply
 
-    def _lose(self, worker: "_Worker", error: RayError, queue: "deque[_Job]") -> Iterator[Message]:
+    def _lose(self, worker: "_Worker", error: RayError, queue: "_Queue") -> Iterator[Message]:
         number, index, seconds = worker.last_seen()
-        suspect = worker.batches[number].jobs[index] if number in worker.batches else None
+        suspect = worker.batches[number].jobs[index] if number in worker.batches and index >= 0 else None
         jobs = [job for batch in worker.batches.values() for job in batch.jobs]
+        for job in jobs:
+            job.was_lost = True
         logger.warning("lost a worker with %d clients; they run again elsewhere: %s", len(jobs), _first_line(error))
         self._crew.replace(worker, error)
         reason = None
@@ -145,7 +155,7 @@ class RayGrid(SimulatedGrid):
                 reason = f"it ran longer than the client-timeout of {self._client_timeout:g} s"
             elif suspect.num_kills >= MAX_KILLS:
                 reason = f"it killed its worker {suspect.num_kills} times ({_first_line(error)})"
-        queue.extendleft(job for job in reversed(jobs) if reason is None or job is not suspect)
+        queue.add_first(job for job in reversed(jobs) if reason is None or job is not suspect)
         if suspect is not None and reason is not None:
             logger.warning("gave up the client of node %d: %s", suspect.node, reason)
             yield Message(Error(CRASHED, reason), reply_to=suspect.message)
@@ -155,8 +165,17 @@ class RayGrid(SimulatedGrid):
 class _Job:
     """A message until its reply is there."""
 
+    turn: int
+    """Its place among the round's messages."""
     message: Message
+    need: Need
     num_kills: int = 0
+    was_lost: bool = False
+
+    @property
+    def may_join(self) -> bool:
+        """Whether it may run at once with others: whom a lost worker was at is known only if they ran one by one."""
+        return not self.was_lost and self.message.metadata.message_type == MessageType.TRAIN
 
     @property
     def node(self) -> int:
@@ -168,6 +187,32 @@ class _Job:
         arrays = self.message.content.array_records.values()
         size = sum(len(array.data) for record in arrays for array in record.values())
         return self.message.metadata.message_type, size
+
+
+class _Queue:
+    """Jobs that wait for a worker, in a line for each need."""
+
+    def __init__(self) -> None:
+        self._lines: dict[Need, deque[_Job]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._lines.values()))
+
+    def add(self, jobs: Iterable[_Job]) -> None:
+        for job in jobs:
+            self.line(job.need).append(job)
+
+    def add_first(self, jobs: Iterable[_Job]) -> None:
+        for job in jobs:
+            self.line(job.need).appendleft(job)
+
+    def line(self, need: Need) -> deque[_Job]:
+        return self._lines.setdefault(need, deque())
+
+    def first_need(self, gpu: bool) -> Need | None:
+        """Of the jobs that want a GPU, or of those that do not, the need of the one whose turn it is."""
+        waiting = [line[0] for need, line in self._lines.items() if line and bool(need.gpus) == gpu]
+        return min(waiting, key=lambda job: job.turn).need if waiting else None
 
 
 @dataclass(frozen=True)
@@ -222,9 +267,12 @@ class _Worker:
 
     actor: Any
     node: str
+    has_gpu: bool
     progress: Path
     greeting: ray.ObjectRef | None
-    """The answer that says that the actor has started; None once it has."""
+    """The answer that says that the actor has started, and on which GPUs; None once it has."""
+    gpus: tuple[str, ...] = ()
+    """The GPUs of its machine that Ray gave it."""
     batches: dict[int, _Batch] = field(default_factory=dict)
     """Batches sent and not yet answered, by number; the actor runs them in this order."""
 
@@ -234,10 +282,16 @@ class _Worker:
     def done(self, number: int) -> list[_Job]:
         return self.batches.pop(number).jobs
 
+    @property
+    def taken(self) -> Need:
+        """What its clients take, at most: batches run one after another."""
+        needs = [batch.jobs[0].need for batch in self.batches.values()]
+        return Need(max((need.cpus for need in needs), default=0.0), max((need.gpus for need in needs), default=0.0))
+
     def greet(self) -> None:
         """Take note that the actor has started; RayError if it could not."""
         if self.greeting is not None:
-            ray.get(self.greeting)
+            self.gpus = ray.get(self.greeting)
         self.greeting = None
 
     def last_seen(self) -> tuple[int, int, float]:
@@ -253,10 +307,13 @@ class _Worker:
 
 
 class _Crew:
-    """The workers: as many on each machine of the cluster as its processors carry, the lost ones replaced."""
+    """The workers: as many on each machine of the cluster as it carries clients, the lost ones replaced."""
 
-    def __init__(self, client_cpus: float, client_gpus: float, setting: Setting) -> None:
-        self._cpus, self._gpus = client_cpus, client_gpus
+    def __init__(self, needs: set[Need], setting: Setting, data: Path | None) -> None:
+        self._needs = needs
+        self._data = data
+        self._home = ray.get_runtime_context().get_node_id()
+        self._resources: dict[str, Mapping[str, float]] = {}
         self._setting = ray.put(setting)
         self._name = f"fl-mlmc-{uuid.uuid4().hex[:12]}"
         self._numbers = itertools.count(1)
@@ -266,8 +323,10 @@ class _Crew:
         self.recruit()
 
     @property
-    def _need(self) -> str:
-        return f"{self._cpus:g} processors" + (f" and {self._gpus:g} GPUs" if self._gpus else "")
+    def _unmet(self) -> str:
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        unmet = {need for need in self._needs if not any(need.slots(machine) for machine in machines)}
+        return " or ".join(sorted(map(str, unmet or self._needs)))
 
     @property
     def num_open(self) -> int:
@@ -295,7 +354,7 @@ class _Crew:
         if not owners:
             time.sleep(min(0.2, max(0.0, seconds)))  # no machine carries a worker now, one may join
             if time.monotonic() - self._manned > WAIT_FOR_NODES_SECONDS:
-                raise RuntimeError(f"no machine of the Ray cluster has {self._need} for a client")
+                raise RuntimeError(f"no machine of the Ray cluster has {self._unmet} for a client")
             return
         self._manned = time.monotonic()
         ready, _ = ray.wait(list(owners), timeout=max(0.0, seconds))
@@ -307,9 +366,25 @@ class _Crew:
         self._looked = time.monotonic()
         for node in ray.nodes():
             if node["Alive"]:
-                present = sum(worker.node == node["NodeID"] for worker in self.workers)
-                for _ in range(self._slots(node["Resources"]) - present):
-                    self.workers.append(self._start(node["NodeID"]))
+                name, resources = node["NodeID"], node["Resources"]
+                self._resources[name] = resources
+                for gpus in {self._claim(need) for need in self._needs}:
+                    wanted = max(
+                        Need(need.cpus, gpus).slots(resources) for need in self._needs if bool(need.gpus) == bool(gpus)
+                    )
+                    present = sum(worker.node == name and worker.has_gpu == bool(gpus) for worker in self.workers)
+                    self.workers += [self._start(name, gpus) for _ in range(wanted - present)]
+
+    def has_room(self, worker: _Worker, need: Need) -> bool:
+        """Whether the worker's machine, and its GPU, carry a client of that need beside what the others do."""
+        if len(self._needs) == 1:  # there are no more workers than fit
+            return True
+        others = [other for other in self.workers if other is not worker and other.node == worker.node]
+        mine = Need(max(need.cpus, worker.taken.cpus), max(need.gpus, worker.taken.gpus))
+        if not Need.fit([mine, *(other.taken for other in others)], self._resources[worker.node]):
+            return False
+        sharers = [other.taken for other in others if set(other.gpus) & set(worker.gpus)]
+        return not sharers or Need.fit([Need(0.0, need.gpus) for need in (mine, *sharers)], {"GPU": 1.0})
 
     def replace(self, worker: _Worker, error: RayError) -> None:
         """Another worker for one that is dead; RuntimeError if workers die before they ever did anything."""
@@ -335,18 +410,25 @@ class _Crew:
         ray.kill(worker.actor)
         worker.progress.unlink(missing_ok=True)
 
-    def _slots(self, resources: Mapping[str, float]) -> int:
-        by_cpus = int(resources.get("CPU", 0) / self._cpus + 1e-9)
-        return min(by_cpus, int(resources.get("GPU", 0) / self._gpus + 1e-9)) if self._gpus else by_cpus
+    def _claim(self, need: Need) -> float:
+        """What a worker for such clients asks of Ray, which then shows it a GPU: the least that one of them takes."""
+        return min(other.gpus for other in self._needs if other.gpus) if need.gpus else 0.0
 
-    def _start(self, node: str) -> _Worker:
+    @cached_property
+    def _cargo(self) -> Cargo | None:
+        return Cargo.load(self._data) if self._data else None
+
+    def _start(self, node: str, gpus: float) -> _Worker:
         progress = Path(tempfile.gettempdir(), f"{self._name}-{next(self._numbers)}")
         # Processors are counted here and not by Ray: inside `flwr run` Flower's own idle actors hold all of them.
-        options = {"num_cpus": 0, "num_gpus": self._gpus, "max_restarts": 0}
+        options = {"num_cpus": 0, "num_gpus": gpus, "max_restarts": 0}
         place = NodeAffinitySchedulingStrategy(node, soft=False)
-        actor: Any = ray.remote(Worker).options(scheduling_strategy=place, **options).remote(self._setting, progress)
-        return _Worker(actor, node, progress, actor.is_there.remote())
+        cargo = None if node == self._home else self._cargo
+        worker = ray.remote(Worker).options(scheduling_strategy=place, **options)
+        actor: Any = worker.remote(self._setting, progress, cargo)
+        return _Worker(actor, node, gpus > 0, progress, actor.gpus.remote())
 
 
 def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    # Ray's word on a machine that ran out of memory is one line of 3 kB, a list of its processes after the first ";".
+    return next((line.strip().split("; ")[0] for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -26,10 +26,13 @@ def ray_ready(flowers: Grid | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def ray_session(address: str = "", code: Path | None = None) -> Iterator[None]:
+def ray_session(
+    address: str = "", code: Path | None = None, cpus: int | None = None, gpus: int | None = None
+) -> Iterator[None]:
     """Ray for this process: the cluster at `address`, or a private one on loopback that ends with the block.
 
-    A cluster's machines get the folder `code` and import from it.
+    A cluster's machines get the folder `code` and import from it. A private Ray counts the machine's processors and
+    GPUs itself unless told how many to use.
     """
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     with tempfile.TemporaryDirectory(prefix="fl-ray-", ignore_cleanup_errors=True) as scratch:
@@ -37,7 +40,8 @@ def ray_session(address: str = "", code: Path | None = None) -> Iterator[None]:
             ray.init(address, runtime_env={"working_dir": str(code)} if code else None, **quiet)
         else:
             with loopback_only():
-                ray.init("local", include_dashboard=False, _node_ip_address="127.0.0.1", _temp_dir=scratch, **quiet)
+                own: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus, "_node_ip_address": "127.0.0.1"}
+                ray.init("local", include_dashboard=False, _temp_dir=scratch, **own, **quiet)
         try:
             yield
         finally:

@@ -7,6 +7,7 @@ and more stay out of it: the driver puts each once into Ray's object store, and 
 import copyreg
 import faulthandler
 import io
+import logging
 import mmap
 import pickle
 import struct
@@ -17,17 +18,22 @@ from typing import Any, NamedTuple
 
 import ray
 import torch
-from flwr.app import Array, Message, RecordDict
+from flwr.app import Array, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fl_mlmc.config import Scalar
 
+from .cargo import Cargo
 from .grid import answer, context_of, identify_process
 
 SHARED_BYTES = 16_384
 
 Job = tuple[Message, RecordDict | None]
 """A message and its node's state, None if that is empty."""
+
+
+AtOnce = Callable[[Sequence[Message], Sequence[Context]], list[Message]]
+"""A ClientApp's way to answer several messages together; each reply is what the app itself would say."""
 
 
 class Answer(NamedTuple):
@@ -41,30 +47,54 @@ class Answer(NamedTuple):
 class Worker:
     """Runs batches of clients, one client after another."""
 
-    def __init__(self, setting: "Setting", progress: Path) -> None:
+    def __init__(self, setting: "Setting", progress: Path, cargo: Cargo | None = None) -> None:
         identify_process()
         torch.set_num_threads(1)  # workers are as many as processors
         self._setting = setting
         self._limit = _TimeLimit(setting.client_timeout)
         self._progress = Progress(progress)
         self._broadcasts = _Broadcasts()
+        self._data_path = "" if cargo is None or (here := cargo.unload()) == cargo.partition else str(here)
 
-    def is_there(self) -> bool:
-        """Whether the worker has started."""
-        return True
+    def gpus(self) -> tuple[str, ...]:
+        """The GPUs that this process sees, by Ray's numbers; the answer says that it has started, too."""
+        return tuple(map(str, ray.get_gpu_ids()))
 
     def run(self, parcel: "Parcel") -> bytes:
         """The pickled Answers to a batch."""
-        setting, answers = self._setting, []
-        for index, (message, state) in enumerate(parcel.open(self._broadcasts.of(parcel))):
-            start = time.monotonic()
-            self._limit.renew(start)
-            self._progress.write(parcel.number, index, start)
-            context = context_of(message, setting.num_nodes, setting.run_config, state or RecordDict())
-            reply = answer(setting.client_app, message, context)
-            answers.append(Answer(reply, context.state or None, time.monotonic() - start))
+        jobs = [(message, self._context(message, state)) for message, state in parcel.open(self._broadcasts.of(parcel))]
+        answers = self._at_once(parcel.number, jobs) if parcel.at_once else None
+        answers = answers or self._one_by_one(parcel.number, jobs)
         self._limit.lift()
         return pickle.dumps(answers, protocol=5)
+
+    def _context(self, message: Message, state: RecordDict | None) -> Context:
+        setting = self._setting
+        return context_of(message, setting.num_nodes, setting.run_config, state or RecordDict(), self._data_path)
+
+    def _one_by_one(self, number: int, jobs: "list[tuple[Message, Context]]") -> list[Answer]:
+        answers = []
+        for index, (message, context) in enumerate(jobs):
+            start = time.monotonic()
+            self._limit.renew(start)
+            self._progress.write(number, index, start)
+            reply = answer(self._setting.client_app, message, context)
+            answers.append(Answer(reply, context.state or None, time.monotonic() - start))
+        return answers
+
+    def _at_once(self, number: int, jobs: "list[tuple[Message, Context]]") -> list[Answer] | None:
+        """The answers of the setting's `at_once`; None, and a line in the log, if it raises."""
+        start = time.monotonic()
+        self._limit.renew(start, len(jobs))
+        self._progress.write(number, -1, start)
+        messages, contexts = zip(*jobs, strict=True)
+        try:
+            replies = self._setting.at_once(messages, contexts)  # type: ignore[misc]
+        except Exception:
+            logging.getLogger(__name__).exception("clients could not be run at once; they run one by one")
+            return None
+        seconds = (time.monotonic() - start) / len(jobs)
+        return [Answer(reply, context.state or None, seconds) for reply, context in zip(replies, contexts, strict=True)]
 
 
 class Setting(NamedTuple):
@@ -74,6 +104,7 @@ class Setting(NamedTuple):
     num_nodes: int
     run_config: dict[str, Scalar]
     client_timeout: float
+    at_once: AtOnce | None = None
 
 
 class Parcel(NamedTuple):
@@ -86,10 +117,17 @@ class Parcel(NamedTuple):
     shared: list[ray.ObjectRef]
     order: list[int]
     """Indices into `shared`: which of them each large array of the jobs is, in the order of unpickling."""
+    at_once: bool
+    """Whether its clients are run at the same time."""
 
     @classmethod
     def pack(
-        cls, number: int, server_round: int, jobs: Sequence[Job], put: Callable[[bytes], ray.ObjectRef]
+        cls,
+        number: int,
+        server_round: int,
+        jobs: Sequence[Job],
+        put: Callable[[bytes], ray.ObjectRef],
+        at_once: bool = False,
     ) -> "Parcel":
         """Pack jobs; `put` lays bytes into the object store, once for the same bytes object."""
         shared: dict[ray.ObjectRef, int] = {}
@@ -105,7 +143,7 @@ class Parcel(NamedTuple):
         pickler = pickle.Pickler(file, protocol=5, buffer_callback=lambda buffer: None)
         pickler.dispatch_table = {**copyreg.dispatch_table, Array: reduce_array}
         pickler.dump(list(jobs))
-        return cls(number, server_round, file.getvalue(), list(shared), order)
+        return cls(number, server_round, file.getvalue(), list(shared), order, at_once)
 
     def open(self, shared: Sequence[bytes]) -> list[Job]:
         """The jobs, given the bytes of `shared`."""
@@ -161,10 +199,10 @@ class _TimeLimit:
     def __init__(self, seconds: float) -> None:
         self._seconds, self._armed = seconds, -float("inf")
 
-    def renew(self, now: float) -> None:
-        if self._seconds and now - self._armed > 0.1 * self._seconds:
-            faulthandler.dump_traceback_later(1.1 * self._seconds, exit=True, file=2)
-            self._armed = now
+    def renew(self, now: float, num_clients: int = 1) -> None:
+        if self._seconds and (num_clients > 1 or now - self._armed > 0.1 * self._seconds):
+            faulthandler.dump_traceback_later((0.1 + num_clients) * self._seconds, exit=True, file=2)
+            self._armed = now if num_clients == 1 else -float("inf")
 
     def lift(self) -> None:
         if self._seconds:

@@ -6,6 +6,7 @@ from pathlib import Path
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure, FigureBase
+from matplotlib.ticker import MaxNLocator
 from rich.table import Table
 
 from fl_mlmc.frames import read_clients, read_rounds
@@ -98,6 +99,7 @@ def _draw_coverage(figure: FigureBase, coverage: pd.DataFrame) -> None:
     )
     axes.grid(False)
     axes.set_yticks([row + 0.5 for row in range(len(coverage))], list(coverage.index), fontsize=7)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="round", title="coverage: mean clients that hold a coordinate")
     figure.colorbar(image, ax=axes)
 

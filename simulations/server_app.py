@@ -12,12 +12,14 @@ from flwr.serverapp import Grid, ServerApp
 from torch import Tensor, nn
 
 from clients.client_app import app as client_app
+from clients.client_app import train_together
 from clients.data import FederatedData
+from clients.together import check_together
 from clients.trainer import device_of
 from fl_mlmc.bilevel.run import metrics, problem_of, state_model
 from fl_mlmc.config import RunConfig
 from fl_mlmc.models import Model, build_model
-from fl_mlmc.models.base import load_vector
+from fl_mlmc.models.base import load_vector, need_parameters_only
 from fl_mlmc.models.check import check_widths
 from fl_mlmc.models.norms import fill_statistics, has_static_statistics
 from fl_mlmc.protocol import code_stamp
@@ -29,6 +31,7 @@ from strategies.tiered import TieredStrategy, to_arrays
 
 from .datasets import prepare
 from .local_grid import LocalGrid
+from .needs import Needs
 from .run_lock import writing
 
 app = ServerApp()
@@ -52,7 +55,8 @@ def serve(
     data = prepare_data(config)
     federated = FederatedData.open(data)
     model = _model(config, federated)
-    config.resolved_scheme(model.spec.size)  # refused before anything is written
+    if config.resolved_scheme(model.spec.size).moves_itself:  # refused before anything is written
+        need_parameters_only(model.build(model.spec.units))
     if config.dp_noise:
         config.epsilon(config.num_rounds)  # likewise
     with writing(directory):
@@ -65,7 +69,7 @@ def serve(
             strategy = _strategy(config, model, round_log, str(data), federated)
             if saved:
                 strategy.restore(saved)
-            with _engine(config, grid) as engine:
+            with _engine(config, grid, data) as engine:
                 strategy.start(
                     engine,
                     to_arrays(saved.vector if saved else model.initial(config.seed)),
@@ -88,6 +92,8 @@ def _model(config: RunConfig, data: FederatedData) -> Model:
         return state_model(problem_of(config, shape, num_classes))
     model = build_model(config.model, shape, num_classes)
     check_widths(model, config.width_rule, {tier.width for tier in config.tier_list}, shape, num_classes)
+    if config.vectorize:
+        check_together(model, shape)
     return model
 
 
@@ -105,7 +111,7 @@ def _strategy(config: RunConfig, model: Model, round_log: RoundLog, where: str, 
 
 
 @contextmanager
-def _engine(config: RunConfig, flowers: Grid | None) -> Iterator[Grid]:
+def _engine(config: RunConfig, flowers: Grid | None, data: Path) -> Iterator[Grid]:
     """The Grid of the config's engine; `flowers` is Flower's own, inside Flower's process."""
     if config.engine == "local":
         yield LocalGrid(client_app, config.num_clients, config.to_flower())
@@ -113,10 +119,10 @@ def _engine(config: RunConfig, flowers: Grid | None) -> Iterator[Grid]:
         from .ray_grid import RayGrid  # Ray takes a second to import
         from .ray_session import ray_ready
 
-        needs = (config.client_cpus, config.client_gpus, config.client_timeout)
+        run, needs, at_once = config.to_flower(), Needs.of_config(config), train_together if config.vectorize else None
         with (
             ray_ready(flowers),
-            RayGrid(client_app, config.num_clients, config.to_flower(), *needs) as grid,
+            RayGrid(client_app, config.num_clients, run, needs, config.client_timeout, data, at_once) as grid,
         ):
             yield grid
     elif flowers is not None:

@@ -19,13 +19,13 @@ from fl_mlmc.config import RunConfig
 from fl_mlmc.protocol import (
     ARRAYS,
     CONFIG,
-    PAYLOAD,
     PAYLOAD_STYPE,
     ProtocolError,
     TrainFailure,
     TrainTask,
     TrainUpdate,
     code_stamp,
+    payload_name,
 )
 from fl_mlmc.submodels import IndexPlan
 from fl_mlmc.wire import decode_payload
@@ -44,6 +44,8 @@ class Sent:
     seat: Seat
     plan: IndexPlan
     downlink_bytes: int
+    anchor_bytes: int = 0
+    """The part of them that the client fetched before the round."""
 
 
 def in_client_order(sent: Mapping[int, Sent], replies: Iterable[Message]) -> Iterator[tuple[int, Message | None]]:
@@ -110,6 +112,7 @@ def blank_row(sent: Sent, compressor: str) -> dict[str, Any]:
         "payload_bytes": 0,
         "message_bytes": 0,
         "downlink_bytes": sent.downlink_bytes,
+        "anchor_bytes": sent.anchor_bytes,
         "expected_bits": None,
         "train_seconds": None,
         "encode_seconds": None,
@@ -119,8 +122,10 @@ def blank_row(sent: Sent, compressor: str) -> dict[str, Any]:
     }
 
 
-def read_update(reply: Message | None, sent: Sent, config: RunConfig) -> tuple[TrainUpdate, Payload]:
-    """The update and payload of a reply; ProtocolError or WireError says which rule it breaks."""
+def read_update(
+    reply: Message | None, sent: Sent, config: RunConfig, num_messages: int = 1
+) -> tuple[TrainUpdate, list[Payload]]:
+    """The update and the payloads of a reply; ProtocolError or WireError says which rule it breaks."""
     if reply is None:
         raise ProtocolError("no reply in time")
     if reply.has_error():
@@ -153,14 +158,20 @@ def read_update(reply: Message | None, sent: Sent, config: RunConfig) -> tuple[T
         raise ProtocolError(f"its probabilities are {update.probabilities[:3]}, expected numbers")
     if update.compressor:
         _check_compressor(update.compressor)
-    array = arrays.get(PAYLOAD) if isinstance(arrays, ArrayRecord) else None
-    if array is None or array.stype != PAYLOAD_STYPE or array.shape != (sent.plan.size,):
+    names = [payload_name(number) for number in range(num_messages)]
+    payloads = [_read_payload(arrays, name, sent.plan.size) for name in names]
+    for payload in payloads if config.max_update_norm else ():
+        if not (norm := float(payload.dense().norm())) <= config.max_update_norm:
+            raise ProtocolError(f"its update has norm {norm:.4g}, max-update-norm is {config.max_update_norm:g}")
+    return update, payloads
+
+
+def _read_payload(arrays: object, name: str, size: int) -> Payload:
+    array = arrays.get(name) if isinstance(arrays, ArrayRecord) else None
+    if array is None or array.stype != PAYLOAD_STYPE or array.shape != (size,):
         found = "no array" if array is None else f"stype {array.stype!r} and shape {array.shape}"
-        raise ProtocolError(f"its update has {found}, expected {PAYLOAD_STYPE!r} and shape {(sent.plan.size,)}")
-    payload = decode_payload(array.data, sent.plan.size)
-    if config.max_update_norm and not (norm := float(payload.dense().norm())) <= config.max_update_norm:
-        raise ProtocolError(f"its update has norm {norm:.4g}, max-update-norm is {config.max_update_norm:g}")
-    return update, payload
+        raise ProtocolError(f"its {name} has {found}, expected {PAYLOAD_STYPE!r} and shape {(size,)}")
+    return decode_payload(array.data, size)
 
 
 def _check_compressor(text: str) -> None:

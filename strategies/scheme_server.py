@@ -1,66 +1,165 @@
 """The server's half of the run's scheme, over tiers: what it keeps, and whose replies it counts on."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fl_mlmc.aggregate import Mean
+from fl_mlmc.blocks import Payload
 from fl_mlmc.config import RunConfig
-from fl_mlmc.schemes import Round
-from fl_mlmc.submodels import IndexPlan
+from fl_mlmc.schemes import Budget, Held, Round, State
+from fl_mlmc.schemes.controlled import sparse
+from fl_mlmc.schemes.shadowheart import Shadowheart
+from fl_mlmc.submodels import IndexPlan, Tier
+from fl_mlmc.submodels.tier import simulated_seconds
+from fl_mlmc.wire import encode_payload
 
-ROUNDS = "memory-rounds"
+from .folding import Fold, Folding
+
+ROUNDS, MOVEMENT = "memory-rounds", "movement/"
 
 
 class SchemeServer:
-    """Turns the mean of a round's messages into the model's update.
+    """Turns the means of a round's messages into the model's update.
 
     `plan_of` gives a client's plan. A coordinate's share is that of its holders in the cohort among all its holders;
-    clients with memory weigh the same, as in the theorems.
+    clients with memory weigh the same, as in the theorems. Where clients must hear what their round came to, its
+    movement is kept until they have all been in a later one.
     """
 
     def __init__(self, config: RunConfig, size: int, plan_of: Callable[[int], IndexPlan]) -> None:
         self.scheme = config.resolved_scheme(size)
-        self._config = config
-        self._plan_of = plan_of
-        self._state: Mapping[str, Tensor] = self.scheme.init_server(torch.zeros(size, dtype=torch.float64))
-        self._rounds = torch.zeros(config.num_clients, dtype=torch.int64)
+        self._config, self._size, self._plan_of = config, size, plan_of
+        self._state: State | None = None
+        self._turns = torch.zeros(config.num_clients, 3, dtype=torch.int64)  # of each memory: round, rank, cohort
+        self._saved = torch.zeros(config.num_clients, dtype=torch.int64)
+        self._movements: dict[int, Tensor] = {}
         self._holders = torch.ones(size, dtype=torch.float64)
+        self._round = Round(config.seed, 0, config.num_clients, config.clients_per_round)
+        self._ranks: dict[int, int] = {}
+        self._folding = Folding(config, size)
+        self._means: list[Fold] = []
+        self._budgets: dict[int, Budget] = {}
+        self.lasting: float | None = None
+        """Simulated seconds of a round, where the scheme fixes them."""
 
-    def meet(self, clients: Iterable[int]) -> None:
-        """Count how many of all `clients` hold each coordinate; call it before the first round."""
+    def meet(self, clients: Iterable[int], tier_of: Callable[[int], Tier]) -> None:
+        """Count how many of all `clients` hold each coordinate, and what each has time for; before the first round."""
+        clients = list(clients)
+        self._folding.meet(map(self._plan_of, clients))
+        if isinstance(self.scheme, Shadowheart):
+            self._share_time(self.scheme, clients, tier_of)
         if self.scheme.has_memory:
             holders = torch.zeros_like(self._holders)
             for client in clients:
                 own = self._plan_of(client)
-                own.scatter_add(holders, holders.new_ones(1).expand(own.size))
+                own.scatter_add(holders, 1)
             self._holders = holders.clamp(min=1)  # where nobody is, nothing comes either
 
-    def memory_round(self, client: int) -> int:
-        """The last round in which the client's message was taken, whose memory it must have; 0: none."""
-        return int(self._rounds[client])
+    def _share_time(self, scheme: Shadowheart, clients: Sequence[int], tier_of: Callable[[int], Tier]) -> None:
+        own = [(self._plan_of(client).size, tier_of(client)) for client in clients]
+        rng = np.random.default_rng(0)
+        bits = {size: self._config.uplink.compress(torch.ones(size), rng).expected_bits for size, _ in own}
+        compute = [simulated_seconds(tier, size, 1, 0, 0) for size, tier in own]
+        message = [bits[size] / 8 / tier.up for size, tier in own]
+        self.lasting, budgets = scheme.budgets(compute, message)
+        self._budgets = dict(zip(clients, budgets, strict=True))
 
-    def accept(self, client: int, server_round: int) -> None:
-        """The client's message of the round is in the mean."""
+    def active(self, cohort: Iterable[int]) -> list[int]:
+        """Those of a cohort that have time to do anything in a round."""
+        return [client for client in cohort if client not in self._budgets or self._budgets[client].messages]
+
+    def start(self, server_round: int, cohort: Sequence[int], vector: Tensor) -> list[Tensor]:
+        """A new round of `cohort` from the model `vector`; the points to broadcast, float32."""
+        self._round = replace(self._round, number=server_round, cohort_size=len(cohort))
+        self._ranks = {client: rank for rank, client in enumerate(cohort)}
+        self._means = [self._folding.start() for _ in range(self.scheme.num_messages)]
+        if self._state is None:
+            self._state = self.scheme.init_server(vector.double())
+        model = vector.double() if self._state else vector
+        return [point.float() for point in self.scheme.points(model, self._state)]
+
+    def turn(self, client: int) -> dict[str, int]:
+        """What a client's task says of its place in the round and of its memory."""
+        return {
+            "memory_round": self.turn_of(client)[0],
+            "checkpoint_round": int(self._saved[client]),
+            "rank": self._ranks[client],
+            "cohort_size": self._round.cohort_size,
+            "gradients": self._budget(client).gradients,
+            "messages": self._budget(client).messages,
+        }
+
+    def turn_of(self, client: int) -> tuple[int, int, int]:
+        """The last round in which the client's message was taken, its rank and the size of the cohort; 0: none."""
+        number, rank, cohort_size = self._turns[client].tolist()
+        return number, rank, cohort_size
+
+    def movement(self, client: int) -> bytes | None:
+        """What the round of the client's memory came to, on the coordinates that it sent; None: nothing to hear."""
+        number, rank, cohort_size = self.turn_of(client)
+        if not (self.scheme.hears_back and number):
+            return None
+        own = self._plan_of(client)
+        spoken = self._spoken(own, replace(self._round, number=number, cohort_size=cohort_size), rank)
+        moved = own.gather(self._movements[number])
+        return encode_payload(sparse(moved, torch.arange(own.size) if spoken is None else spoken).payload)
+
+    def add(
+        self, client: int, own: IndexPlan, payloads: Sequence[Payload], weight: float, labels: list[int] | None
+    ) -> None:
+        """Take a client's messages into the means."""
+        spoken = self._spoken(own, self._round, self._ranks[client])
+        if self.scheme.has_memory or client in self._budgets:
+            weight = self._budget(client).weight
+        for mean, payload in zip(self._means, payloads, strict=True):
+            mean.add(own, payload, weight, labels, spoken)
         if self.scheme.has_memory:
-            self._rounds[client] = server_round
+            self._turns[client] = torch.tensor([self._round.number, self._ranks[client], self._round.cohort_size])
 
-    def estimate(self, mean: Mean, vector: Tensor, server_round: int) -> Mean:
-        """The mean with the scheme's update in place of the messages'."""
-        config = self._config
-        round = Round(config.seed, server_round, config.num_clients, config.clients_per_round)
-        share = mean.coverage / self._holders if self._state else 1.0
-        update, self._state = self.scheme.estimate([mean.update.double()], vector, self._state, round, share)
-        return replace(mean, update=update.float())
+    def estimate(self, vector: Tensor) -> Mean:
+        """The model's update that the round comes to, and how many clients spoke of each coordinate."""
+        means = [mean.result() for mean in self._means]
+        share = means[0].coverage / self._holders if self._state else 1.0
+        updates = [mean.update.double() for mean in means]
+        direction, self._state = self.scheme.estimate(updates, vector.double(), self._state or {}, self._round, share)
+        # Clients send updates, which point down; a scheme that moves itself gives what is to be subtracted.
+        update = (-direction if self.scheme.moves_itself else direction).float()
+        if self.scheme.hears_back:
+            self._movements[self._round.number] = update
+            awaited = set(self._turns[:, 0].tolist())
+            self._movements = {number: moved for number, moved in self._movements.items() if number in awaited}
+        return replace(means[0], update=update)
 
     def state(self) -> dict[str, Tensor]:
         """What must outlive the process; nothing for a scheme without memory."""
-        return {**self._state, ROUNDS: self._rounds.clone()} if self.scheme.has_memory else {}
+        if not self.scheme.has_memory:
+            return {}
+        movements = {f"{MOVEMENT}{number}": moved for number, moved in self._movements.items()}
+        return {**(self._state or {}), **movements, ROUNDS: self._turns.clone()}
+
+    def saved(self) -> None:
+        """The `state` is safe: clients keep the memories that it counts on."""
+        self._saved = self._turns[:, 0].clone()
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from a `state`."""
+        """Go on from a `state`, which may hold others' vectors too."""
         if self.scheme.has_memory:
-            self._state = {name: vector for name, vector in state.items() if name != ROUNDS}
-            self._rounds = state[ROUNDS].clone()
+            names = self.scheme.init_server(torch.zeros(1, dtype=torch.float64))
+            self._state = {name: state[name] for name in names}
+            self._turns = state[ROUNDS].clone()
+            moved = {name.removeprefix(MOVEMENT): state[name] for name in state if name.startswith(MOVEMENT)}
+            self._movements = {int(number): vector for number, vector in moved.items()}
+            self.saved()
+
+    def _budget(self, client: int) -> Budget:
+        return self._budgets.get(client, Budget())
+
+    def _spoken(self, own: IndexPlan, round: Round, rank: int) -> Tensor | None:
+        spoken = self.scheme.speaks_of(self._size, round, rank)
+        if spoken is None or own.size == self._size:
+            return spoken
+        return Held(self._size, own.indices).own(spoken)

@@ -16,25 +16,16 @@ from fl_mlmc.aggregate import Mean
 from fl_mlmc.config import RunConfig
 from fl_mlmc.models import Model
 from fl_mlmc.privacy import secret_generator
-from fl_mlmc.protocol import (
-    ARRAYS,
-    CONFIG,
-    PAYLOAD,
-    PAYLOAD_STYPE,
-    TrainTask,
-    TrainUpdate,
-    printable,
-)
+from fl_mlmc.protocol import ANCHOR, ARRAYS, CONFIG, MOVEMENT, PAYLOAD_STYPE, TrainTask, TrainUpdate, printable
 from fl_mlmc.rng import stream
 from fl_mlmc.roundlog import RoundLog
 from fl_mlmc.submodels import IndexPlan, plan
 from fl_mlmc.submodels.coverage import CoverageWatch, coverage_by_tensor, guarded_cohort
 from fl_mlmc.submodels.tier import Tier, simulated_seconds
-from fl_mlmc.wire import encode_payload
 
+from .broadcast import Broadcast
 from .checkpoint import CHECKPOINT, ServerState, save_state
 from .device_grid import DeviceGrid
-from .folding import Fold, Folding
 from .replies import Sent, blank_row, in_client_order, read_update, sizes
 from .roster import Roster
 from .scheme_server import SchemeServer
@@ -81,7 +72,7 @@ class TieredStrategy(Strategy):
         self._evaluate_model = evaluate_model
         self._optimizer = ServerOptimizer(config.server_optimizer, config.server_learning_rate, model.spec.size)
         self._scheme = SchemeServer(config, model.spec.size, lambda client: self._plan(client, 1))
-        self._folding = Folding(config, model.spec.size, self._plan_if_seen)
+        self._broadcast = Broadcast(config)
         self._vector = torch.empty(0)
         self._sent: dict[int, Sent] = {}
         self._row: Row = {}
@@ -96,7 +87,7 @@ class TieredStrategy(Strategy):
         for line in (
             f"model {config.model}: {self.model.spec.size:,} parameters",
             f"clients {config.num_clients}, {config.clients_per_round} a round, tiers {config.tiers}",
-            f"compressor {config.compressor}, downlink {config.downlink_compressor}",
+            f"compressor {config.compressor}, downlink {config.downlink_scheme} {config.downlink_compressor}",
             f"scheme {self._scheme.scheme!r}",
             f"log {self.round_log.directory}",
         ):
@@ -139,12 +130,14 @@ class TieredStrategy(Strategy):
         self._cumulative_uplink_bytes = state.cumulative_uplink_bytes
         self._optimizer.restore(state.optimizer)
         self._scheme.restore(state.scheme)
+        self._broadcast.restore(state.scheme)
 
     def _checkpoint(self, server_round: int, vector: Tensor) -> None:
         sizes, uplink_bytes = self.round_log.sizes(), self._cumulative_uplink_bytes
-        optimizer, scheme = self._optimizer.state(), self._scheme.state()
+        optimizer, scheme = self._optimizer.state(), {**self._scheme.state(), **self._broadcast.state()}
         state = ServerState(server_round, vector, optimizer, uplink_bytes, sizes, scheme)
         save_state(self.round_log.directory / CHECKPOINT, self.model.spec, state)
+        self._scheme.saved()
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -157,7 +150,7 @@ class TieredStrategy(Strategy):
             is_real = isinstance(grid, DeviceGrid)
             least = self._least if is_real and not self._scheme.scheme.has_memory else None
             self.roster.wait(grid, least, max(60.0, self.config.round_timeout) if is_real else 60.0)
-            self._scheme.meet(self.roster.clients)
+            self._scheme.meet(self.roster.clients, lambda client: self.roster.seat(client).tier)
         self.roster.refresh(grid)
         if len(self.roster.clients) < self._least:
             self.roster.wait(grid, self._least, self.config.round_timeout)
@@ -169,17 +162,19 @@ class TieredStrategy(Strategy):
         return self.config.least_replies(self.config.clients_per_round)
 
     def _messages(self, server_round: int) -> Iterator[Message]:
-        submodels: dict[IndexPlan, bytes] = {}
-        for client in self._cohort(server_round):
+        cohort = self._scheme.active(self._cohort(server_round))
+        self._broadcast.start(server_round, self._scheme.start(server_round, cohort, self._vector))
+        for client in cohort:
             seat = self.roster.seat(client, server_round)
             own = self._plan(client, server_round)
-            if own not in submodels:
-                submodels[own] = self._broadcast(own, server_round)
-            payload = submodels[own]
+            payloads = dict(self._broadcast.arrays(own))
+            if moved := self._scheme.movement(client):
+                payloads[MOVEMENT] = moved
             task = self._task(client, seat.tier, server_round)
-            self._sent[client] = Sent(task, seat, own, len(payload))
-            array = Array("float32", (own.size,), PAYLOAD_STYPE, payload)
-            content = RecordDict({ARRAYS: ArrayRecord({PAYLOAD: array}), CONFIG: ConfigRecord(task.to_config())})
+            downlink_bytes = sum(map(len, payloads.values()))
+            self._sent[client] = Sent(task, seat, own, downlink_bytes, len(payloads.get(ANCHOR, b"")))
+            arrays = {name: Array("float32", (own.size,), PAYLOAD_STYPE, payload) for name, payload in payloads.items()}
+            content = RecordDict({ARRAYS: ArrayRecord(arrays), CONFIG: ConfigRecord(task.to_config())})
             yield Message(
                 content,
                 dst_node_id=seat.node_id,
@@ -190,8 +185,9 @@ class TieredStrategy(Strategy):
 
     def _task(self, client: int, tier: Tier, server_round: int) -> TrainTask:
         state = str(self.round_log.directory / MEMORIES) if self._scheme.scheme.has_memory else ""
-        memory_round = self._scheme.memory_round(client)
-        return TrainTask(server_round, client, tier.name, tier.width, self._data, state, memory_round, self._data_meta)
+        turn = self._scheme.turn(client)
+        meta = self._data_meta
+        return TrainTask(server_round, client, tier.name, tier.width, self._data, state, data_meta=meta, **turn)
 
     def _cohort(self, server_round: int) -> list[int]:
         clients = self.roster.clients
@@ -210,27 +206,19 @@ class TieredStrategy(Strategy):
         width = self.roster.seat(client, server_round).tier.width
         return plan(self.model.spec, self.config.width_rule, width, server_round, client, self.config.seed)
 
-    def _plan_if_seen(self, client: int) -> IndexPlan | None:
-        return self._plan(client, 1) if client in self.roster.clients else None
-
-    def _broadcast(self, own: IndexPlan, server_round: int) -> bytes:
-        rng = stream(self.config.seed, "downlink", server_round, own.size)
-        return encode_payload(self.config.downlink.compress(own.gather(self._vector), rng).payload)
-
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Average the good updates and step the model; every sampled client gets its row in the log."""
-        fold = self._folding.start()
         rows: list[Row] = []
         aggregating = _Stopwatch()
         for client, reply in in_client_order(self._sent, replies):
             with aggregating:
-                rows.append(self._read(fold, self._sent[client], reply))
+                rows.append(self._fold(self._sent[client], reply))
         self.round_log.append_clients(rows)
         num_ok = sum(row["status"] == "ok" for row in rows)
         with aggregating:
-            result = self._scheme.estimate(fold.result(), self._vector, server_round)
+            result = self._scheme.estimate(self._vector)
         uplink_bytes = sum(row["payload_bytes"] for row in rows)
         self._cumulative_uplink_bytes += uplink_bytes
         self._row = {
@@ -280,16 +268,15 @@ class TieredStrategy(Strategy):
         if done:
             self.round_log.append_round(self._row)
 
-    def _read(self, fold: Fold, sent: Sent, reply: Message | None) -> Row:
-        """Add one reply to the fold, if it keeps the rules; its row in the log."""
+    def _fold(self, sent: Sent, reply: Message | None) -> Row:
+        """Add one reply to the means, if it keeps the rules; its row in the log."""
         row = blank_row(sent, self.config.compressor)
         try:
             row |= sizes(reply)
-            update, payload = read_update(reply, sent, self.config)
+            update, payloads = read_update(reply, sent, self.config, self._scheme.scheme.num_messages)
             labels = update.labels if self.config.average_by_label else None
-            weight = 1 if self._scheme.scheme.has_memory else update.num_examples
-            fold.add(sent.plan, payload, weight, labels)
-            self._scheme.accept(sent.task.client, sent.task.server_round)
+            weight = 1 if self.config.weighting == "clients" else update.num_examples
+            self._scheme.add(sent.task.client, sent.plan, payloads, weight, labels)
         except ValueError as error:
             reason = printable(error)
             log(WARNING, "client %d dropped in round %d: %s", sent.task.client, sent.task.server_round, reason)
@@ -302,12 +289,16 @@ class TieredStrategy(Strategy):
             "expected_bits": update.expected_bits,
             "train_seconds": update.train_seconds,
             "encode_seconds": update.encode_seconds,
-            "simulated_seconds": simulated_seconds(
-                sent.seat.tier, sent.plan.size, update.num_steps, sent.downlink_bytes, row["payload_bytes"]
-            ),
+            "simulated_seconds": self._simulated_seconds(sent, update.num_steps, row["payload_bytes"]),
             "train_loss": update.train_loss,
             **self._client_row(update),
         }
+
+    def _simulated_seconds(self, sent: Sent, num_steps: int, uplink_bytes: int) -> float:
+        downlink_bytes = sent.downlink_bytes - sent.anchor_bytes  # an anchor was fetched before the round began
+        if self._scheme.lasting is not None:
+            return downlink_bytes / sent.seat.tier.down + self._scheme.lasting
+        return simulated_seconds(sent.seat.tier, sent.plan.size, num_steps, downlink_bytes, uplink_bytes)
 
     def _client_row(self, update: TrainUpdate) -> Row:
         """What a strategy of its own adds to a client's row."""

@@ -82,3 +82,22 @@ def load_vector(module: nn.Module, vector: Tensor) -> None:
             if name.endswith("running_var"):
                 # A mean of compressed updates may take a variance below zero; the root of it would be NaN.
                 tensor.clamp_(min=0.0)
+
+
+def gradient_vector(module: nn.Module) -> Tensor:
+    """The gradients of a module's parameters as one flat float32 vector, in the order of `to_vector`.
+
+    ValueError if the module's state holds more than parameters.
+    """
+    need_parameters_only(module)
+    grads = (torch.zeros_like(part) if part.grad is None else part.grad for part in module.parameters())
+    by_name = dict(zip((name for name, _ in module.named_parameters()), grads, strict=True))
+    return torch.cat([by_name[name].reshape(-1).float() for name in vector_tensors(module)])
+
+
+def need_parameters_only(module: nn.Module) -> None:
+    """ValueError if the module's state holds more than parameters: gradients do not carry statistics."""
+    if statistics := vector_tensors(module).keys() - dict(module.named_parameters()).keys():
+        raise ValueError(
+            f"the model keeps statistics that gradients do not carry ({min(statistics)}): take norm='static' or 'group'"
+        )

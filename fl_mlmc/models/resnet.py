@@ -5,12 +5,14 @@ residual stream is one hidden dimension, the middle of each block another: addit
 """
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from ..submodels.width_spec import CLASSES, DEPTH, Axis, WidthSpec
 from .base import Model, skeleton
+from .exits import Exits
 from .norms import Norm
 
 
@@ -27,9 +29,8 @@ def resnet18(
 ) -> Model:
     """`hidden` channels and `depths` blocks in each stage. HeteroFL's published runs have depths (1, 1, 1, 2).
 
-    `norm`, `scaler`, `groups` and `widths` as in `norms`. `exits`: every stage ends in a classifier of its own
-    (global average, then a linear layer; simpler than DepthFL's bottleneck), the logits are the mean over them, and
-    the rule "depth" can cut the model.
+    `norm`, `scaler`, `groups` and `widths` as in `norms`. `exits`: every stage ends in a classifier of its own, as in
+    DepthFL (Kim et al. 2023, ICLR), the logits are the mean over them, and the rule "depth" can cut the model.
     """
     if len(input_shape) != 3:
         raise ValueError(f"model resnet18 takes images of shape (channels, height, width), the data has {input_shape}")
@@ -53,7 +54,7 @@ def resnet18(
     return Model(build, WidthSpec.of(module, full, axes, needs))
 
 
-class ResNet(nn.Module):
+class ResNet(Exits):
     """A residual network of so many `units` in each hidden dimension, out of `full`."""
 
     def __init__(
@@ -85,13 +86,16 @@ class ResNet(nn.Module):
                 before = after
             self.stages.append(blocks)
             if exits or stage == len(depths):
-                self.exits[after] = Exit(layer(after), nn.Linear(units[after] * kind.outer, full[CLASSES]))
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return torch.stack(self.exit_logits(inputs)).mean(0) if len(self.exits) > 1 else self.exit_logits(inputs)[0]
+                later = [f"stage{number}" for number in range(stage, len(depths) + 1)]
+                separable = [
+                    Separable(units[first] * kind.outer, units[last] * kind.outer, layer(first), layer(last))
+                    for first, last in [(after, after), *pairwise(later)]
+                ]
+                gate = None if len(later) == 1 else nn.Sequential(separable[0], layer(after), nn.ReLU())
+                linear = nn.Linear(units[later[-1]] * kind.outer, full[CLASSES])
+                self.exits[after] = Exit(layer(after), gate, nn.Sequential(*separable[1:]), linear)
 
     def exit_logits(self, inputs: Tensor) -> list[Tensor]:
-        """The logits of every exit, the shallowest first."""
         stream = self.stem(inputs)
         logits = []
         for number, stage in enumerate(self.stages, start=1):
@@ -118,15 +122,38 @@ class Block(nn.Module):
         return self.conv2(torch.relu(self.norm2(self.conv1(active)))) + beside
 
 
-class Exit(nn.Module):
-    """Norm, ReLU, the average over pixels, and a linear classifier."""
+class Separable(nn.Module):
+    """Two depthwise separable convolutions, norm and ReLU after each; the first halves the resolution."""
 
-    def __init__(self, norm: nn.Module, linear: nn.Module) -> None:
+    def __init__(self, before: int, after: int, norm1: nn.Module, norm2: nn.Module) -> None:
         super().__init__()
-        self.norm, self.linear = norm, linear
+        self.depthwise1 = nn.Conv2d(before, before, 3, stride=2, padding=1, groups=before, bias=False)
+        self.pointwise1 = nn.Conv2d(before, before, 1, bias=False)
+        self.depthwise2 = nn.Conv2d(before, before, 3, padding=1, groups=before, bias=False)
+        self.pointwise2 = nn.Conv2d(before, after, 1, bias=False)
+        self.norm1, self.norm2 = norm1, norm2
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        middle = torch.relu(self.norm1(self.pointwise1(self.depthwise1(inputs))))
+        return torch.relu(self.norm2(self.pointwise2(self.depthwise2(middle))))
+
+
+class Exit(nn.Module):
+    """Norm, ReLU, a gate by attention, a bottleneck to the last stage's channels and pixels, and a linear classifier.
+
+    The last stage's has no gate and an empty bottleneck.
+    """
+
+    def __init__(self, norm: nn.Module, gate: nn.Module | None, bottleneck: nn.Module, linear: nn.Module) -> None:
+        super().__init__()
+        self.norm, self.gate, self.bottleneck, self.linear = norm, gate, bottleneck, linear
 
     def forward(self, stream: Tensor) -> Tensor:
-        return self.linear(torch.relu(self.norm(stream)).mean((2, 3)))
+        active = torch.relu(self.norm(stream))
+        if self.gate is not None:
+            opened = nn.functional.interpolate(self.gate(active), active.shape[2:], mode="bilinear")
+            active = active * torch.sigmoid(opened)
+        return self.linear(self.bottleneck(active).mean((2, 3)))
 
 
 def _axes(
@@ -142,6 +169,12 @@ def _axes(
         axes.update(kind.axes(name, units, full[units]))
         needs.update(kind.needs(name, units, full[units]))
 
+    def separable(name: str, before: str, after: str) -> None:
+        for number, (source, target) in enumerate([(before, before), (before, after)], start=1):
+            axes[f"{name}.depthwise{number}.weight"] = (kind.axis(source), None, None, None)
+            axes[f"{name}.pointwise{number}.weight"] = conv(target, source)
+            norm(f"{name}.norm{number}", target)
+
     before = "stage1"
     for stage, depth in enumerate(depths, start=1):
         after = f"stage{stage}"
@@ -156,9 +189,15 @@ def _axes(
                 axes[f"{name}.shortcut.weight"] = conv(after, before)
             before = after
         if exits or stage == len(depths):
-            norm(f"exits.{after}.norm", after)
-            axes[f"exits.{after}.linear.weight"] = (CLASSES, kind.axis(after))
-            axes[f"exits.{after}.linear.bias"] = (CLASSES,)
+            name, later = f"exits.{after}", [f"stage{number}" for number in range(stage, len(depths) + 1)]
+            norm(f"{name}.norm", after)
+            if len(later) > 1:
+                separable(f"{name}.gate.0", after, after)
+                norm(f"{name}.gate.1", after)
+            for number, (first, second) in enumerate(pairwise(later)):
+                separable(f"{name}.bottleneck.{number}", first, second)
+            axes[f"{name}.linear.weight"] = (CLASSES, kind.axis(later[-1]))
+            axes[f"{name}.linear.bias"] = (CLASSES,)
         if exits and stage > 1:
             needs |= dict.fromkeys(list(axes)[start:], (DEPTH, stage))
     return axes, needs

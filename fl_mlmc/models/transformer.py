@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..submodels.width_spec import CLASSES, Axis, WidthSpec
+from ..submodels.width_spec import CLASSES, DEPTH, Axis, WidthSpec
 from .base import Model, skeleton
+from .exits import Exits
 
 
 def transformer(
@@ -26,11 +27,12 @@ def transformer(
     vocabulary: int = 30522,
     positions: int = 512,
     weights: str = "",
+    exits: bool = False,
 ) -> Model:
     """A classifier of sequences (length,) of token numbers, 0 for padding. The sizes by default are MiniLM-L6's.
 
     `weights` names a directory with a model.safetensors; the server starts from it (clients do not read it). The
-    classifier itself, a linear layer on the mean over tokens, starts at random.
+    classifier itself, a linear layer on the mean over tokens, starts at random. `exits`: one after every layer.
     """
     if len(input_shape) != 1 or not 0 < input_shape[0] <= positions:
         raise ValueError(
@@ -43,19 +45,24 @@ def transformer(
     full = {"stream": stream, **{f"head{number}": stream // heads for number in numbers}}
     full |= {f"ff{number}": feed_forward for number in numbers}
     full[CLASSES] = num_classes
+    full |= {DEPTH: layers} if exits else {}
 
     def build(units: Mapping[str, int]) -> nn.Module:
-        return Transformer(units, layers, heads, vocabulary, positions)
+        return Transformer(units, layers, heads, vocabulary, positions, exits)
 
-    spec = WidthSpec.of(skeleton(build, full), full, _axes(layers, heads))
+    axes, needs = _axes(layers, heads, exits)
+    spec = WidthSpec.of(skeleton(build, full), full, axes, needs)
     return Model(build, spec, (lambda: load_weights(Path(weights), spec)) if weights else None)
 
 
-class Transformer(nn.Module):
-    """The encoder of so many `units` in each hidden dimension, and its classifier."""
+class Transformer(Exits):
+    """The encoder of so many `units` in each hidden dimension, and its classifier or, with `exits`, one a layer."""
 
-    def __init__(self, units: Mapping[str, int], layers: int, heads: int, vocabulary: int, positions: int) -> None:
+    def __init__(
+        self, units: Mapping[str, int], layers: int, heads: int, vocabulary: int, positions: int, exits: bool
+    ) -> None:
         super().__init__()
+        layers = units.get(DEPTH, layers)
         stream = units["stream"]
         self.embeddings = Embeddings(stream, vocabulary, positions)
         self.encoder = nn.ModuleDict(
@@ -66,16 +73,21 @@ class Transformer(nn.Module):
                 )
             }
         )
-        self.classifier = nn.Linear(stream, units[CLASSES])
+        self.classifier = None if exits else nn.Linear(stream, units[CLASSES])
+        self.exits = nn.ModuleList(nn.Linear(stream, units[CLASSES]) for _ in range(layers if exits else 0))
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def exit_logits(self, tokens: Tensor) -> list[Tensor]:
         tokens = tokens.long()
         known = tokens != 0
         stream = self.embeddings(tokens)
-        for layer in self.encoder["layer"]:  # type: ignore[attr-defined]
-            stream = layer(stream, known)
         weights = known.to(stream.dtype)[..., None]
-        return self.classifier((stream * weights).sum(1) / weights.sum(1).clamp(min=1))
+        weights = weights / weights.sum(1, keepdim=True).clamp(min=1)
+        logits = []
+        for number, layer in enumerate(self.encoder["layer"]):  # type: ignore[arg-type, var-annotated]
+            stream = layer(stream, known)
+            if len(self.exits):
+                logits.append(self.exits[number]((stream * weights).sum(1)))
+        return logits if self.classifier is None else [self.classifier((stream * weights).sum(1))]
 
 
 class Embeddings(nn.Module):
@@ -132,7 +144,9 @@ def _add_norm(part: nn.Module, stream: Tensor, inner: Tensor) -> Tensor:
     return part["LayerNorm"](stream + part["dense"](inner))  # type: ignore[index]
 
 
-def _axes(layers: int, heads: int) -> dict[str, tuple[Axis | str | None, ...]]:
+def _axes(
+    layers: int, heads: int, exits: bool
+) -> tuple[dict[str, tuple[Axis | str | None, ...]], dict[str, tuple[str, int]]]:
     axes: dict[str, tuple[Axis | str | None, ...]] = {
         f"embeddings.{name}_embeddings.weight": (None, "stream") for name in ("word", "position", "token_type")
     }
@@ -144,8 +158,9 @@ def _axes(layers: int, heads: int) -> dict[str, tuple[Axis | str | None, ...]]:
         axes.update({f"{name}.weight": (after, before), f"{name}.bias": (after,)})
 
     norm("embeddings")
+    needs: dict[str, tuple[str, int]] = {}
     for number in range(1, layers + 1):
-        layer = f"encoder.layer.{number - 1}"
+        start, layer = len(axes), f"encoder.layer.{number - 1}"
         rows = Axis(f"head{number}", outer=heads)
         for name in ("query", "key", "value"):
             linear(f"{layer}.attention.self.{name}", rows, "stream")
@@ -154,8 +169,12 @@ def _axes(layers: int, heads: int) -> dict[str, tuple[Axis | str | None, ...]]:
         linear(f"{layer}.intermediate.dense", f"ff{number}", "stream")
         linear(f"{layer}.output.dense", "stream", f"ff{number}")
         norm(f"{layer}.output")
-    linear("classifier", CLASSES, "stream")
-    return axes
+        if exits:
+            linear(f"exits.{number - 1}", CLASSES, "stream")
+            needs |= dict.fromkeys(list(axes)[start:], (DEPTH, number)) if number > 1 else {}
+    if not exits:
+        linear("classifier", CLASSES, "stream")
+    return axes, needs
 
 
 def load_weights(directory: Path, spec: WidthSpec) -> dict[str, Tensor]:
@@ -173,7 +192,7 @@ def load_weights(directory: Path, spec: WidthSpec) -> dict[str, Tensor]:
         names = {name.removeprefix("bert."): name for name in stored.keys()}  # noqa: SIM118
         for name, shape in spec.shapes.items():
             if name not in names:
-                if name.startswith("classifier."):
+                if name.startswith(("classifier.", "exits.")):
                     continue
                 raise ValueError(f"{path} has no tensor {name!r}; it has {', '.join(sorted(names)[:5])}, …")
             tensor = stored.get_tensor(names[name]).float()

@@ -6,7 +6,7 @@ from functools import lru_cache
 from .. import spec
 from ..compressors.base import Compressor
 from .adiana import ADIANA
-from .base import Round, Scheme, State, Turn
+from .base import Budget, Held, Round, Scheme, State, Turn
 from .compressed_scaffnew import CompressedScaffnew
 from .dasha import DASHA
 from .dasha_mvr import DASHAMVR
@@ -18,9 +18,10 @@ from .ef21_sgdm import EF21SGDM
 from .ef_bv import EFBV
 from .marina import MARINA
 from .proxskip import ProxSkip
+from .shadowheart import Shadowheart
 from .tamuna import TAMUNA
 
-__all__ = ["SCHEMES", "Round", "Scheme", "State", "Turn", "parse_scheme", "resolve_scheme"]
+__all__ = ["SCHEMES", "Budget", "Held", "Round", "Scheme", "State", "Turn", "parse_scheme", "resolve_scheme"]
 
 SCHEMES: Mapping[str, type[Scheme]] = {
     kind.name: kind
@@ -38,6 +39,7 @@ SCHEMES: Mapping[str, type[Scheme]] = {
         ProxSkip,
         CompressedScaffnew,
         TAMUNA,
+        Shadowheart,
     )
 }
 

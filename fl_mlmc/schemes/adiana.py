@@ -2,7 +2,7 @@
 
 x = θ1 z + θ2 w + (1−θ1−θ2) y; g = h + mean C(∇f_i(x) − h_i); h_i ← h_i + a C(∇f_i(w) − h_i), h the same of the mean;
 y⁺ = x − ηg; z ← βz + (1−β)x + (γ/η)(y⁺ − x); w ← y with probability p. Li, Kovalev, Qian, Richtárik, ICML 2020,
-arXiv 2002.11364, Algorithm 1. Two compressed vectors a round. Unbiased compressors; every client in every round,
+arXiv 2002.11364. Two compressed vectors a round. Unbiased compressors; every client in every round,
 because the coupling of the sequences rests on the mean over all of them.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..compressors.base import Compressed, Compressor
 from .base import Find, Round, Scheme, Share, State, Turn, decoded, given
-from .constants import known_omega
+from .constants import known_omega, need_unbiased
 
 
 @dataclass(frozen=True, repr=False)
@@ -29,7 +29,7 @@ class ADIANA(Scheme):
     name = "adiana"
     allows_partial = False
     moves_itself = True
-    beyond_runs = "clients evaluate two points a round"
+    num_messages = 2
 
     smoothness: float
     convexity: float
@@ -44,6 +44,7 @@ class ADIANA(Scheme):
             )
 
     def resolve(self, compressor: Compressor, size: int, num_clients: int) -> Self:
+        need_unbiased(self.name, compressor)
         worst = known_omega(self.name, "omega", compressor, size) if self.omega is None else self.omega
         omega = max(worst, 1e-12)
         probability = min(1.0, max(1.0, math.sqrt(num_clients / (32 * omega)) - 1) / (2 * (1 + omega)))
@@ -76,7 +77,7 @@ class ADIANA(Scheme):
         keep = 1 - rate * self.convexity
         is_drawn = round.shared("anchor").random() < given(self.probability)
         return model - (here - movement), {
-            "shift": state["shift"] + self._memory_step * means[1],
+            "shift": state["shift"] + self._memory_step * (share * means[1]),
             "z": keep * state["z"] + (1 - keep) * here - rate / given(self.step) * movement,
             "anchor": model.clone() if is_drawn else state["anchor"],
         }

@@ -4,13 +4,14 @@ A scheme is two pairs of pure functions, state in and state out. A client has (`
 where it must learn what its round came to; the server has (`init_server`, `estimate`), and `points`, what it
 broadcasts. In between there is only the mean of the clients' messages, so it can be summed as they come in.
 
-The harness steps model ← model − step · direction. A scheme that `moves_itself` has the step inside: there step = 1.
+The harness steps model ← model − step · direction. A scheme that `moves_itself` has the step inside: there step = 1,
+and what a client finds is a gradient.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import ClassVar, Self
+from typing import ClassVar, Protocol, Self
 
 import numpy as np
 import torch
@@ -24,9 +25,15 @@ from ..rng import stream
 State = Mapping[str, Tensor]
 """Named vectors: what a client or the server keeps from round to round."""
 
-Find = Callable[[Tensor], Tensor]
-"""What a client finds at a point: its gradient, or before − after of local training. One sample a round, so that
-differences of two points are not noise."""
+
+class Find(Protocol):
+    """What a client finds at a point: its gradient, or the update of local training.
+
+    Equal numbers stand for one `sample` of a round, so that differences of two points are not noise.
+    """
+
+    def __call__(self, point: Tensor, sample: int = 0, /) -> Tensor: ...
+
 
 Share = float | Tensor
 """The cohort's part of all clients, by weight; a tensor where it differs from coordinate to coordinate."""
@@ -53,6 +60,28 @@ class Round:
 
 
 @dataclass(frozen=True, eq=False)
+class Held:
+    """A client's part of a model of `size` coordinates: the ascending `places` of its own ones, int64."""
+
+    size: int
+    places: Tensor
+
+    def own(self, chosen: Tensor) -> Tensor:
+        """The client's own numbers, ascending, of those among the ascending coordinates `chosen` that it holds."""
+        return torch.from_numpy(np.flatnonzero(np.isin(self.places.numpy(), chosen.numpy(), assume_unique=True)))
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a client does in a round that has a fixed time: gradients at one point, and messages about their mean."""
+
+    gradients: int = 1
+    messages: int = 1
+    weight: float = 1.0
+    """Of its reply in the mean."""
+
+
+@dataclass(frozen=True, eq=False)
 class Turn:
     """One client's part in a round: its place in the cohort, from 0, its compressor and its own randomness."""
 
@@ -60,6 +89,10 @@ class Turn:
     rank: int
     compressor: Compressor
     rng: np.random.Generator
+    held: Held | None = None
+    """Where the client holds a part of the model only; None: it holds all."""
+    budget: Budget | None = None
+    """Where rounds have a fixed time; None: one gradient, one message."""
 
     def send(self, vector: Tensor) -> Compressed:
         """One outcome of the compressor; whoever sends everything keeps every digit."""
@@ -77,8 +110,12 @@ class Scheme(ABC):
     moves_itself: ClassVar[bool] = False
     has_memory: ClassVar[bool] = True
     """Whether a client keeps anything between rounds."""
-    beyond_runs: ClassVar[str] = ""
-    """What the scheme asks of clients that a federated run does not offer; empty: it runs there."""
+    num_messages: ClassVar[int] = 1
+    """Messages that a client sends in a round."""
+    takes_minibatches: ClassVar[bool] = False
+    """Whether what a client finds is a step along one minibatch's gradient, whatever the run's local steps are."""
+    hears_back: ClassVar[bool] = False
+    """Whether a client must learn what its round came to, by `settle`, before its next one."""
 
     def resolve(self, compressor: Compressor, size: int, num_clients: int) -> Self:
         """The scheme with every open option set by its theorem; ValueError if it cannot work with `compressor`.
@@ -104,9 +141,16 @@ class Scheme(ABC):
     ) -> tuple[tuple[Compressed, ...], State]:
         """The client's messages and its new memory; `points` is what the server broadcast."""
 
-    def settle(self, memory: State, movement: Tensor, turn: Turn) -> State:
+    def settle(self, memory: State, movement: Tensor) -> State:
         """The memory once the client has learnt how far its round moved the model."""
         return memory
+
+    def speaks_of(self, size: int, round: Round, rank: int) -> Tensor | None:
+        """The ascending coordinates, of `size`, that member `rank` of the cohort sends; None: all.
+
+        The mean over the cohort is taken, coordinate by coordinate, over the members that send it.
+        """
+        return None
 
     def init_server(self, model: Tensor) -> State:
         """The server's state before the first round."""
@@ -116,11 +160,19 @@ class Scheme(ABC):
         """What the server broadcasts: the points at which clients evaluate."""
         return (model,)
 
+    @property
+    def deals_out(self) -> bool:
+        """Whether members of a cohort send different coordinates, so that each must know its places in the model."""
+        return False
+
     @abstractmethod
     def estimate(
         self, means: Sequence[Tensor], model: Tensor, state: State, round: Round, share: Share = 1.0
     ) -> tuple[Tensor, State]:
-        """The direction to subtract and the server's new state, from the mean of each message over the cohort."""
+        """The direction to subtract and the server's new state, from the mean of each message over the cohort.
+
+        `state` is also what outlives the process: vectors of the model's size.
+        """
 
     def __repr__(self) -> str:
         changed = [

@@ -1,7 +1,7 @@
 """CompressedScaffnew: Scaffnew in which every client sends only its part of the coordinates.
 
-See `controlled` with the cohort c = n and 2 ≤ s ≤ n. Condat, Agarský, Richtárik, 2022, arXiv 2210.13277, Algorithm
-1. Every client in every round; the template decides what travels, so the compressor is Identity(). 0 < γ < 2/L;
+See `controlled` with the cohort c = n and 2 ≤ s ≤ n. Condat, Agarský, Richtárik, 2022, arXiv 2210.13277.
+Every client in every round; the template decides what travels, so the compressor is Identity(). 0 < γ < 2/L;
 contraction per local step max{(1−γμ)², (γL−1)², 1 − p² η (s−1)/(n−1)}, the last with the constant found in numerical
 checks.
 """

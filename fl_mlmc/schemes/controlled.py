@@ -4,7 +4,7 @@ A round is the local steps between two communications, their number geometric wi
 ← x_i − γ (∇f_i(x_i) − h_i). Then each coordinate is averaged over the s of the cohort's c members that a shared
 template gives it to, and h_i ← h_i + (pη/γ) q_i ⊙ (x̄ − x_i) with η = c(s−1) / (s(c−1)), where q_i marks the
 coordinates of client i. The h_i sum to zero at all times. What travels is x_i − x̄ of the round before, which
-vanishes at the optimum.
+vanishes at the optimum; x̄ comes back before the client's next round, on its coordinates q_i.
 """
 
 from abc import abstractmethod
@@ -25,7 +25,7 @@ class ControlledSteps(Scheme):
     """Memory: the control variate h_i. Subclasses say the step γ, the probability p and the overlap s."""
 
     moves_itself = True
-    beyond_runs = "clients correct every local step, and hear what their round came to"
+    hears_back = True
 
     step: float
     probability: float
@@ -44,6 +44,10 @@ class ControlledSteps(Scheme):
         need_identity(self.name, compressor)
         return self
 
+    @property
+    def deals_out(self) -> bool:
+        return True
+
     def num_steps(self, round: Round) -> int:
         """Local steps of the round."""
         return int(round.shared("steps").geometric(self.probability))
@@ -56,31 +60,39 @@ class ControlledSteps(Scheme):
     ) -> tuple[tuple[Compressed, ...], State]:
         before = points[0]
         after = before
-        for _ in range(self.num_steps(turn.round)):
-            after = after - self.step * (find(after) - memory["control"])
-        indices = self._own(turn.round, turn.rank, before.numel())
-        values = (after - before)[indices].float()
-        # Indices follow from the seed: the formula counts values only.
-        message = Compressed(
-            Payload(before.numel(), (SparseBlock(before.numel(), indices, values),)), 32.0 * values.numel()
-        )
-        return (message,), {**memory, "sent": decoded(message, before)}
+        for number in range(self.num_steps(turn.round)):
+            after = after - self.step * (find(after, number) - memory["control"])
+        size = before.numel() if turn.held is None else turn.held.size
+        own = self.speaks_of(size, turn.round, turn.rank)
+        own = own if turn.held is None else turn.held.own(own)
+        message = sparse(after - before, own)
+        weight = torch.zeros_like(before)
+        weight[own] = self.probability / self.step * self._eta(turn)
+        return (message,), {"control": memory["control"], "sent": decoded(message, before), "weight": weight}
 
-    def settle(self, memory: State, movement: Tensor, turn: Turn) -> State:
-        members, owners = turn.round.cohort_size, self.owners(turn.round)
-        eta = members * (owners - 1) / (owners * (members - 1)) if members > 1 else 1.0
-        indices = self._own(turn.round, turn.rank, movement.numel())
-        control = memory["control"].clone()
-        control[indices] += self.probability * eta / self.step * (movement - memory["sent"])[indices]
-        return {"control": control}
+    def settle(self, memory: State, movement: Tensor) -> State:
+        return {"control": memory["control"] + memory["weight"] * (movement - memory["sent"])}
+
+    def speaks_of(self, size: int, round: Round, rank: int) -> Tensor:
+        return own_coordinates(size, self.owners(round), round, rank)
 
     def estimate(
         self, means: Sequence[Tensor], model: Tensor, state: State, round: Round, share: Share = 1.0
     ) -> tuple[Tensor, State]:
-        return means[0] * (-round.cohort_size / self.owners(round)), state
+        return -means[0], state
 
-    def _own(self, round: Round, rank: int, size: int) -> Tensor:
-        return own_coordinates(size, self.owners(round), round, rank)
+    def _eta(self, turn: Turn) -> float:
+        members, owners = turn.round.cohort_size, self.owners(turn.round)
+        if members == 1 or owners == members:
+            return 1.0
+        # Where clients hold parts only, fewer than s may own a coordinate: ½ keeps to the bound of every s.
+        return 0.5 if turn.held is not None else members * (owners - 1) / (owners * (members - 1))
+
+
+def sparse(vector: Tensor, indices: Tensor) -> Compressed:
+    """The `vector` at ascending `indices`, which follow from the seed: the formula counts values only."""
+    block = SparseBlock(vector.numel(), indices, vector[indices].float())
+    return Compressed(Payload(vector.numel(), (block,)), 32.0 * indices.numel())
 
 
 def own_coordinates(size: int, owners: int, round: Round, rank: int) -> Tensor:
@@ -89,6 +101,8 @@ def own_coordinates(size: int, owners: int, round: Round, rank: int) -> Tensor:
     The template goes round the members, `owners` of them a coordinate; members and coordinates are then permuted.
     """
     members, rng = round.cohort_size, round.shared("template")
+    if owners >= members:
+        return torch.arange(size)
     place = int(rng.permutation(members)[rank])
     mine = np.flatnonzero((place - np.arange(size) * owners) % members < owners)
     return torch.from_numpy(np.sort(rng.permutation(size)[mine]))

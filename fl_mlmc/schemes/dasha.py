@@ -1,7 +1,7 @@
 """DASHA: MARINA's variance reduction without its full rounds; every message is compressed.
 
 h_i⁺ = v_i, m_i = C(h_i⁺ − h_i − a (g_i − h_i)), g_i ← g_i + m_i; server g ← g + mean m_i, step along g. a = 1 /
-(2ω+1). Tyurin, Richtárik, ICLR 2023, arXiv 2202.01268, Algorithm 1 (DASHA). Unbiased compressors. Every client in
+(2ω+1). Tyurin, Richtárik, ICLR 2023, arXiv 2202.01268 (DASHA). Unbiased compressors. Every client in
 every round: each step corrects the mean of all g_i. h_i and g_i start at 0. γ = 1 / (L + L̃ √(16ω(2ω+1)/n)).
 """
 

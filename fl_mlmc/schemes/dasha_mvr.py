@@ -1,7 +1,7 @@
 """DASHA-MVR: DASHA for stochastic gradients, with momentum variance reduction on the client.
 
 h_i⁺ = ∇f_i(x⁺; ξ) + (1−b) (h_i − ∇f_i(x; ξ)) with one sample ξ at both points; then as DASHA. Tyurin, Richtárik,
-ICLR 2023, arXiv 2202.01268, Algorithm 1 (DASHA-MVR); b = 1 is DASHA. Unbiased compressors; every client in every
+ICLR 2023, arXiv 2202.01268 (DASHA-MVR); b = 1 is DASHA. Unbiased compressors; every client in every
 round. h_i starts as the first gradient (the paper: that of a large batch), g_i at 0.
 """
 
@@ -23,7 +23,6 @@ class DASHAMVR(Scheme):
 
     name = "dasha_mvr"
     allows_partial = False
-    beyond_runs = "clients evaluate one minibatch at two points"
 
     momentum: float = 0.1
     memory_step: float | None = None
@@ -58,5 +57,5 @@ class DASHAMVR(Scheme):
     def estimate(
         self, means: Sequence[Tensor], model: Tensor, state: State, round: Round, share: Share = 1.0
     ) -> tuple[Tensor, State]:
-        estimate = state["estimate"] + means[0]
+        estimate = state["estimate"] + share * means[0]
         return estimate, {"estimate": estimate}

@@ -1,7 +1,7 @@
 """DIANA: compress the difference to a learnt shift, so the compressor's noise vanishes at the optimum.
 
 m_i = C(v_i − h_i), h_i ← h_i + a m_i; server g = h + mean m_i, h ← h + a mean m_i, with a = 1 / (1+ω). Mishchenko,
-Gorbunov, Takáč, Richtárik, 2019, arXiv 1901.09269, Algorithm 1; Horváth et al., 2019, arXiv 1904.05115. Unbiased
+Gorbunov, Takáč, Richtárik, 2019, arXiv 1901.09269; Horváth et al., 2019, arXiv 1904.05115. Unbiased
 compressors; any cohort, where h moves by the cohort's share. γ = 1 / (max L_i (1 + 6ω/n)), rate max{1 − γμ, 1 −
 a/2}.
 """

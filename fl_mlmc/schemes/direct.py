@@ -1,6 +1,6 @@
 """The neutral scheme: send what was found, average what was decoded. With an unbiased compressor, DCGD.
 
-m_i = C(v_i), g = mean m_i. Alistarh et al., NeurIPS 2017, arXiv 1610.02132, section 3; with MLMC it is Algorithms 2
+m_i = C(v_i), g = mean m_i. Alistarh et al., NeurIPS 2017, arXiv 1610.02132; with MLMC it is Algorithms 2
 and 3 of arXiv 2507.05508. Linear on strongly convex problems up to a floor of order γω/(μn) · mean ‖∇f_i(x*)‖², with
 γ = 1 / (L + 2 ω max L_i / n). Any compressor, any cohort; a biased one runs without a promise.
 """

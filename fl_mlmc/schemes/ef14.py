@@ -1,7 +1,7 @@
 """Error feedback: what compression left out is added to the next vector.
 
 p_i = v_i + e_i, send c_i = C(p_i), e_i ← p_i − c_i, g = mean c_i. Seide et al., Interspeech 2014; Stich et al.,
-NeurIPS 2018, arXiv 1809.07599, Algorithm 1. Written with the step outside, which is the same for a constant step.
+NeurIPS 2018, arXiv 1809.07599. Written with the step outside, which is the same for a constant step.
 Contractive compressors, any cohort. With unequal clients it stops at a floor however exact the gradients are; γ ≤ α
 / (8L).
 """

@@ -1,7 +1,7 @@
 """EF21: both sides keep an estimate of each client's gradient, and compress what it is off by.
 
 c_i = C(v_i − g_i), g_i ← g_i + c_i; server g ← g + mean c_i, step along g. Richtárik, Sokolov, Fatkhullin, NeurIPS
-2021, arXiv 2106.05203, Algorithm 2; with a cohort, g ← g + (share) · mean c_i as in EF21-PP, arXiv 2110.03294.
+2021, arXiv 2106.05203; with a cohort, g ← g + (share) · mean c_i as in EF21-PP, arXiv 2110.03294.
 Contractive compressors, any cohort. g_i starts at 0. With θ = 1 − √(1−α) and β = (1−α)/θ: γ = 1 / (L + L̃ √(β/θ)).
 """
 

@@ -1,7 +1,7 @@
 """EF21-SGDM: EF21 of a momentum, which makes it sound with stochastic gradients.
 
 v_i ← (1−η) v_i + η ∇f_i(x; ξ), c_i = C(v_i − g_i), g_i ← g_i + c_i; server g ← g + mean c_i. Fatkhullin, Tyurin,
-Richtárik, NeurIPS 2023, arXiv 2305.15155, Algorithm 1. Contractive compressors, any cohort. v_i starts as the first
+Richtárik, NeurIPS 2023, arXiv 2305.15155. Contractive compressors, any cohort. v_i starts as the first
 gradient, g_i at 0. γ ≤ min{α / (20 L̃), η / (7L)}; η = 1 is EF21.
 """
 

@@ -1,7 +1,7 @@
 """EF-BV: EF21 and DIANA as two ends of one rule, for compressors with bias and with variance.
 
 d_i = C(v_i − h_i), h_i ← h_i + λ d_i; server g = h + ν mean d_i, h ← h + λ mean d_i. Condat, Yi, Richtárik, NeurIPS
-2022, arXiv 2205.04180, Algorithm 1. With relative bias η and variance ω (an unbiased compressor: η = 0; a
+2022, arXiv 2205.04180. With relative bias η and variance ω (an unbiased compressor: η = 0; a
 contractive one: η = √(1−α), ω = 0) and ω_av = ω / n: λ = min{(1−η) / ((1−η)² + ω), 1}, ν the same with ω_av. λ = ν =
 1 is EF21, ν = 1 with η = 0 is DIANA. Any compressor whose constants are known, any cohort.
 """

@@ -1,12 +1,12 @@
 """MARINA: compress the change of the gradient, and now and then send all of it.
 
 With one shared coin of probability p all clients send v_i and g = mean v_i; otherwise they send C(v_i − v_i of the
-round before) and g ← g + mean of it. Gorbunov, Burlachenko, Li, Richtárik, ICML 2021, arXiv 2102.07845, Algorithm 1.
+round before) and g ← g + mean of it. Gorbunov, Burlachenko, Li, Richtárik, ICML 2021, arXiv 2102.07845.
 Unbiased compressors. Every client in every round: the change that one left out would be missing from g until the
 next full round. p = 1 / (1+ω), γ = 1 / (L̃ (1 + √((1−p)ω / (pn)))). For full gradients: with minibatches g gathers
 their noise between full rounds.
 
-Perm-K (Szlendak, Tyurin, Richtárik, ICLR 2022, arXiv 2110.03300, Definitions 2 and 3) deals the coordinates out to
+Perm-K (Szlendak, Tyurin, Richtárik, ICLR 2022, arXiv 2110.03300) deals the coordinates out to
 the clients, so equal messages average exactly: A = B = 1, p ≈ 1/n, γ = 1 / (L + L± √((1−p)/p)).
 """
 
@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..blocks import Payload, SparseBlock
 from ..compressors.base import Compressed, Compressor
 from .base import Find, Round, Scheme, Share, State, Turn, exact, given
 from .constants import known_omega, need_identity, need_unbiased
+from .controlled import sparse
 
 
 @dataclass(frozen=True, repr=False)
@@ -49,6 +49,10 @@ class MARINA(Scheme):
             return replace(self, probability=1 / min(num_clients, size))
         return replace(self, probability=1 / (1 + known_omega(self.name, "probability", compressor, size)))
 
+    @property
+    def deals_out(self) -> bool:
+        return self.permuted
+
     def is_full(self, round: Round) -> bool:
         """Whether all clients send everything; they do in the first round."""
         return round.number == 1 or round.shared("coin").random() < given(self.probability)
@@ -63,7 +67,7 @@ class MARINA(Scheme):
         if self.is_full(turn.round):
             message = exact(found)
         elif self.permuted:
-            message = permuted_part(found - memory["found"], turn.round, turn.rank)
+            message = permuted_part(found - memory["found"], turn)
         else:
             message = turn.send(found - memory["found"])
         return (message,), {"found": found}
@@ -78,19 +82,18 @@ class MARINA(Scheme):
         return estimate, {"estimate": estimate}
 
 
-def permuted_part(vector: Tensor, round: Round, rank: int) -> Compressed:
-    """Perm-K: the coordinates that a shared permutation deals to the cohort's member `rank`, scaled to be unbiased.
+def permuted_part(vector: Tensor, turn: Turn) -> Compressed:
+    """Perm-K: the coordinates that a shared permutation deals to a member of the cohort, scaled to be unbiased.
 
-    With fewer coordinates than members each is dealt to several, who share its weight. The formula counts no bits for
-    indices, which follow from the seed.
+    With fewer coordinates than members each is dealt to several, who share its weight. What is dealt to a client that
+    does not hold it is sent by nobody, and in the mean over its holders the others' parts make up for it.
     """
-    size, members = vector.numel(), round.cohort_size
-    rng = round.shared("deal")
+    size = vector.numel() if turn.held is None else turn.held.size
+    members, rank, rng = turn.round.cohort_size, turn.rank, turn.round.shared("deal")
     if size >= members:
         dealt, factor = np.sort(rng.permutation(size)[rank::members]), float(members)
     else:
         place = int(np.flatnonzero(rng.permutation(members) == rank)[0]) % size
         dealt, factor = np.array([place]), members / len(range(place, members, size))
     indices = torch.from_numpy(dealt)
-    block = SparseBlock(size, indices, (vector[indices] * factor).float())
-    return Compressed(Payload(size, (block,)), 32.0 * dealt.size)
+    return sparse(vector * factor, indices if turn.held is None else turn.held.own(indices))

@@ -1,7 +1,7 @@
 """ProxSkip for averaging, called Scaffnew: skip most communications, and lose nothing of the rate.
 
 See `controlled` with s = n: everyone sends everything. Mishchenko, Malinovsky, Stich, Richtárik, ICML 2022, arXiv
-2202.09357, Algorithm 2. Every client in every round; full vectors, so the compressor is Identity(). γ = 1 / max L_i
+2202.09357. Every client in every round; full vectors, so the compressor is Identity(). γ = 1 / max L_i
 and p = √(γμ): rate per local step max{1 − γμ, 1 − p²}.
 """
 

@@ -1,7 +1,7 @@
 """TAMUNA: local steps, partial participation and compression together.
 
 See `controlled` with a cohort of c clients and 2 ≤ s ≤ c. Condat, Agarský, Malinovsky, Richtárik, 2023, arXiv
-2302.09832, Algorithm 1; its η is our pη, at the upper end p c(s−1) / (s(c−1)). Clients that are not sampled keep
+2302.09832; its η is our pη, at the upper end p c(s−1) / (s(c−1)). Clients that are not sampled keep
 their control variate. Any cohort of at least s; the template decides what travels, so the compressor is Identity().
 """
 

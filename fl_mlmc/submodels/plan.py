@@ -23,6 +23,9 @@ from .width_spec import Axis, WidthSpec
 TABLE_SIZE = 2**22
 """Coordinates of a plan that is worth a table, 8 bytes each."""
 
+WORTH_A_CALL = 1500
+"""Coordinates of a tensor below which a call costs more than to go through them one by one."""
+
 
 @dataclass(frozen=True, eq=False)
 class IndexPlan:
@@ -59,19 +62,35 @@ class IndexPlan:
         """Cut the submodel, shape (size,), out of the full model's flat vector."""
         if self.is_full:
             return vector
+        if vector.device.type != "cpu":
+            return vector[self.indices.to(vector.device)]
         out = vector.new_empty(self.size)
-        for cut in self._cuts:
-            cut.gather(vector, out)
+        full, own = vector.contiguous().numpy(), out.numpy()
+        parts, places, own_places = self._parts
+        own[own_places] = full[places]
+        for cut in parts:
+            cut.gather(full, own)
         return out
 
-    def scatter_add(self, accumulator: Tensor, update: Tensor, scale: float = 1) -> None:
-        """Add `scale` times a submodel's update, shape (size,), to its places in `accumulator`."""
+    def scatter_add(self, accumulator: Tensor, update: Tensor | float, scale: float = 1) -> None:
+        """Add `scale` times a submodel's update, shape (size,) or one number for all, to its places in `accumulator`.
+
+        `accumulator` is contiguous.
+        """
+        if not isinstance(update, Tensor):
+            update = accumulator.new_full((1,), update).expand(self.size)
         update = update.to(accumulator.device)
         if self.is_full:
             accumulator.add_(update, alpha=scale)
             return
-        for cut in self._cuts:
-            cut.scatter_add(accumulator, update, scale)
+        if accumulator.device.type != "cpu":
+            accumulator[self.indices.to(accumulator.device)] += (update * scale).to(accumulator.dtype)
+            return
+        full, own = accumulator.numpy(), update.numpy()
+        parts, places, own_places = self._parts
+        full[places] += (own[own_places] * scale).astype(full.dtype, copy=False)
+        for cut in parts:
+            cut.scatter_add(full, own, scale)
 
     def places(self, own: Tensor) -> Tensor:
         """The full model's coordinate for each of the submodel's; `own` int64, ascending."""
@@ -103,6 +122,15 @@ class IndexPlan:
     def only(self, dimension: str, units: np.ndarray) -> "IndexPlan":
         """The plan that keeps just `units` of one hidden dimension, and all else as here."""
         return IndexPlan(self.spec, {**self.kept, dimension: np.intersect1d(self.kept[dimension], units)})
+
+    @cached_property
+    def _parts(self) -> tuple[tuple["_Cut", ...], np.ndarray, np.ndarray]:
+        """The cuts that are worth a call of their own, and where all coordinates of the others lie, there and here."""
+        few = [cut for cut in self._cuts if cut.own_size < WORTH_A_CALL]
+        own = [torch.arange(cut.own_start, cut.own_start + cut.own_size) for cut in few]
+        there = [cut.places(part) for cut, part in zip(few, own, strict=True)]
+        places, own_places = (torch.cat([torch.empty(0, dtype=torch.int64), *parts]).numpy() for parts in (there, own))
+        return tuple(cut for cut in self._cuts if cut not in few), places, own_places
 
     @cached_property
     def _cuts(self) -> tuple["_Cut", ...]:
@@ -180,23 +208,30 @@ class _Cut:
     def own_size(self) -> int:
         return math.prod(self.own_shape)
 
-    def gather(self, vector: Tensor, out: Tensor) -> None:
-        if self._boxes is None:
-            source, target = self._rowwise(vector, out)
-            torch.index_select(source, 0, self._rows().to(vector.device), out=target)
-        else:
-            for box in self._boxes:
-                box.own.of(out).copy_(box.full.of(vector))
+    # NumPy, not PyTorch: a model has dozens of tensors, a narrow one little in each, and a view costs a third there.
 
-    def scatter_add(self, accumulator: Tensor, update: Tensor, scale: float) -> None:
+    def gather(self, full: np.ndarray, own: np.ndarray) -> None:
+        own = own[self.own_start : self.own_start + self.own_size]
         if self._boxes is None:
-            target, source = self._rowwise(accumulator, update)
-            rows = self._rows().to(accumulator.device)
-            # Rows differ, so reading, adding and writing back is right, and four times as fast as index_add_.
-            target.index_copy_(0, rows, target.index_select(0, rows).add_(source, alpha=scale))
-        else:
-            for box in self._boxes:
-                box.full.of(accumulator).add_(box.own.of(update), alpha=scale)
+            runs = self._run(full)
+            np.take(self._all(full).view(runs), self._rows(), out=own.view(runs), mode="clip")
+            return
+        for box in self._boxes:
+            box.own.of(own)[...] = box.full.of(full)
+
+    def scatter_add(self, full: np.ndarray, own: np.ndarray, scale: float) -> None:
+        own = own[self.own_start : self.own_start + self.own_size]
+        if scale != 1 or own.dtype != full.dtype or not own.flags.c_contiguous:
+            own = np.multiply(own, scale, dtype=full.dtype)
+        if self._boxes is None:
+            runs, rows = self._all(full).view(self._run(full)), self._rows()
+            here = np.take(runs, rows, mode="clip").view(full.dtype)
+            here += own
+            runs[rows] = here.view(runs.dtype)  # rows differ
+            return
+        for box in self._boxes:
+            target = box.full.of(full)
+            target += box.own.of(own)
 
     def places(self, own: Tensor) -> Tensor:
         rest, stride = own - self.own_start, 1
@@ -208,12 +243,13 @@ class _Cut:
             stride *= length
         return out
 
-    def _rowwise(self, full: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-        """Both tensors with all axes but the last, which is whole, taken for one."""
-        return (
-            full[self.start : self.start + math.prod(self.shape)].view(-1, self.shape[-1]),
-            own[self.own_start : self.own_start + self.own_size].view(-1, self.shape[-1]),
-        )
+    def _all(self, full: np.ndarray) -> np.ndarray:
+        return full[self.start : self.start + math.prod(self.shape)]
+
+    def _run(self, array: np.ndarray) -> np.dtype:
+        """All of the last axis, which is whole, as one item."""
+        length = self.shape[-1]
+        return array.dtype if length == 1 else np.dtype((np.void, length * array.itemsize))
 
     @cached_property
     def _boxes(self) -> tuple["_Box", ...] | None:
@@ -229,31 +265,30 @@ class _Cut:
         for box in product(*per_axis):
             lengths = tuple(length for _, _, length in box)
             start = self.start + sum(first * stride for (first, _, _), stride in zip(box, strides, strict=True))
-            own = self.own_start + sum(first * stride for (_, first, _), stride in zip(box, own_strides, strict=True))
+            own = sum(first * stride for (_, first, _), stride in zip(box, own_strides, strict=True))
             boxes.append(_Box(_View(lengths, strides, start), _View(lengths, own_strides, own)))
         return tuple(boxes)
 
-    def _rows(self) -> Tensor:
+    def _rows(self) -> np.ndarray:
         """int64: the rows that are kept, once all axes but the last are taken for one."""
-        grid = torch.zeros((), dtype=torch.int64)
+        rows = np.zeros(1, np.int64)
         for length, pick in zip(self.shape[:-1], self.kept[:-1], strict=True):
-            along = torch.arange(length) if pick is None else torch.from_numpy(pick)
-            grid = grid[..., None] * length + along
-        return grid.reshape(-1)
+            rows = np.add.outer(rows * length, np.arange(length) if pick is None else pick).reshape(-1)
+        return rows
 
 
 class _View(NamedTuple):
-    """A box of a flat vector."""
+    """A box of a flat vector, of a full one or of a cut's own."""
 
     lengths: tuple[int, ...]
     strides: tuple[int, ...]
     start: int
 
-    def of(self, vector: Tensor) -> Tensor:
-        # One call instead of a slice, a view and slices: a model has a hundred tensors, and updates are small.
-        step = vector.stride(0)  # 0 for an expanded scalar
-        strides = self.strides if step == 1 else tuple(stride * step for stride in self.strides)
-        return vector.as_strided(self.lengths, strides, vector.storage_offset() + self.start * step)
+    def of(self, vector: np.ndarray) -> np.ndarray:
+        size = vector.itemsize
+        return np.ndarray(
+            self.lengths, vector.dtype, vector, self.start * size, tuple([stride * size for stride in self.strides])
+        )
 
 
 class _Box(NamedTuple):

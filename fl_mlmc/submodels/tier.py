@@ -30,6 +30,10 @@ class Tier:
     """Budget of one training step, for clients that measure which tier they are of."""
     memory: float = math.inf
     """Budget of one training step in bytes, likewise."""
+    cpus: float | None = None
+    """Processors that a simulated client takes, and threads that it computes with; None: the run's `client-cpus`."""
+    gpus: float | None = None
+    """GPUs that a simulated client takes, a fraction shares one; None: the run's `client-gpus`."""
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -38,9 +42,11 @@ class Tier:
             raise ValueError(f"tier {self.name!r} has width {self.width}, a width lies in (0, 1]")
         if not 0 <= self.share <= 1:
             raise ValueError(f"tier {self.name!r} has share {self.share}, a share lies in [0, 1]")
-        for option in TIER_OPTIONS:
-            if not getattr(self, option) > 0:
-                raise ValueError(f"tier {self.name!r} has {option} {getattr(self, option)}, expected a number above 0")
+        for option in self._stated & set(TIER_OPTIONS):
+            value, may_be_zero = getattr(self, option), option == "gpus"
+            if not (value > 0 or (may_be_zero and value == 0)):
+                least = "0 or more" if may_be_zero else "above 0"
+                raise ValueError(f"tier {self.name!r} has {option} {value}, expected a number {least}")
 
     def __str__(self) -> str:
         options = (f":{option}={getattr(self, option):.15g}" for option in TIER_OPTIONS if option in self._stated)
@@ -51,7 +57,7 @@ class Tier:
         return {field.name for field in fields(self) if getattr(self, field.name) != field.default}
 
 
-TIER_OPTIONS = ("speed", "up", "down", "seconds", "memory")
+TIER_OPTIONS = ("speed", "up", "down", "seconds", "memory", "cpus", "gpus")
 
 
 def parse_tiers(text: str) -> tuple[Tier, ...]:

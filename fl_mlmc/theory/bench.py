@@ -1,22 +1,35 @@
 """One scheme on one problem, in this process: the plain loop that federated runs are held against."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..compressors.base import Compressor
+from ..compressors.base import Compressed, Compressor
 from ..rng import stream
-from ..schemes import Round, Scheme, State, Turn
+from ..schemes import Budget, Round, Scheme, State, Turn
 from ..schemes.base import Find
 from ..schemes.controlled import ControlledSteps
+from ..schemes.shadowheart import Shadowheart
 from .problems import Problem
 from .steps import Method
 
 DIVERGED = 1e12
+WINDOW = 20
+"""Rounds over which f − f* is averaged, where gradients are noisy."""
+
+
+@dataclass(frozen=True)
+class Clock:
+    """A simulated clock: how long each client takes for a gradient, and for a bit that it sends."""
+
+    compute: tuple[float, ...]
+    """Seconds of a gradient."""
+    bit: tuple[float, ...]
+    """Seconds of a bit on the uplink."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +44,8 @@ class Trace:
     """Expected bits that an average client has sent so far."""
     iterations: np.ndarray
     """Local iterations so far; one a round, but for the schemes with local steps."""
+    seconds: np.ndarray
+    """Simulated seconds so far; zero without a clock."""
 
     @property
     def rate(self) -> float | None:
@@ -47,6 +62,12 @@ class Trace:
         """The median error of the last tenth."""
         return float(np.median(self.errors[-max(1, len(self.errors) // 10) :]))
 
+    def seconds_to(self, suboptimality: float) -> float | None:
+        """Seconds until the mean of f(x) − f* over 20 rounds first fell to that; None if it never did."""
+        means = np.convolve(self.suboptimality, np.ones(WINDOW) / WINDOW, "valid")
+        below = np.flatnonzero(means <= suboptimality)
+        return float(self.seconds[below[0] + WINDOW - 1]) if len(below) else None
+
     def bits_to(self, error: float) -> float | None:
         """Bits an average client had sent when the error first fell below `error`; None if it never did."""
         below = np.flatnonzero(self.errors <= error)
@@ -60,10 +81,13 @@ def run(
     seed: int = 0,
     sigma: float = 0.0,
     enough: float = 1e-23,
+    clock: Clock | None = None,
+    target: float = 0.0,
 ) -> Trace:
-    """Run `method` for `num_rounds` rounds or until ‖x − x*‖² is below `enough`.
+    """Run `method` for `num_rounds` rounds, until ‖x − x*‖² is below `enough` or f − f* was at `target` for a while.
 
-    `sigma`: gradients carry fresh normal noise with E‖noise‖² = σ².
+    `sigma`: gradients carry fresh normal noise with E‖noise‖² = σ². By the `clock` a round lasts until its slowest
+    client has sent; Shadowheart's rounds last its equilibrium time.
     """
     size, everyone = problem.size, problem.num_clients
     scheme = method.scheme.resolve(method.compressor, size, everyone)
@@ -71,32 +95,58 @@ def run(
     scheme.check_cohort(cohort_size, everyone)
     model, server = problem.start.clone(), scheme.init_server(problem.start)
     memories: dict[int, State] = {}
-    best, sent, steps = problem.loss(problem.solution), 0.0, 0
-    rows = [(_error(model, problem), problem.loss(model) - best, 0.0, 0)]
+    lasting, budgets = _budgets(scheme, method.compressor, clock, problem)
+    best, sent, steps, seconds = problem.loss(problem.solution), 0.0, 0, 0.0
+    rows = [(_error(model, problem), problem.loss(model) - best, 0.0, 0, 0.0)]
     for number in range(1, num_rounds + 1):
         round = Round(seed, number, everyone, cohort_size)
         points = scheme.points(model, server)
-        sums: list[Tensor] = []
-        turns = dict(_turns(round, method.compressor))
+        gathered = Gathered(size, scheme.num_messages)
+        turns = {
+            client: turn
+            for client, turn in _turns(round, method.compressor, budgets)
+            if turn.budget is None or turn.budget.messages
+        }
+        slowest = lasting
         for client, turn in turns.items():
             memory = memories.get(client) or scheme.init_client(model)
             find = _oracle(problem, client, sigma, round)
             messages, memories[client] = scheme.encode(find, points, memory, turn)
-            sums = sums or [torch.zeros_like(model) for _ in messages]
-            for sum_of, message in zip(sums, messages, strict=True):
-                message.payload.add_to(sum_of)
-                sent += message.expected_bits / everyone
-        direction, server = scheme.estimate(
-            [sum_of / cohort_size for sum_of in sums], model, server, round, round.share
-        )
-        for client, turn in turns.items():
-            memories[client] = scheme.settle(memories[client], -method.step * direction, turn)
+            gathered.add(messages, scheme.speaks_of(size, round, turn.rank), turn.budget.weight if turn.budget else 1.0)
+            bits = sum(message.expected_bits for message in messages)
+            sent += bits / everyone
+            if clock and not lasting:
+                slowest = max(slowest, num_iterations(scheme, round) * clock.compute[client] + bits * clock.bit[client])
+        direction, server = scheme.estimate(gathered.means(), model, server, round, round.share)
+        for client in turns:
+            memories[client] = scheme.settle(memories[client], -method.step * direction)
         model = model - method.step * direction
         steps += num_iterations(scheme, round)
-        rows.append((_error(model, problem), problem.loss(model) - best, sent, steps))
+        seconds += slowest
+        rows.append((_error(model, problem), problem.loss(model) - best, sent, steps, seconds))
         if rows[-1][0] < enough or not rows[-1][0] < DIVERGED:
             break
+        if target and number >= WINDOW and sum(row[1] for row in rows[-WINDOW:]) <= WINDOW * target:
+            break
     return Trace(*map(np.array, zip(*rows, strict=True)))
+
+
+class Gathered:
+    """The weighted mean of each message over those that speak of a coordinate."""
+
+    def __init__(self, size: int, num_messages: int) -> None:
+        self._sums = torch.zeros(num_messages, size, dtype=torch.float64)
+        self._weights = torch.zeros(size, dtype=torch.float64)
+
+    def add(self, messages: Sequence[Compressed], spoken: Tensor | None, weight: float = 1.0) -> None:
+        """One client's messages, about the coordinates `spoken` or all."""
+        for sum_of, message in zip(self._sums, messages, strict=True):
+            message.payload.add_to(sum_of, weight)
+        self._weights[slice(None) if spoken is None else spoken] += weight
+
+    def means(self) -> list[Tensor]:
+        """(size,) float64 each; zero where nobody spoke."""
+        return list(torch.where(self._weights > 0, self._sums / self._weights.clamp(min=1e-300), 0.0))
 
 
 def num_iterations(scheme: Scheme, round: Round) -> int:
@@ -112,22 +162,39 @@ def rounds_for(method: Method, decades: float = 24) -> int:
     return math.ceil(decades * math.log(10) / method.bound / per_round)
 
 
-def _turns(round: Round, compressor: Compressor) -> Iterator[tuple[int, Turn]]:
+def _budgets(
+    scheme: Scheme, compressor: Compressor, clock: Clock | None, problem: Problem
+) -> tuple[float, Sequence[Budget | None]]:
+    """The time of a round and each client's part in it, where the scheme says so; else 0 and no budgets."""
+    if not isinstance(scheme, Shadowheart):
+        return 0.0, [None] * problem.num_clients
+    if clock is None:
+        raise ValueError("shadowheart needs a clock")
+    message = compressor.compress(torch.ones(problem.size), np.random.default_rng(0)).expected_bits
+    return scheme.budgets(clock.compute, [message * bit for bit in clock.bit])
+
+
+def _turns(round: Round, compressor: Compressor, budgets: Sequence[Budget | None]) -> Iterator[tuple[int, Turn]]:
     picked = range(round.num_clients)
     if round.cohort_size < round.num_clients:
         chosen = round.shared("cohort").choice(round.num_clients, round.cohort_size, replace=False)
         picked = sorted(int(client) for client in chosen)  # type: ignore[assignment]
     for rank, client in enumerate(picked):
-        yield client, Turn(round, rank, compressor, stream(round.seed, "client", round.number, client))
+        rng = stream(round.seed, "client", round.number, client)
+        yield client, Turn(round, rank, compressor, rng, budget=budgets[client])
 
 
 def _oracle(problem: Problem, client: int, sigma: float, round: Round) -> Find:
     if not sigma:
-        return lambda point: problem.gradient(client, point)
-    # One sample a round: the same noise at every point, so that differences of two points do not carry it.
-    rng = stream(round.seed, "noise", round.number, client)
-    noise = torch.from_numpy(rng.standard_normal(problem.size) * (sigma / math.sqrt(problem.size)))
-    return lambda point: problem.gradient(client, point) + noise
+        return lambda point, sample=0: problem.gradient(client, point)
+
+    def find(point: Tensor, sample: int = 0) -> Tensor:
+        # One sample, one noise: differences of two points do not carry it.
+        rng = stream(round.seed, "noise", round.number, client, *([sample] if sample else []))
+        noise = torch.from_numpy(rng.standard_normal(problem.size) * (sigma / math.sqrt(problem.size)))
+        return problem.gradient(client, point) + noise
+
+    return find
 
 
 def _error(model: Tensor, problem: Problem) -> float:

@@ -69,6 +69,6 @@ def test_a_compressor_without_a_fraction_is_left_alone_and_its_payload_checked(t
     compressor = parse(text)
     assert fitting(compressor, 1000, 50) is compressor
     payload = compressor.encode(vectors(1000)[0], np.random.default_rng(0))
-    check_budget(payload, compressor, len(payload))
+    check_budget([payload], compressor, len(payload))
     with pytest.raises(TrainingError, match=f"{len(payload)} bytes is over the uplink-budget of {len(payload) - 1}"):
-        check_budget(payload, compressor, len(payload) - 1)
+        check_budget([payload], compressor, len(payload) - 1)

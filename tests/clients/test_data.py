@@ -51,6 +51,15 @@ def test_a_client_gets_its_own_rows_normalised_by_channel(directory: Path) -> No
     assert (features.dtype, labels.dtype) == (np.float32, np.int64)
 
 
+def test_a_client_reads_single_rows_as_it_reads_all(directory: Path) -> None:
+    data = FederatedData.open(directory)
+    features, labels = data.client(0)
+    np.testing.assert_array_equal(data.client_features(0, np.array([2, 0])), features[[2, 0]])
+    np.testing.assert_array_equal(data.client_labels(0), labels)
+    with pytest.raises(IndexError):
+        data.client_features(2, np.array([2]))
+
+
 def test_clients_cover_the_train_split(directory: Path) -> None:
     data = FederatedData.open(directory)
     sizes = [data.client_size(client) for client in range(data.num_clients)]

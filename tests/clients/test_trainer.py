@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from clients.trainer import TrainingError, batches, one_thread, train
+from clients.trainer import TrainingError, batches, threads, train
 from fl_mlmc.config import RunConfig
 
 
@@ -34,6 +34,17 @@ def test_training_lowers_the_loss_and_reports_its_mean() -> None:
     assert losses[1] < losses[0] < 0.7
 
 
+def test_a_step_is_no_longer_than_the_clipped_gradient_and_shrinks_with_the_rate() -> None:
+    config = RunConfig(local_steps=1, batch_size=8, learning_rate=0.5, clip_norm=0.01, learning_rate_drops="2,4")
+    features, labels = torch.randn(8, 2), torch.zeros(8, dtype=torch.int64)
+    for server_round, rate in ((1, 0.5), (2, 0.5), (3, 0.05), (4, 0.05), (5, 0.005)):
+        module = nn.Linear(2, 2)
+        before = nn.utils.parameters_to_vector(module.parameters()).detach()
+        train(module, features, labels, config, np.random.default_rng(0), server_round=server_round)
+        step = nn.utils.parameters_to_vector(module.parameters()).detach() - before
+        assert float(step.norm()) == pytest.approx(0.01 * rate, rel=1e-3)
+
+
 def test_a_loss_that_is_not_finite_is_an_error() -> None:
     with pytest.raises(TrainingError, match="training loss is nan after 2 steps"):
         train(
@@ -47,6 +58,6 @@ def test_a_loss_that_is_not_finite_is_an_error() -> None:
 
 def test_the_thread_count_is_put_back() -> None:
     before = torch.get_num_threads()
-    with one_thread():
+    with threads():
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == before

@@ -48,6 +48,8 @@ LADDERS: list[Ladder] = [
     TopK(count=1, growth=2),
     FixedPoint(),
     FixedPoint(bits=3),
+    FixedPoint(unit=2.0),
+    FixedPoint(bits=3, unit=0.5),
     FloatingPoint(),
     FloatingPoint(bits=2),
     RTN(bits=4),

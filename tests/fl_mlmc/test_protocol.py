@@ -12,7 +12,8 @@ def test_a_record_survives_the_trip(record: TrainTask | TrainUpdate) -> None:
 
 
 def test_keys_are_dashed() -> None:
-    assert set(TASK.to_config()) == {"server-round", "client", "tier", "width", "data", "memory-round", "uplink-budget"}
+    plain = {"server-round", "client", "tier", "width", "data", "memory-round", "uplink-budget"}
+    assert set(TASK.to_config()) == plain | {"checkpoint-round", "rank", "cohort-size", "gradients", "messages"}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The ray engine on a cluster of several machines, here raylets of one."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import ray
@@ -8,7 +9,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from flwr.clientapp import ClientApp
 from ray.cluster_utils import Cluster
 
+from clients.data import FederatedData
 from fl_mlmc.config import ConfigError, RunConfig
+from simulations.datasets import prepare
 from simulations.launch import execute, load_config
 from simulations.ray_grid import RayGrid
 from simulations.ray_session import loopback_only, ray_session
@@ -79,6 +82,39 @@ def test_a_run_joins_a_cluster_and_brings_its_code(cluster: Cluster, small: RunC
     there = load_config(None, small.changed(engine="ray", run_name="there").model_dump())
     result = execute(there, ray_address=cluster.address)
     assert all((result.arrays[name] == local.arrays[name]).all() for name in local.arrays)
+
+
+def data_app() -> ClientApp:
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        path = str(context.node_config.get("data-path", ""))
+        labels = FederatedData.open(path).client(1)[1].tolist() if path else []
+        return Message(RecordDict({"seen": ConfigRecord({"path": path, "labels": labels or [-1]})}), reply_to=message)
+
+    return app
+
+
+def test_a_machine_that_does_not_see_the_data_gets_a_copy(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    monkeypatch.setenv("FL_MLMC_CACHE", str(there))  # of the machines that join
+    data = prepare("digits", None, "iid", 2, seed=0, cache=here)
+    labels = FederatedData.open(data).client(1)[1].tolist()
+    seeing = cluster.add_node(num_cpus=1, node_ip_address="127.0.0.1")
+    with ray_session(cluster.address), RayGrid(data_app(), NUM_NODES, {}, data=data) as grid:
+        assert all(reply.content["seen"]["path"] == "" for reply in grid.send_and_receive(messages()))
+        cluster.remove_node(seeing, allow_graceful=False)
+        here.rename(tmp_path / "unseen")
+        cluster.add_node(num_cpus=1, node_ip_address="127.0.0.1")
+        copies: list[ConfigRecord] = []
+        while not copies:
+            seen = [reply.content["seen"] for reply in grid.send_and_receive(messages())]
+            copies = [record for record in seen if record["path"]]
+    assert Path(str(copies[0]["path"])).is_relative_to(there)
+    assert copies[0]["labels"] == labels
 
 
 def test_an_address_is_for_the_ray_engine(small: RunConfig) -> None:

@@ -159,3 +159,22 @@ def test_a_round_ends_at_its_timeout(grid: RayGrid) -> None:
     assert time.monotonic() - start < 1.5
     assert 5 not in facts(replies)
     assert len(list(grid.send_and_receive(messages()))) == NUM_NODES
+
+
+def test_who_kills_a_worker_is_found_among_clients_that_ran_at_once(tmp_path: Path) -> None:
+    app, sizes = client_app(), tmp_path / "sizes"
+
+    def at_once(messages: Sequence[Message], contexts: Sequence[Context]) -> list[Message]:
+        with sizes.open("a") as file:
+            file.write(f"{len(messages)}\n")
+        return [app(message, context) for message, context in zip(messages, contexts, strict=True)]
+
+    orders = {7: {"do": "die always", "mark": str(tmp_path / "mark")}}
+    with RayGrid(app, NUM_NODES, {"colour": "red"}, at_once=at_once) as grid:
+        (replies,) = exchange(grid, orders)
+    killer = replies.pop(7)  # type: ignore[attr-defined]
+    assert "it killed its worker 2 times" in str(killer)
+    (wanted,) = exchange(LocalGrid(app, NUM_NODES, {"colour": "red"}))
+    wanted.pop(7)  # type: ignore[attr-defined]
+    assert replies == wanted
+    assert max(map(int, sizes.read_text().split())) > 1

@@ -9,7 +9,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 
 from clients.data import FederatedData
-from clients.trainer import one_thread, train
+from clients.trainer import threads, train
 from fl_mlmc.config import RunConfig
 from fl_mlmc.models import build_model
 from fl_mlmc.models.base import load_vector, to_vector
@@ -32,7 +32,7 @@ def fed_avg(config: RunConfig) -> torch.Tensor:
         module.load_state_dict(message.content["arrays"].to_torch_state_dict())
         features, labels = map(torch.from_numpy, data.client(client))
         server_round = message.content["config"]["server-round"]
-        with one_thread():
+        with threads():
             train(module, features, labels, config, stream(config.seed, "batches", server_round, client))
         metrics = MetricRecord({"num-examples": len(labels)})
         return Message(RecordDict({"arrays": ArrayRecord(module.state_dict()), "metrics": metrics}), reply_to=message)

@@ -13,6 +13,8 @@ from flwr.clientapp import ClientApp
 
 from clients import client_app
 from clients.data import FederatedData
+from clients.state import ClientMemory
+from fl_mlmc import decode
 from fl_mlmc.config import ConfigError, RunConfig
 from fl_mlmc.frames import read_clients
 from fl_mlmc.models import build_model
@@ -23,6 +25,9 @@ from simulations.local_grid import LocalGrid
 from simulations.server_app import prepare_data
 from strategies.checkpoint import CHECKPOINT, load_state
 from strategies.tiered import MEMORIES, TieredStrategy, from_arrays, to_arrays
+
+ALL: dict[str, Any] = {"clients_per_round": 6, "quorum": 1}
+OWN_STEPS: dict[str, Any] = {"compressor": "Identity()", "local_steps": 0}
 
 
 def run(config: RunConfig, losing: tuple[tuple[int, int], ...] = ()) -> tuple[torch.Tensor, TieredStrategy]:
@@ -65,7 +70,7 @@ def remembered(config: RunConfig, strategy: TieredStrategy, name: str) -> torch.
     for client in range(config.num_clients):
         own = strategy._plan(client, 1)
         holders[own.indices] += 1
-        if server_round := strategy._scheme.memory_round(client):
+        if server_round := strategy._scheme.turn_of(client)[0]:
             with np.load(directory(config) / MEMORIES / str(client) / f"{server_round}.npz") as file:
                 total[own.indices] += torch.from_numpy(file[name]).double()
     return total / holders.clamp(min=1)
@@ -79,19 +84,47 @@ def remembered(config: RunConfig, strategy: TieredStrategy, name: str) -> torch.
         ("ef_bv", "TopK(fraction=0.1)", "shift"),
         ("diana", "MLMC(TopK(fraction=0.1))", "shift"),
         ("dasha", "RandK(fraction=0.2)", "estimate"),
+        ("dasha_mvr", "RandK(fraction=0.2)", "estimate"),
+        ("adiana(5.0, 0.1)", "RandK(fraction=0.5)", "shift"),
     ],
 )
+@pytest.mark.parametrize("rule", ["nested", "ordered-dropout"])
 def test_the_server_keeps_the_mean_of_memories_across_tiers_cohorts_and_lost_replies(
-    small: RunConfig, scheme: str, compressor: str, name: str
+    small: RunConfig, scheme: str, compressor: str, name: str, rule: str
 ) -> None:
-    config = (everyone(small) if scheme == "dasha" else small).changed(
-        scheme=scheme, compressor=compressor, num_rounds=4, quorum=1
-    )
+    config = small.changed(scheme="direct", compressor=compressor, num_rounds=4, quorum=1)
+    if "d" in scheme[:2] and scheme != "diana":
+        config = everyone(config, local_steps=0)
+    config = config.changed(scheme=scheme, width_rule=rule)
     _, strategy = run(config, losing=((1, 1), (2, 0), (2, 2), (3, 4)))
     assert (read_clients(directory(config))["status"] != "ok").any()
     expected = remembered(config, strategy, name)
     assert float(expected.norm()) > 0.01
     torch.testing.assert_close(strategy._scheme.state()[name], expected, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "cohort"),
+    [("proxskip(0.1, 0.5)", 6), ("compressed_scaffnew(0.1, 0.5, overlap=3)", 6), ("tamuna(0.1, 0.5)", 4)],
+)
+def test_control_variates_sum_to_zero_on_every_coordinate_of_tiers_and_with_lost_replies(
+    small: RunConfig, scheme: str, cohort: int
+) -> None:
+    tiers = "third:0.3:0.34,half:0.5:0.33,full:1.0:0.33"
+    config = small.changed(**OWN_STEPS, clients_per_round=cohort, tiers=tiers, num_rounds=6, quorum=1)
+    config = config.changed(scheme=scheme)
+    _, strategy = run(config, losing=((1, 1), (3, 0), (3, 2), (6, 4)))
+    total, largest = torch.zeros(strategy.model.spec.size), 0.0
+    for client in range(config.num_clients):
+        own, server_round = strategy._plan(client, 1), strategy._scheme.turn_of(client)[0]
+        moved = strategy._scheme.movement(client)
+        assert moved
+        memory = ClientMemory(directory(config) / MEMORIES, client).load(server_round, torch.zeros(own.size))
+        control = strategy._scheme.scheme.settle(memory, decode(moved, own.size))["control"]
+        largest = max(largest, float(control.abs().max()))
+        own.scatter_add(total, control)
+    assert largest > 0.01
+    assert float(total.abs().max()) < 1e-5 * largest
 
 
 def test_schemes_that_lose_nothing_agree(small: RunConfig) -> None:
@@ -128,13 +161,28 @@ def test_a_lost_memory_is_logged_by_name_and_the_run_goes_on(small: RunConfig, m
     assert dropped["status"].str.startswith("dropped: client 3 lost its memory of round 1").all()
 
 
-@pytest.mark.parametrize("scheme", ["ef21", "ef21_sgdm"])
-def test_a_run_with_memory_goes_on_as_if_it_had_not_been_cut_off(small: RunConfig, scheme: str) -> None:
-    config = small.changed(scheme=scheme, compressor="TopK(fraction=0.1)", num_rounds=5)
+@pytest.mark.parametrize(
+    ("scheme", "changes", "checkpoint_every"),
+    [
+        ("ef21", {}, 1),
+        ("ef21_sgdm", {}, 3),
+        ("dasha_mvr", {"compressor": "RandK(fraction=0.2)", **ALL}, 3),
+        ("adiana(5.0, 0.1)", {"compressor": "RandK(fraction=0.5)", "local_steps": 0, **ALL}, 1),
+        ("tamuna(0.1, 0.4)", OWN_STEPS, 3),
+        ("compressed_scaffnew(0.1, 0.4)", OWN_STEPS | ALL, 1),
+    ],
+)
+def test_a_run_with_memory_goes_on_as_if_it_had_not_been_cut_off(
+    small: RunConfig, scheme: str, changes: dict[str, Any], checkpoint_every: int
+) -> None:
+    config = small.changed(
+        **{"scheme": "direct", "compressor": "TopK(fraction=0.1)", "num_rounds": 6, **changes},
+        checkpoint_every=checkpoint_every,
+    ).changed(scheme=scheme)
     whole = execute(load_config(None, config.changed(run_name="whole").model_dump()))
 
     def cut(row: Mapping[str, Any]) -> None:
-        if row["round"] == 3:  # after the clients remembered the round, before its checkpoint
+        if row["round"] == 5:  # after the clients remembered the round, before its checkpoint
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -148,13 +196,16 @@ def test_a_run_with_memory_goes_on_as_if_it_had_not_been_cut_off(small: RunConfi
     ("changes", "message"),
     [
         ({"scheme": "ef22"}, "unknown scheme 'ef22'"),
-        ({"scheme": "tamuna(0.1, 0.5)"}, "runs in `fl-mlmc theory` only"),
-        ({"scheme": "adiana(1.0, 0.1)"}, "runs in `fl-mlmc theory` only"),
         ({"scheme": "marina"}, "needs every client in every round, 4 of 6"),
-        ({"scheme": "ef21", "width_rule": "rolling"}, "needs width-rule = 'nested', not 'rolling'"),
-        ({"scheme": "ef21", "checkpoint_every": 2}, "needs checkpoint-every = 1, not 2"),
-        ({"scheme": "ef21", "tier_assignment": "redrawn"}, "needs tiers that stay"),
-        ({"scheme": "marina(permuted=True)", "clients_per_round": 6}, "give all tiers one width"),
+        ({"scheme": "adiana(1.0, 0.1)"}, "needs every client in every round, 4 of 6"),
+        ({"scheme": "dasha_mvr"}, "needs every client in every round, 4 of 6"),
+        ({"scheme": "proxskip(0.1, 0.5)"}, "needs every client in every round, 4 of 6"),
+        ({"scheme": "tamuna(0.1, 0.5, overlap=5)"}, "more than the 4 clients of a round"),
+        ({"scheme": "tamuna(0.1, 0.5)"}, "local-steps stays 0, got 2"),
+        ({"scheme": "tamuna(0.1, 0.5)", "local_steps": 0, "server_optimizer": "adam"}, "server-optimizer stays 'sgd'"),
+        ({"scheme": "ef21", "width_rule": "rolling"}, "with width-rule = 'rolling' these change from round to round"),
+        ({"scheme": "ef21", "tier_assignment": "redrawn"}, "with tier-assignment = 'redrawn' these change"),
+        ({"scheme": "ef21", "average_by_label": True}, "no longer remember the same"),
     ],
 )
 def test_a_run_that_the_scheme_does_not_allow_is_refused(

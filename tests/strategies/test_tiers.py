@@ -3,9 +3,13 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
+from fl_mlmc.aggregate import CoverageMean
 from fl_mlmc.config import ConfigError, RunConfig
+from fl_mlmc.schemes.shadowheart import Shadowheart
 from fl_mlmc.submodels.tier import parse_tiers, simulated_seconds
 from simulations import RunFailed, RunResult, run
 
@@ -64,6 +68,22 @@ def test_the_simulated_clock_follows_steps_parameters_and_bytes(small: RunConfig
     assert done.rounds["simulated_seconds"].tolist() == slowest.tolist()
 
 
+@pytest.mark.parametrize("weighting", ["examples", "clients"])
+def test_clients_count_by_their_examples_or_alike(small: RunConfig, weighting: str, monkeypatch) -> None:
+    weights: list[float] = []
+    add = CoverageMean.add
+
+    def noted(self: CoverageMean, plan, payload, weight: float, *more) -> None:
+        weights.append(weight)
+        add(self, plan, payload, weight, *more)
+
+    monkeypatch.setattr(CoverageMean, "add", noted)
+    done = result(small, partition="dirichlet:0.3", weighting=weighting, num_rounds=1)
+    examples = done.clients["num_examples"].tolist()
+    assert len(set(examples)) > 1
+    assert weights == (examples if weighting == "examples" else [1] * len(examples))
+
+
 def test_classifier_rows_can_be_averaged_over_those_who_hold_the_label(small: RunConfig) -> None:
     shards = {"partition": "shards:1", "local_steps": 20, "learning_rate": 0.2, "clients_per_round": 6, "num_rounds": 1}
     plain = result(small, run_name="plain", **shards)
@@ -79,3 +99,37 @@ def test_every_rule_trains_a_network_with_static_norm(small: RunConfig, rule: st
     done = result(small, width_rule=rule, model=model, num_rounds=1)
     assert (done.clients["status"] == "ok").all()
     assert done.rounds["accuracy"].notna().all()
+
+
+def test_shadowheart_shares_a_fixed_time_out_by_the_speed_of_tiers(small: RunConfig) -> None:
+    tiers = "fast:1:0.5:speed=1e-4:up=1e4,slow:1:0.34:speed=2e-5:up=3e3,lost:1:0.16:speed=1e-9:up=1"
+    changes = {"tiers": tiers, "local_steps": 0, "clients_per_round": 6, "num_rounds": 30, "learning_rate": 0.5}
+    config = small.changed(**changes, compressor="RandK(fraction=0.1)").changed(scheme="shadowheart(noise=4.0)")
+    done = result(config)
+    compressor, size = config.uplink, 1210
+    bits = compressor.compress(torch.ones(size), np.random.default_rng(0)).expected_bits
+    named = parse_tiers(tiers)
+    each = [named[0]] * 3 + [named[1]] * 2 + [named[2]]
+    scheme = Shadowheart(4.0).resolve(compressor, size, 6)
+    time, budgets = scheme.budgets(
+        [simulated_seconds(tier, size, 1, 0, 0) for tier in each], [bits / 8 / tier.up for tier in each]
+    )
+    assert [budget.messages > 0 for budget in budgets] == [True] * 5 + [False]
+    budget_of = {tier.name: budget for tier, budget in zip(each, budgets, strict=True)}
+    rows = done.clients[done.clients["round"] == 3]
+    assert sorted(rows["tier"]) == ["fast"] * 3 + ["slow"] * 2
+    for row in rows.itertuples():
+        budget, tier = budget_of[str(row.tier)], next(tier for tier in named if tier.name == row.tier)
+        assert row.simulated_seconds == pytest.approx(time)
+        assert row.expected_bits == pytest.approx(budget.messages * bits)
+        assert float(row.payload_bytes) <= 1.2 * time * tier.up  # payloads have heads
+    losses = done.clients.groupby("round")["train_loss"].mean()
+    assert losses.iloc[-1] < 0.6 * losses.iloc[0]
+
+
+def test_shadowheart_needs_everyone_and_counts_gradients_itself(small: RunConfig) -> None:
+    tiers = "fast:1:0.5:speed=1e-3,slow:1:0.5:speed=1e-4"
+    with pytest.raises(ConfigError, match="shadowheart needs every client in every round, 4 of 6"):
+        small.changed(tiers=tiers, local_steps=0).changed(scheme="shadowheart(noise=1.0)")
+    with pytest.raises(ConfigError, match="local-steps stays 0, got 2"):
+        small.changed(clients_per_round=6).changed(scheme="shadowheart(noise=1.0)")

@@ -124,6 +124,38 @@ def test_fixed_point_variance_is_terngrads() -> None:
     assert TernGrad().omega(vector) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("unit", [0.1, 1.0, 2.0, 5.0])
+def test_fixed_point_with_a_unit_has_a_variance_that_no_vector_exceeds(unit: float) -> None:
+    compressor = MLMC(FixedPoint(unit=unit), "fixed")
+    spiked = torch.cat([VECTORS["normal"], torch.tensor([1000.0])])
+    half_units = torch.full((400,), 1 / unit)  # half a unit, had the vector no root mean square of its own
+    for vector in (*VECTORS.values(), spiked, half_units, spiked[:1]):
+        assert compressor.omega(vector) <= unit**2 / 4 * (1 + 1e-6)
+
+
+def test_fixed_point_with_a_unit_sends_neighbours_on_a_lattice() -> None:
+    vector = VECTORS["student"]
+    unit = 2 * float(vector.double().square().mean().sqrt())
+    rng = np.random.default_rng(3)
+    for _ in range(5):
+        sent = MLMC(FixedPoint(unit=2.0), "fixed").compress(vector, rng)
+        assert len(sent.payload.blocks) == 1
+        units = sent.payload.dense().double() / unit
+        torch.testing.assert_close(units, units.round(), atol=1e-5, rtol=1e-5)
+        assert float((units - vector.double() / unit).abs().max()) <= 1 + 1e-5
+    levels = int(SIZE**0.5 / 2)
+    assert MLMC(FixedPoint(unit=SIZE**0.5 / levels), "fixed").omega(vector) == pytest.approx(
+        QSGD(levels=levels).omega(vector), rel=1e-4
+    )
+
+
+def test_at_equal_bytes_a_unit_beats_the_sparsifiers() -> None:
+    vector, rng = VECTORS["student"], np.random.default_rng(0)
+    digits, sparse = MLMC(FixedPoint(unit=2.0), "fixed"), Systematic(fraction=0.04)
+    assert np.mean([len(digits.encode(vector, rng)) for _ in range(20)]) < len(sparse.encode(vector, rng))
+    assert digits.omega(vector) < sparse.omega(vector) / 12
+
+
 def test_floating_point_sends_neighbouring_powers_of_two() -> None:
     vector = VECTORS["normal"][:2000]
     low = torch.exp2(torch.floor(torch.log2(vector.abs())))

@@ -22,11 +22,18 @@ MODELS = {
     "resnet-static": ("resnet18(hidden=(4, 6, 8, 10), depths=(2, 1, 1, 1))", (3, 16, 16)),
     "resnet-group": ("resnet18(hidden=(4, 6, 8, 10), depths=(1, 1, 1, 1), norm='group', groups=2)", (3, 16, 16)),
     "resnet-exits": ("resnet18(hidden=(4, 6, 8, 10), depths=(1, 1, 1, 2), exits=True)", (3, 16, 16)),
+    "mlp-exits": ("mlp(hidden=(12, 7), exits=True)", (3, 4)),
+    "cnn-exits": ("cnn(conv=(6, 10, 5), dense=0, norm='static', scaler=True, exits=True)", (1, 9, 8)),
+    "char-lstm-exits": ("char_lstm(embedding=4, hidden=(6, 7), vocabulary=11, exits=True)", (9,)),
+    "transformer-exits": (
+        "transformer(layers=3, stream=12, heads=3, feed_forward=10, vocabulary=11, exits=True)",
+        (9,),
+    ),
     "char-lstm": ("char_lstm(embedding=4, hidden=(6, 7), vocabulary=11)", (9,)),
     "transformer": ("transformer(layers=2, stream=12, heads=3, feed_forward=10, vocabulary=11)", (9,)),
 }
 # Norms whose moments run over units see the zeros of a masked unit; they are tested by themselves.
-MASKABLE = [name for name in MODELS if not name.endswith(("-group", "transformer"))]
+MASKABLE = [name for name in MODELS if not name.endswith("-group") and not name.startswith("transformer")]
 
 
 CASES = [(name, rule) for name in MODELS for rule in sorted(RULES) if rule != "depth" or name.endswith("exits")]
@@ -55,6 +62,26 @@ def test_every_model_can_be_cut_by_every_rule(name, rule, width):
 def test_a_sliced_submodel_equals_the_masked_full_model(name, rule):
     model, inputs = built(name)
     check_sliced_equals_masked(model, plan(model.spec, rule, 0.3, server_round=4, client=1), inputs)
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name.endswith("exits")])
+def test_the_exits_of_a_shallow_submodel_are_those_of_the_full_model(name):
+    model, inputs = built(name)
+    full = model.build(model.spec.units)
+    vector = model.initial(3)
+    load_vector(full, vector)
+    stages = model.spec.units["depth"]
+    for count in range(1, stages + 1):
+        own = plan(model.spec, "depth", count / stages)
+        part = model.build(own.units)
+        load_vector(part, own.gather(vector))
+        logits = part.exit_logits(inputs)
+        assert len(logits) == count
+        for deep, shallow in zip(full.exit_logits(inputs), logits, strict=False):
+            torch.testing.assert_close(shallow, deep)
+        torch.testing.assert_close(part(inputs), torch.stack(logits).mean(0))
+        others = sorted(set(model.spec.shapes) - set(own.own_spec.shapes))
+        assert (len(others) > 0) == (count < stages)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -32,17 +32,23 @@ def test_depth_keeps_the_first_stages_whole_with_their_classifiers():
         assert all(part.shape == (2, 5) for part in logits)
 
 
-def test_the_exits_of_a_shallow_submodel_are_those_of_the_full_model():
-    from fl_mlmc.models.base import load_vector
-
+def test_exits_have_depthfls_form():
     model = build_model("resnet18(hidden=(4, 6, 8, 10), depths=(1, 1, 1, 1), exits=True)", (3, 16, 16), 5)
-    own = plan(model.spec, "depth", 0.5)
-    vector, inputs = model.initial(3), torch.randn(2, 3, 16, 16)
-    full, part = model.build(model.spec.units), model.build(own.units)
-    load_vector(full, vector)
-    load_vector(part, own.gather(vector))
-    for deep, shallow in zip(full.exit_logits(inputs), part.exit_logits(inputs), strict=False):
-        torch.testing.assert_close(shallow, deep)
+    exits = model.build(model.spec.units).exits
+    for stage, channels in enumerate((4, 6, 8, 10), start=1):
+        own = exits[f"stage{stage}"]
+        assert len(own.bottleneck) == 4 - stage
+        assert own.linear.in_features == 10
+        stream = torch.randn(2, channels, 16 // 2 ** (stage - 1), 16 // 2 ** (stage - 1))
+        active = torch.relu(own.norm(stream))
+        assert own.bottleneck(active).shape == (2, 10, 2, 2)
+        if stage == 4:
+            assert own.gate is None
+            continue
+        assert own.gate(active).shape == (2, channels, stream.shape[2] // 2, stream.shape[3] // 2)
+        own.gate[0].norm2[-1].weight.data.zero_()
+        own.gate[1][-1].bias.data.fill_(-1.0)  # sigmoid(relu(-1)) is a half: the gate lets half of it through
+        torch.testing.assert_close(own(stream), own.linear(own.bottleneck(active / 2).mean((2, 3))))
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from fl_mlmc import MLMC, RTN, Identity, Natural, RandK, Scaled, TopK, decode
+from fl_mlmc import COMPRESSORS, MLMC, RTN, Identity, Natural, RandK, Scaled, TopK, decode, parse
 from fl_mlmc.compressors.base import Compressor
-from fl_mlmc.schemes import SCHEMES, Round, Scheme, State, Turn, parse_scheme
+from fl_mlmc.schemes import SCHEMES, Held, Round, Scheme, State, Turn, parse_scheme
 from fl_mlmc.schemes.base import decoded, exact
 from fl_mlmc.schemes.constants import contraction, worst_omega
 from fl_mlmc.schemes.controlled import own_coordinates
 from fl_mlmc.schemes.marina import permuted_part
+from fl_mlmc.theory.bench import Gathered
 from fl_mlmc.wire import encode_payload
 
 TEXTS = [
@@ -27,6 +28,7 @@ TEXTS = [
     "proxskip(0.1, 0.5)",
     "compressed_scaffnew(0.1, 0.5, overlap=3)",
     "tamuna(step=0.1, probability=0.5)",
+    "shadowheart(noise=2.0)",
 ]
 
 
@@ -54,6 +56,7 @@ def test_every_scheme_is_listed_here_and_scaffnew_is_proxskip() -> None:
         ("proxskip(0, 0.5)", "step is above 0"),
         ("proxskip(1, 1.5)", r"probability lies in \(0, 1\]"),
         ("adiana(0.1, 1.0)", "0 < convexity ≤ smoothness"),
+        ("shadowheart(-1)", "at least 0"),
     ],
 )
 def test_a_text_that_is_no_scheme_is_refused_with_the_known_ones(text: str, message: str) -> None:
@@ -123,6 +126,42 @@ def test_an_overlap_beyond_the_cohort_is_refused() -> None:
         parse_scheme("tamuna(0.1, 0.5, overlap=3)").check_cohort(2, 8)
 
 
+EVERY = [
+    "Bernoulli(count=2)", "ECUQ(bits=2)", "FixedPoint(bits=2)", "FloatingPoint(bits=2)", "Identity()",
+    "Importance(draws=2)", "Induced(TopK(count=2), RandK(count=2))", "MLMC(TopK(count=2))", "MLMC(RTN(bits=4))",
+    "Natural()", "QSGD(levels=2)", "RTN(bits=2)", "RandK(count=2)", "Scaled(RandK(count=2))",
+    "StochasticRounding(bits=2)", "Systematic(count=2)", "TernGrad()", "TopK(count=2)",
+]  # fmt: skip
+OPEN_STEPS = [
+    "direct", "ef14", "ef21", "ef21_sgdm", "ef_bv(memory_step=0.1, estimate_step=0.2)", "diana(memory_step=0.1)",
+    "adiana(1.0, 0.5, omega=4.0)", "marina(probability=0.3)", "dasha(memory_step=0.1)", "dasha_mvr(memory_step=0.1)",
+    "shadowheart(1.0, omega=4.0)",
+]  # fmt: skip
+
+
+def test_the_compressors_below_are_all_there_are() -> None:
+    assert {text.partition("(")[0] for text in EVERY} == set(COMPRESSORS)
+
+
+@pytest.mark.parametrize("text", OPEN_STEPS)
+def test_a_scheme_takes_every_compressor_of_its_kind_and_refuses_the_others_with_the_reason(text: str) -> None:
+    needs_unbiased = text.split("(")[0] in ("diana", "adiana", "marina", "dasha", "dasha_mvr", "shadowheart")
+    refused = 0
+    for compressor in map(parse, EVERY):
+        is_contractive = not compressor.is_unbiased or contraction(compressor, 6) is not None
+        admits = compressor.is_unbiased if needs_unbiased else text[:2] != "ef" or is_contractive
+        if text.startswith("ef_bv") and compressor.is_unbiased:
+            admits = True
+        if not admits:
+            refused += 1
+            with pytest.raises(ValueError, match=rf"scheme {text.split('(')[0]} needs an? (unbiased|contractive) comp"):
+                parse_scheme(text).resolve(compressor, 6, 3)
+            continue
+        memories, _ = _play(parse_scheme(text), compressor, num_clients=3, cohort_size=3)
+        assert all(bool(vector.isfinite().all()) for memory in memories for vector in memory.values()), compressor
+    assert (refused > 0) == (text != "direct" and not text.startswith("ef_bv"))
+
+
 def test_a_compressor_attains_its_worst_case() -> None:
     size = 12
     even = torch.ones(size)
@@ -176,11 +215,11 @@ def test_encoding_changes_neither_the_memory_nor_the_points() -> None:
         for _ in range(2):
             before = {name: vector.clone() for name, vector in memory.items()}
             _, after = scheme.encode(
-                lambda point: point * 2 + 1, points[: 2 if "adiana" in text else 1], memory, _turn(own)
+                lambda point, sample=0: point * 2 + 1, points[: 2 if "adiana" in text else 1], memory, _turn(own)
             )
             assert all(torch.equal(memory[name], before[name]) for name in before)
             assert torch.equal(points[0], torch.arange(6, dtype=torch.float64))
-            memory = scheme.settle(after, like, _turn(own))
+            memory = scheme.settle(after, like)
 
 
 def test_direct_sends_the_bytes_of_the_compressor_alone() -> None:
@@ -214,9 +253,58 @@ def test_a_template_gives_every_coordinate_to_as_many_members_as_it_should(
 @pytest.mark.parametrize(("size", "members"), [(12, 4), (7, 3), (3, 8), (5, 5)])
 def test_permuted_parts_of_equal_vectors_average_to_the_vector(size: int, members: int) -> None:
     vector = torch.randn(size, generator=torch.Generator().manual_seed(2))
-    round = Round(0, 5, members, members)
-    mean = sum(permuted_part(vector, round, rank).payload.dense() for rank in range(members)) / members
+    round, rng = Round(0, 5, members, members), np.random.default_rng(0)
+    turns = [Turn(round, rank, Identity(), rng) for rank in range(members)]
+    mean = sum(permuted_part(vector, turn).payload.dense() for turn in turns) / members
     torch.testing.assert_close(mean, vector)
+
+
+def test_permuted_parts_over_tiers_average_to_the_mean_of_a_coordinates_holders() -> None:
+    vectors = torch.randn(3, 6, generator=torch.Generator().manual_seed(3))
+    helds = [Held(6, torch.tensor(places)) for places in ([0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5], [0, 2, 5])]
+    holders = torch.tensor([3.0, 2, 3, 2, 2, 3])
+    wanted, total = torch.zeros(6), torch.zeros(6)
+    for vector, held in zip(vectors, helds, strict=True):
+        wanted[held.places] += vector[held.places]
+    for number in range(1, 6001):
+        for rank, (vector, held) in enumerate(zip(vectors, helds, strict=True)):
+            turn = Turn(Round(0, number, 3, 3), rank, Identity(), np.random.default_rng(0), held)
+            total[held.places] += permuted_part(vector[held.places], turn).payload.dense()
+    torch.testing.assert_close(total / 6000 / holders, wanted / holders, rtol=0.1, atol=0.06)
+
+
+def test_an_overlap_of_two_converges_where_clients_hold_parts() -> None:
+    # Each f_i is over the client's own coordinates; the optimum is the mean of the offsets of each one's holders.
+    scheme, size = parse_scheme("tamuna(0.3, 0.5)").resolve(Identity(), 6, 4), 6
+    helds = [Held(size, torch.arange(count)) for count in (6, 6, 4, 2)]
+    rng = torch.Generator().manual_seed(5)
+    offsets = [torch.randn(len(held.places), dtype=torch.float64, generator=rng) for held in helds]
+    counts, wanted = torch.zeros(size), torch.zeros(size, dtype=torch.float64)
+    for held, offset in zip(helds, offsets, strict=True):
+        counts[held.places] += 1
+        wanted[held.places] += offset
+    model = torch.zeros(size, dtype=torch.float64)
+    memories = [scheme.init_client(offset) for offset in offsets]
+    for number in range(1, 401):
+        round = Round(3, number, 4, 3)
+        cohort = sorted(round.shared("cohort").choice(4, 3, replace=False).tolist())
+        total, spoken = torch.zeros(size, dtype=torch.float64), torch.zeros(size)
+        for rank, client in enumerate(cohort):
+            held = helds[client]
+            turn = Turn(round, rank, Identity(), np.random.default_rng(0), held)
+            (message,), memories[client] = scheme.encode(
+                lambda point, sample=0, client=client: point - offsets[client],
+                [model[held.places]], memories[client], turn,
+            )  # fmt: skip
+            total[held.places] += decoded(message, offsets[client])
+            own = scheme.speaks_of(size, round, rank)
+            assert own is not None
+            spoken[held.places[held.own(own)]] += 1
+        movement = total / spoken.clamp(min=1)
+        for client in cohort:
+            memories[client] = scheme.settle(memories[client], movement[helds[client].places])
+        model = model + movement
+    torch.testing.assert_close(model, wanted / counts, rtol=1e-5, atol=1e-5)
 
 
 def _turn(compressor: Compressor) -> Turn:
@@ -233,18 +321,21 @@ def _play(scheme: Scheme, compressor: Compressor, num_clients: int, cohort_size:
     for number in range(1, 13):
         round = Round(9, number, num_clients, cohort_size)
         cohort = sorted(round.shared("cohort").choice(num_clients, cohort_size, replace=False))
-        total = torch.zeros_like(model)
+        gathered = Gathered(6, scheme.num_messages)
         turns = [
             Turn(round, rank, compressor, np.random.default_rng([number, client])) for rank, client in enumerate(cohort)
         ]
         for client, turn in zip(cohort, turns, strict=True):
-            (message,), memories[client] = scheme.encode(
-                lambda point, client=client: point - offsets[client], [model], memories[client], turn
+            messages, memories[client] = scheme.encode(
+                lambda point, sample=0, client=client: point - offsets[client],
+                scheme.points(model, server),
+                memories[client],
+                turn,
             )
-            message.payload.add_to(total)
-        direction, server = scheme.estimate([total / cohort_size], model, server, round, round.share)
+            gathered.add(messages, scheme.speaks_of(6, round, turn.rank))
+        direction, server = scheme.estimate(gathered.means(), model, server, round, round.share)
         step = 1.0 if scheme.moves_itself else 0.1
-        for client, turn in zip(cohort, turns, strict=True):
-            memories[client] = scheme.settle(memories[client], -step * direction, turn)
+        for client in cohort:
+            memories[client] = scheme.settle(memories[client], -step * direction)
         model = model - step * direction
     return memories, server

@@ -24,6 +24,8 @@ def test_tiers_read_back_as_they_were_written():
             "has unknown option 'sped'; known: speed, up, down, seconds, memory",
         ),
         ("phone:1:1:speed=fast", "'phone:1:1:speed=fast' is not of the form"),
+        ("phone:1:1:cpus=0", "tier 'phone' has cpus 0.0, expected a number above 0"),
+        ("phone:1:1:gpus=-1", "tier 'phone' has gpus -1.0, expected a number 0 or more"),
         ("phone:1:1:up=0", "tier 'phone' has up 0.0, expected a number above 0"),
         (":1:1", "a tier needs a name|not of the form"),
         ("a:1:0.5,a:0.5:0.5", "tier names must differ, got a, a"),
@@ -58,10 +60,10 @@ def test_assignment_is_a_function_of_the_seed_and_cannot_be_changed():
 
 
 def test_options_follow_the_share_and_read_back():
-    text = "phone:0.333333333333:0.25:speed=0.2:up=1234567:memory=1000000000,gateway:1:0.75"
+    text = "phone:0.333333333333:0.25:speed=0.2:up=1234567:memory=1000000000,gateway:1:0.75:cpus=2:gpus=0"
     phone, gateway = parse_tiers(text)
     assert (phone.speed, phone.up, phone.down, phone.memory) == (0.2, 1234567, float("inf"), 1e9)
-    assert gateway == Tier("gateway", 1.0, 0.75)
+    assert gateway == Tier("gateway", 1.0, 0.75, cpus=2, gpus=0)
     assert ",".join(map(str, (phone, gateway))) == text
 
 

@@ -1,0 +1,125 @@
+"""What a client finds at a point of the model: its update by local training, or the gradient of a minibatch."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fl_mlmc.config import RunConfig
+from fl_mlmc.models import Model, build_model
+from fl_mlmc.models.base import gradient_vector, load_vector, to_vector
+from fl_mlmc.objectives import Loss, local_loss, masked_cross_entropy, present_classes
+from fl_mlmc.protocol import TrainTask
+from fl_mlmc.rng import stream
+from fl_mlmc.submodels import IndexPlan, plan
+
+from .data import ClientData
+from .trainer import Trained, TrainingError, batches, device_of, train
+
+
+class Finder:
+    """Looks at points with one client's own examples, and keeps count of what that takes.
+
+    `update`, `gradient` and `step` take a point and the number of a sample: equal numbers see the same minibatches.
+    TrainingError where what they find is not finite.
+    """
+
+    def __init__(self, task: TrainTask, config: RunConfig, data: ClientData) -> None:
+        self.model = build_model(config.model, data.spec.input_shape, data.spec.num_classes)
+        width, server_round, client = task.width, task.server_round, task.client
+        self.own: IndexPlan = plan(self.model.spec, config.width_rule, width, server_round, client, config.seed)
+        self.device = device_of(config)
+        self.labels = torch.from_numpy(data.client_labels(client)).to(self.device)
+        self.present = present_classes(self.labels, data.spec.num_classes)
+        self.trained: list[Trained] = []
+        self.features = Features(data, client, self.device)
+        self.server_round = server_round
+        self._module = _module(self.model, tuple(self.own.units.items()), self.device)
+        self._task, self._config = task, config
+        self._known: tuple[Tensor, Tensor, Trained] | None = None
+        self.seconds_ahead = 0.0
+        """Seconds of training that were spent before anyone asked."""
+
+    def update(self, point: Tensor, sample: int = 0) -> Tensor:
+        """After − before of local training that starts at `point`."""
+        if self._known is not None and sample == 0 and point is self._known[0]:
+            _, found, trained = self._known
+            self._known = None
+        else:
+            load_vector(self._module, point)
+            rng, loss = self._rng("batches", sample), self._loss(sample)
+            trained = train(self._module, self.features, self.labels, self._config, rng, loss, self.server_round)
+            found = to_vector(self._module) - point
+        self.trained.append(trained)
+        return _checked(found)
+
+    def know(self, point: Tensor, update: Tensor, trained: Trained) -> None:
+        """Have the update of sample 0 at `point` before it is asked for: others were trained along with it."""
+        self._known, self.seconds_ahead = (point, update, trained), trained.seconds
+
+    def minibatches(self) -> Iterator[Tensor]:
+        """Those of sample 0, as places among the client's examples."""
+        return batches(len(self.labels), self._config, self._rng("batches", 0))
+
+    def gradient(self, point: Tensor, sample: int = 0) -> Tensor:
+        """∇f_i at `point`, on one minibatch; on all examples if batch-size is as large."""
+        load_vector(self._module, point)
+        start = time.perf_counter()
+        self._module.train()
+        self._module.zero_grad()
+        batch = next(batches(len(self.labels), self._config, self._rng("batches", sample)))
+        loss = self._loss(sample)(self.features[batch], self.labels[batch])
+        loss.backward()
+        self.trained.append(Trained(float(loss.detach()), 1, time.perf_counter() - start))
+        return _checked(gradient_vector(self._module))
+
+    def step(self, point: Tensor, sample: int = 0) -> Tensor:
+        """The update of one step of plain SGD on one minibatch."""
+        return -self._config.learning_rate * self.gradient(point, sample)
+
+    def _loss(self, sample: int) -> Loss:
+        config, task = self._config, self._task
+        masked = config.masked_cross_entropy
+        return local_loss(
+            self.model,
+            self._module,
+            config.width_rule,
+            task.width,
+            self.server_round,
+            self._rng("widths", sample),
+            [tier.width for tier in config.tier_list],
+            masked_cross_entropy(self.present) if masked else nn.functional.cross_entropy,
+            config.distill,
+        )
+
+    def _rng(self, purpose: str, sample: int) -> np.random.Generator:
+        which = [sample] if sample else []
+        return stream(self._config.seed, purpose, self.server_round, self._task.client, *which)
+
+
+@dataclass(frozen=True)
+class Features:
+    """A client's features, read when they are asked for: a round of a few steps needs few of them."""
+
+    data: ClientData
+    client: int
+    device: torch.device
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        return torch.from_numpy(self.data.client_features(self.client, rows.numpy())).to(self.device)
+
+
+@lru_cache(maxsize=8)
+def _module(model: Model, units: tuple[tuple[str, int], ...], device: torch.device) -> nn.Module:
+    # One a process and tier: building draws initial weights that the broadcast then replaces.
+    return model.build(dict(units)).to(device)
+
+
+def _checked(found: Tensor) -> Tensor:
+    if not bool(torch.isfinite(found).all()):
+        raise TrainingError("the update holds values that are not finite")
+    return found

@@ -1,0 +1,77 @@
+"""Shadowheart SGD: its equilibrium time, what each client does in it, and the weights that keep the mean unbiased."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from fl_mlmc import RandK
+from fl_mlmc.schemes import Budget, Round, Turn, parse_scheme
+from fl_mlmc.schemes.base import decoded
+from fl_mlmc.schemes.shadowheart import Shadowheart, equilibrium_time
+from fl_mlmc.theory import bench
+from fl_mlmc.theory.problems import homogeneous
+from fl_mlmc.theory.steps import Method
+
+
+def test_the_equilibrium_of_equal_clients_solves_its_quadratic() -> None:
+    # n equal clients: n s = 2τω + 4τhωr/s + 2hr, a quadratic in s.
+    n, h, t, omega, noise = 5, 2.0, 3.0, 9.0, 7.0
+    b, c = 2 * t * omega + 2 * h * noise, 4 * t * h * omega * noise
+    expected = (b + math.sqrt(b * b + 4 * n * c)) / (2 * n)
+    assert equilibrium_time([h] * n, [t] * n, omega, noise) == pytest.approx(expected)
+
+
+def test_the_equilibrium_time_ignores_who_is_too_slow_and_never_grows_with_more_clients() -> None:
+    fast = equilibrium_time([1.0] * 4, [1.0] * 4, 3.0, 2.0)
+    assert equilibrium_time([1.0] * 4 + [1e9], [1.0] * 4 + [1e9], 3.0, 2.0) == fast
+    assert equilibrium_time([1.0] * 5, [1.0] * 5, 3.0, 2.0) < fast
+    assert (
+        equilibrium_time([1.0, 2.0], [0.5, 0.1], 0.0, 0.0) == 1.0
+    )  # nothing lost, no noise: one gradient of the fastest
+    with pytest.raises(ValueError, match="more than no time"):
+        equilibrium_time([0.0], [1.0], 1.0, 1.0)
+
+
+def test_clients_do_what_fits_the_time_and_slow_ones_are_idle() -> None:
+    scheme = Shadowheart(noise=4.0).resolve(RandK(count=2), 10, 4)
+    time, budgets = scheme.budgets([1.0, 2.0, 5.0, 1e6], [0.5, 3.0, 1e-9, 1.0])
+    for h, t, budget in zip([1.0, 2.0, 5.0], [0.5, 3.0, 1e-9], budgets, strict=False):
+        b, m = math.floor(time / h), min(math.floor(time / t), 5)
+        assert (budget.gradients, budget.messages) == (b, m)
+        assert budget.weight == pytest.approx(b * m / (b * 4 + 4 * 4.0 + m * 4.0))
+    assert budgets[3] == Budget(0, 0, 0.0)
+
+
+def test_a_message_is_the_mean_of_independent_compressions_of_the_mean_gradient() -> None:
+    scheme = parse_scheme("shadowheart(4.0)").resolve(RandK(count=2), 10, 1)
+    point, seen = torch.zeros(10), []
+
+    def find(point: torch.Tensor, sample: int = 0) -> torch.Tensor:
+        seen.append(sample)
+        return torch.arange(10.0) + sample
+
+    turn = Turn(Round(0, 1, 1, 1), 0, RandK(count=2), np.random.default_rng(0), budget=Budget(3, 400, 1.0))
+    (message,), _ = scheme.encode(find, [point], {}, turn)
+    assert seen == [0, 1, 2]
+    assert message.expected_bits == 400 * RandK(count=2).compress(point, np.random.default_rng(0)).expected_bits
+    torch.testing.assert_close(decoded(message, point), torch.arange(10.0) + 1, rtol=0.35, atol=0.8)
+
+
+def test_a_straggler_costs_synchronous_rounds_and_not_shadowheart() -> None:
+    problem, compressor = homogeneous(4, 12, convexity=0.1), RandK(count=4)
+    clocks = [bench.Clock((1.0, 1.0, 1.0, slow), (0.01,) * 4) for slow in (1.0, 300.0)]
+    for scheme, ratio in ((Shadowheart(8.0), 2.0), (parse_scheme("direct"), 40.0)):
+        method = Method(scheme, compressor, 0.25, None, False)
+        seconds = [
+            bench.run(problem, method, 400, sigma=0.5, clock=clock, target=0.1).seconds_to(0.1) for clock in clocks
+        ]
+        assert seconds[0] is not None
+        assert seconds[1] is not None
+        assert (seconds[1] / seconds[0] < ratio) == isinstance(scheme, Shadowheart)
+
+
+def test_it_needs_a_clock() -> None:
+    with pytest.raises(ValueError, match="needs a clock"):
+        bench.run(homogeneous(2, 4), Method(Shadowheart(1.0), RandK(count=2), 0.1, None, False), 1)

@@ -1,0 +1,114 @@
+"""What clients receive: any unbiased compressor on the broadcast, or DoCoFL's anchors and corrections."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fl_mlmc import Identity, decode
+from fl_mlmc.config import ConfigError, RunConfig
+from fl_mlmc.downlink import DoCoFL
+from fl_mlmc.frames import read_clients
+from fl_mlmc.models import build_model
+from fl_mlmc.protocol import ANCHOR, PAYLOAD
+from fl_mlmc.submodels import plan
+from simulations.launch import RunResult, execute, load_config, load_run
+from strategies.broadcast import Broadcast
+
+
+def run(config: RunConfig) -> RunResult:
+    return execute(load_config(None, config.model_dump()))
+
+
+def vector_of(result: RunResult) -> torch.Tensor:
+    return torch.from_numpy(np.concatenate([array.ravel() for array in result.arrays.values()]))
+
+
+@pytest.mark.parametrize(
+    "compressor", ["Natural()", "QSGD(levels=127)", "MLMC(FixedPoint(), 'fixed')", "RandK(fraction=0.5)"]
+)
+def test_an_unbiased_broadcast_is_the_model_in_the_mean_and_smaller(small: RunConfig, compressor: str) -> None:
+    model = build_model(small.model, (1, 8, 8), 10)
+    vector, own = model.initial(0), plan(model.spec, "nested", 0.5)
+    broadcast = Broadcast(small.changed(downlink_compressor=compressor))
+    total = torch.zeros(own.size, dtype=torch.float64)
+    for number in range(1, 401):
+        broadcast.start(number, [vector])
+        payload = broadcast.arrays(own)[PAYLOAD]
+        assert len(payload) < 0.7 * 4 * own.size
+        total += decode(payload, own.size)
+    error = float((total / 400 - own.gather(vector)).square().sum() / own.gather(vector).square().sum())
+    once = small.changed(downlink_compressor=compressor).downlink.omega(own.gather(vector))
+    assert once is not None
+    assert error < 1.3 * once / 400
+
+
+def test_a_biased_broadcast_is_refused(small: RunConfig) -> None:
+    with pytest.raises(ConfigError, match=r"downlink-compressor TopK\(fraction=0.5\) is biased"):
+        small.changed(downlink_compressor="TopK(fraction=0.5)")
+    small.changed(downlink_compressor="TopK(fraction=0.5)", downlink_scheme="docofl")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("docofl(every=0)", "every is a whole number of at least 1, got 0"),
+        ("docofl(3)", "anchor is a compressor"),
+        ("docofl(age=3)", "no option 'age'; its options: anchor, every, lead"),
+        ("ECUQ(bits=2)", "goes to downlink-compressor"),
+        ("docoful", "unknown downlink scheme 'docoful'"),
+    ],
+)
+def test_a_downlink_scheme_that_is_none_is_refused(small: RunConfig, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        small.changed(downlink_scheme=text)
+
+
+def test_clients_have_the_anchor_that_was_newest_when_they_heard() -> None:
+    docofl = DoCoFL(Identity(), every=3, lead=2)
+    assert [docofl.anchor_round(number) for number in range(1, 11)] == [1, 1, 1, 1, 1, 4, 4, 4, 7, 7]
+    assert [DoCoFL(Identity(), every=1, lead=0).anchor_round(number) for number in (1, 2, 9)] == [1, 2, 9]
+
+
+def test_anchor_and_correction_make_the_model(small: RunConfig) -> None:
+    model = build_model(small.model, (1, 8, 8), 10)
+    own = plan(model.spec, "nested", 0.5)
+    exact = Broadcast(small.changed(downlink_scheme="docofl(ECUQ(bits=2), every=2, lead=1)"))
+    rough = Broadcast(
+        small.changed(downlink_scheme="docofl(ECUQ(bits=4), every=2, lead=1)", downlink_compressor="ECUQ(bits=2)")
+    )
+    start, drift = model.initial(0), model.initial(1)
+    for number in range(1, 8):
+        vector = start + 0.01 * number * drift
+        for broadcast, allowed in ((exact, 1e-6), (rough, 0.05)):
+            broadcast.start(number, [vector])
+            arrays = broadcast.arrays(own)
+            received = decode(arrays[ANCHOR], own.size) + decode(arrays[PAYLOAD], own.size)
+            wanted = own.gather(vector)
+            assert float((received - wanted).norm() / wanted.norm()) < allowed
+
+
+def test_docofl_trains_with_few_bytes_on_the_critical_path_and_resumes(small: RunConfig) -> None:
+    base = small.changed(
+        num_rounds=12, local_steps=5, num_clients=8, compressor="Identity()", learning_rate=0.3, checkpoint_every=4
+    )
+    docofl = base.changed(
+        downlink_scheme="docofl(ECUQ(bits=4), every=3, lead=1)", downlink_compressor="ECUQ(bits=2)", run_name="docofl"
+    )
+    plain, ours = run(base), run(docofl)
+    assert ours.rounds["accuracy"].iloc[-1] > plain.rounds["accuracy"].iloc[-1] - 0.05
+    rows = read_clients(ours.directory)
+    late = (rows["downlink_bytes"] - rows["anchor_bytes"]).sum()
+    assert late < 0.12 * read_clients(plain.directory)["downlink_bytes"].sum()
+
+    def cut(row: Mapping[str, Any]) -> None:
+        if row["round"] == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        execute(load_config(None, docofl.changed(run_name="cut").model_dump()), cut)
+    resumed = execute(load_run(Path(docofl.runs_dir) / "cut"))
+    assert torch.equal(vector_of(resumed), vector_of(ours))
