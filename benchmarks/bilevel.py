@@ -1,141 +1,223 @@
-"""Bilevel learning on digits: unequal clients against full models, and cleaning of labels of which 40 % are wrong.
+"""Bilevel runs in the federated harness: unequal clients against full models, other methods, and wrong labels.
 
-    python benchmarks/bilevel.py [CSV]
+    python benchmarks/bilevel.py representation CSV [--data DIR] [--runs NAME …] [--seeds 0 1 2] [--minutes 7]
+    python benchmarks/bilevel.py cleaning CSV [--data DIR] [--seeds 0 1 2]
+    python benchmarks/bilevel.py table CSV
 
-Prints a table for docs/results.md, and writes it as CSV. FLOPs are those of all clients, by torch's own counter.
+`--data` is a folder of Parquet files, such as Fashion-MNIST's; scikit-learn's digits without it. Rows are added to
+the CSV one by one: what it has is not run again, and after `--minutes` no further run is begun. `table` prints the
+means and standard deviations over seeds as Markdown.
 """
 
-import csv
-import sys
-from collections.abc import Iterator
+import argparse
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
-from sklearn.datasets import load_digits
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from fl_mlmc import parse
-from fl_mlmc.bilevel import BilevelProblem, Held, Rabo, Rafbo, Steps, cut_only, simulate
-from fl_mlmc.bilevel.rabo import Scheme
-from fl_mlmc.bilevel.tasks import CleaningRows, Rows, detection_auc, hyper_cleaning, hyper_representation
-from fl_mlmc.bilevel.tasks.rows import Batch
-from fl_mlmc.models.mlp import mlp
+from clients.bilevel_client import PERSONAL
+from clients.data import FederatedData
+from clients.state import ClientMemory
+from fl_mlmc.bilevel import Shard
+from fl_mlmc.bilevel.run import data_of, first_point, held_of, num_steps_of, problem_of, scheme_of
+from fl_mlmc.bilevel.tasks import CleaningRows, detection_auc
+from fl_mlmc.config import RunConfig
+from simulations.launch import RunResult, execute, load_config
+from simulations.server_app import prepare_data
+from strategies.tiered import MEMORIES
 
-NUM_TRAIN = 1400
-TIERS, FULL = (0.25, 0.5, 1.0), (1.0,)
+Settings = Mapping[str, Any]
+
+COMMON: Settings = {"engine": "local", "device": "cpu", "task": "bilevel", "batch_size": 32, "evaluate_every": 10_000}
+TIERS = {"tiers": "sensor:0.25:0.34,phone:0.5:0.33,gateway:1.0:0.33", "least_coverage": 1}
+"""The full model is on every third client; each coordinate on one of the cohort at least."""
+
+DIGITS: Settings = {"model": "mlp(hidden=(200, 200))", "num_clients": 12, "clients_per_round": 6, "num_rounds": 60}
+FASHION: Settings = {
+    "model": "cnn(conv=(16, 32), dense=64)",
+    "num_clients": 30,
+    "clients_per_round": 6,
+    "num_rounds": 80,
+}
+STEPS: Settings = {
+    "problem": "hyper_representation(strong_convexity=0.01)",
+    "local_steps": 5,
+    "outer_learning_rate": 0.3,
+    "learning_rate": 0.5,
+}
+RABO_ROUNDS = 5
+"""Rounds of one step for a round of five, so that all methods make equally many steps."""
+
+RUNS: Mapping[str, Settings] = {
+    "SimFBO": {"scheme": "rafbo"},
+    "RAFBO, tiers": {"scheme": "rafbo", **TIERS},
+    "RAFBO, tiers, MLMC": {"scheme": "rafbo", **TIERS, "compressor": "MLMC(TopK(fraction=0.05))"},
+    "RAFBO, tiers, EF21": {"scheme": "rafbo(uploads=ef21)", **TIERS, "compressor": "TopK(fraction=0.05)"},
+    "RAFBO, tiers, penalty": {"scheme": "rafbo(estimator=penalty(delta=0.1))", **TIERS},
+    "only x cut": {
+        "scheme": "rafbo",
+        **TIERS,
+        "problem": "hyper_representation(strong_convexity=0.01, cut='outer')",
+    },
+    "only y cut": {
+        "scheme": "rafbo",
+        **TIERS,
+        "problem": "hyper_representation(strong_convexity=0.01, cut='inner')",
+    },
+    "FedBiO": {"scheme": "rafbo(estimator=exact)"},
+    "FedNest": {"scheme": "fednest", "outer_learning_rate": 0.1, "learning_rate": 0.2},
+    "RABO, full": {"scheme": "rabo"},
+    "RABO, tiers": {"scheme": "rabo", **TIERS},
+    "C-SOBA": {"scheme": "rabo", "compressor": "QSGD(levels=8)"},
+    "C-SOBA, error feedback": {"scheme": "rabo(uploads=ef21_sgdm)", "compressor": "TopK(fraction=0.05)"},
+}
+
+CLEANING: Settings = {
+    "model": "mlp(hidden=())",
+    "scheme": "rafbo",
+    "num_clients": 5,
+    "clients_per_round": 5,
+    "num_rounds": 80,
+    "local_steps": 5,
+    "batch_size": 64,
+    "outer_share": 0.2,
+    "outer_learning_rate": 100.0,
+    "learning_rate": 0.3,
+}
 
 
-def digits(seed: int) -> tuple[Batch, Batch]:
-    """Training and test examples, shuffled."""
-    data = load_digits()
-    order = np.random.default_rng(seed).permutation(len(data.target))
-    features, labels = torch.tensor(data.images[order], dtype=torch.float32) / 8 - 1, torch.tensor(data.target[order])
-    return Batch(features[:NUM_TRAIN], labels[:NUM_TRAIN]), Batch(features[NUM_TRAIN:], labels[NUM_TRAIN:])
+def representation(data: Settings, seed: int, names: list[str]) -> Iterator[tuple[str, Settings]]:
+    """Hyper-representation by every method."""
+    size = FASHION if data else DIGITS
+    for name in names or RUNS:
+        own = {**COMMON, **size, **STEPS, **data, **RUNS[name], "seed": seed}
+        rounds = own["num_rounds"] * (RABO_ROUNDS if own["scheme"].startswith("rabo") else 1)
+        yield name, {**own, "num_rounds": rounds}
 
 
-def representation(seed: int, num_clients: int = 12, num_rounds: int = 40) -> Iterator[dict[str, Any]]:
-    """Hyper-representation at equal rounds; every client sees a twelfth of the examples."""
-    train, test = digits(seed)
-    rng = np.random.default_rng(seed)
-    clients = [
-        Rows.split(train.features[part], train.labels[part], rng)
-        for part in np.array_split(np.arange(NUM_TRAIN), num_clients)
-    ]
-    problem = hyper_representation(mlp((8, 8), 10, (128, 128)), 0.01)
-    local, one = Rafbo(5, Steps(0.3, 0.5, 0.5)), Rabo(Steps(0.3, 0.5, 0.5))
-    runs: list[tuple[str, BilevelProblem, Scheme, tuple[float, ...], int, str | None]] = [
-        ("SimFBO, full models", problem, local, FULL, num_rounds, None),
-        ("RAFBO, tiers 0.25/0.5/1.0", problem, local, TIERS, num_rounds, None),
-        ("RAFBO, tiers, MLMC(TopK(0.05))", problem, local, TIERS, num_rounds, "MLMC(TopK(fraction=0.05))"),
-        ("only x cut", cut_only(problem, "outer"), local, TIERS, num_rounds, None),
-        ("only y cut", cut_only(problem, "inner"), local, TIERS, num_rounds, None),
-        ("one step a round, full models", problem, one, FULL, 5 * num_rounds, None),
-        ("RABO, tiers", problem, one, TIERS, 5 * num_rounds, None),
-        ("C-SOBA: full, QSGD(levels=8)", problem, one, FULL, 5 * num_rounds, "QSGD(levels=8)"),
-    ]
-    for name, each, scheme, widths, rounds, compressor in runs:
+def cleaning(data: Settings, seed: int, names: list[str]) -> Iterator[tuple[str, Settings]]:
+    """A linear model on labels of which 40 % are wrong: with all weights at one, and with learned ones."""
+    for name, start in (("plain training", 20.0), ("hyper-cleaning", 0.0)):
+        problem = f"hyper_cleaning(strong_convexity=0.003, wrong_share=0.4, start={start})"
+        yield name, {**COMMON, **CLEANING, **data, "problem": problem, "seed": seed}
+
+
+def figures(settings: Settings) -> dict[str, Any]:
+    """Run a setting; what it reached, and what it cost all clients together."""
+    with tempfile.TemporaryDirectory() as directory:
+        config = load_config(None, {**settings, "runs_dir": directory, "run_name": "run"})
+        result = execute(config)
+        last = result.rounds.iloc[-1]
+        return {
+            "rounds": config.num_rounds,
+            "accuracy": last["accuracy"],
+            "auc": _auc(config, result),
+            "gigaflops": _flops(config, result) / 1e9,
+            "uplink_megabytes": result.rounds["uplink_bytes"].sum() / 1e6,
+            "downlink_megabytes": result.rounds["downlink_bytes"].sum() / 1e6,
+            "coverage_outer_min": result.rounds["coverage_outer_min"].min(),
+        }
+
+
+def _flops(config: RunConfig, result: RunResult) -> float:
+    """Of the clients' local steps, by torch's counter on one client of each width."""
+    data = FederatedData.open(prepare_data(config))
+    problem = problem_of(config, data.spec.input_shape, data.spec.num_classes)
+    features, labels = map(torch.from_numpy, data.client(0))
+    own = data_of(problem, Shard(0, features, labels, config.seed, config.outer_share, config.batch_size))
+
+    @lru_cache
+    def of(width: float, server_round: int) -> float:
+        held = held_of(config, problem, own, width, 1, 0)
+        point = held.gather(first_point(config, held.problem, config.seed))
         with FlopCounterMode(display=False) as counter:
-            trace = simulate(
-                each,
-                clients,
-                scheme,
-                rounds,
-                lambda r, c, each=each, widths=widths: Held.of(each, "nested", widths[c % len(widths)], r, c),
-                cohort_size=6,
-                compressor=parse(compressor) if compressor else None,
-                dtype=torch.float32,
-                seed=seed,
-            )
-        yield {
-            "run": name,
-            "seed": seed,
-            "rounds": rounds,
-            "accuracy": accuracy(problem, trace.point.x, trace.point.y, test),
-            "gigaflops": counter.get_total_flops() / 1e9,
-            "uplink_megavalues": sum(row.uplink_values for row in trace.rows) / 1e6,
-        }
+            scheme_of(config, own.num_examples, server_round).client(held, point, own, np.random.default_rng(0))
+        return counter.get_total_flops()
 
-
-def cleaning(seed: int, num_noisy: int = 600, num_clean: int = 150) -> Iterator[dict[str, Any]]:
-    """A linear model on labels of which 40 % are wrong, with and without weights for them."""
-    train, test = digits(seed)
-    rng = np.random.default_rng(seed)
-    is_wrong = torch.from_numpy(rng.random(num_noisy) < 0.4)
-    shift = torch.from_numpy(rng.integers(1, 10, num_noisy))
-    truth = train.labels[:num_noisy]
-    noisy = torch.where(is_wrong, (truth + shift) % 10, truth)
-    clean = Batch(train.features[num_noisy : num_noisy + num_clean], train.labels[num_noisy : num_noisy + num_clean])
-    clients = CleaningRows.share_out(
-        [
-            (Batch(train.features[own], noisy[own]), Batch(clean.features[other], clean.labels[other]))
-            for own, other in zip(
-                np.array_split(np.arange(num_noisy), 5), np.array_split(np.arange(num_clean), 5), strict=True
-            )
-        ],
-        batch_size=64,
+    is_phased = config.scheme == "fednest"
+    rows = zip(result.clients["width"], result.clients["round"], result.clients["num_examples"], strict=True)
+    steps = num_steps_of(config, own.num_examples)
+    return sum(
+        of(width, (number - 1) % 3 + 1 if is_phased else 1) / steps * num_steps_of(config, count)
+        for width, number, count in rows
     )
-    problem = hyper_cleaning(mlp((8, 8), 10, ()), num_noisy, 0.003)
-    x, y = problem.start(seed)
-    for name, rate, start in (("plain training on noisy labels", 0.0, x + 20), ("RAFBO hyper-cleaning", 100.0, x)):
-        trace = simulate(
-            problem,
-            clients,
-            Rafbo(5, Steps(rate, 0.3, 0.3)),
-            80,
-            lambda r, c: clients[c].held(problem, "nested", 1.0),
-            start=(start, y),
-            dtype=torch.float32,
-            seed=seed,
-        )
-        yield {
-            "run": name,
-            "seed": seed,
-            "rounds": 80,
-            "accuracy": accuracy(problem, trace.point.x, trace.point.y, test),
-            "auc": detection_auc(trace.point.x, is_wrong) if rate else None,
-        }
 
 
-def accuracy(problem: BilevelProblem, x: Tensor, y: Tensor, test: Batch) -> float:
-    return Held.of(problem, "nested", 1.0).accuracy(x, y, test.features, test.labels)
+def _auc(config: RunConfig, result: RunResult) -> float | None:
+    """Of the clients' learned weights, as a detector of wrong labels."""
+    data = FederatedData.open(prepare_data(config))
+    problem = problem_of(config, data.spec.input_shape, data.spec.num_classes)
+    if problem.outer == "global":
+        return None
+    weights, is_wrong = [], []
+    for client in range(config.num_clients):
+        features, labels = map(torch.from_numpy, data.client(client))
+        shard = Shard(client, features, labels, config.seed, config.outer_share, config.batch_size)
+        own = data_of(problem, shard)
+        assert isinstance(own, CleaningRows)
+        assert own.is_wrong is not None
+        memory = ClientMemory(result.directory / MEMORIES / PERSONAL, client)
+        last = int(result.clients.loc[result.clients["client"] == client, "round"].max())
+        weights.append(memory.load(last, torch.empty(len(own.is_wrong)))["x"])
+        is_wrong.append(own.is_wrong)
+    return detection_auc(torch.cat(weights), torch.cat(is_wrong))
+
+
+def table(rows: pd.DataFrame) -> str:
+    """Means and standard deviations over seeds, as Markdown."""
+    lines = [
+        "| data | run | seeds | rounds | accuracy | AUC | client GFLOPs | uplink MB | downlink MB |",
+        "|---" * 9 + "|",
+    ]
+    for (data, run), group in rows.groupby(["data", "run"], sort=False):
+        accuracy = 100 * group["accuracy"]
+        spread = f" ± {accuracy.std():.1f}" if len(group) > 1 else ""
+        auc = "" if group["auc"].isna().all() else f"{group['auc'].min():.3f}–{group['auc'].max():.3f}"
+        costs = (f"{group[name].mean():.4g}" for name in ("gigaflops", "uplink_megabytes", "downlink_megabytes"))
+        cells = [data, run, len(group), group["rounds"].iloc[0], f"{accuracy.mean():.1f}{spread}", auc, *costs]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=["representation", "cleaning", "table"])
+    parser.add_argument("csv", type=Path)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--runs", nargs="*", default=[], choices=list(RUNS), metavar="NAME")
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
+    parser.add_argument("--minutes", type=float, default=7.0)
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    rows = []
-    for task, seeds in ((representation, range(1)), (cleaning, range(3))):
-        for row in (row for seed in seeds for row in task(seed)):
-            rows.append(row)
-            cells = (f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values())
-            print(" | ".join(cells), flush=True)
-    if len(sys.argv) > 1:
-        keys = list(dict.fromkeys(key for row in rows for key in row))
-        with open(sys.argv[1], "w", newline="") as file:
-            writer = csv.DictWriter(file, keys)
-            writer.writeheader()
-            writer.writerows(rows)
+    end = time.monotonic() + 60 * arguments.minutes
+    done = pd.read_csv(arguments.csv) if arguments.csv.exists() else pd.DataFrame()
+    if arguments.task == "table":
+        print(table(done))
+        return
+    data = {"data_dir": arguments.data} if arguments.data else {}
+    where = arguments.data.name if arguments.data else "digits"
+    task = representation if arguments.task == "representation" else cleaning
+    for seed in arguments.seeds:
+        for name, settings in task(data, seed, arguments.runs):
+            key = {"data": where, "run": name, "seed": seed}
+            if len(done) and (done[list(key)] == list(key.values())).all(axis=1).any():
+                continue
+            if time.monotonic() > end:
+                return
+            row = {**key, **figures(settings)}
+            done = pd.concat([done, pd.DataFrame([row])], ignore_index=True)
+            done.to_csv(arguments.csv, index=False)
+            print(
+                " | ".join(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()),
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -10,11 +10,29 @@ from dataclasses import replace
 from fl_mlmc import MLMC, RandK, TopK
 from fl_mlmc.compressors.base import Compressor
 from fl_mlmc.compressors.sparsity import num_kept
+from fl_mlmc.config import RunConfig
+from fl_mlmc.protocol import TrainTask
 from fl_mlmc.wire.payload import held_limit
 
 from .trainer import TrainingError
 
 _FRAME = 14 + 5 + 8  # headers of the payload and of its block, and the longest head of a body
+
+
+def uplink_of(task: TrainTask, config: RunConfig, size: int) -> Compressor:
+    """The compressor of a client's update of `size` coordinates: the run's own, unless the budget asks for less.
+
+    TrainingError where the scheme counts on the run's own.
+    """
+    if not task.uplink_budget:
+        return config.uplink
+    uplink = fitting(config.uplink, size, task.uplink_budget)
+    if uplink is not config.uplink and (scheme := config.resolved_scheme(size)).name != "direct":
+        raise TrainingError(
+            f"the uplink-budget of {task.uplink_budget} bytes asks for {uplink!r}, and scheme {scheme.name} has its "
+            f"steps from {config.compressor}: raise the budget, or run scheme 'direct'"
+        )
+    return uplink
 
 
 def fitting(compressor: Compressor, size: int, budget: int) -> Compressor:
@@ -36,11 +54,11 @@ def fitting(compressor: Compressor, size: int, budget: int) -> Compressor:
     return _keeping(compressor, fits, size)
 
 
-def check_budget(payloads: Sequence[bytes], compressor: Compressor, budget: int) -> None:
-    """TrainingError if `payloads` together are over the budget."""
-    if (length := sum(map(len, payloads))) > budget:
+def check_budget(payloads: Sequence[bytes], compressor: Compressor, task: TrainTask) -> None:
+    """TrainingError if `payloads` together are over the budget that the task has, if it has one."""
+    if task.uplink_budget and (length := sum(map(len, payloads))) > task.uplink_budget:
         raise TrainingError(
-            f"an update of {length} bytes is over the uplink-budget of {budget}, and {compressor!r} has no "
+            f"an update of {length} bytes is over the uplink-budget of {task.uplink_budget}, and {compressor!r} has no "
             "fraction to choose; TopK(fraction=…), RandK(fraction=…) and MLMC(TopK(fraction=…)) have one"
         )
 

@@ -1,5 +1,6 @@
 """The Flower ClientApp: records in, records out."""
 
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -25,8 +26,8 @@ from fl_mlmc.protocol import (
 )
 from fl_mlmc.submodels.measure import widest_tier
 
-from .bilevel_client import run_bilevel_task
-from .data import ClientData, FederatedData
+from .bilevel_client import DivergedError, run_bilevel_task
+from .data import FederatedData, LocalData
 from .device_data import DeviceData
 from .sgd_client import ClientReply, Job, finished, opened, run_task
 from .together import find_together
@@ -117,7 +118,8 @@ def _reply(message: Message, reply: ClientReply) -> Message:
 
 
 def _failure(message: Message, task: TrainTask, error: Exception) -> Message:
-    failure = TrainFailure(task.server_round, task.client, str(error))
+    curvature = error.curvature if isinstance(error, DivergedError) else math.inf
+    failure = TrainFailure(task.server_round, task.client, str(error), curvature)
     return Message(RecordDict({CONFIG: ConfigRecord(failure.to_config())}), reply_to=message)
 
 
@@ -135,7 +137,7 @@ def _on_this_node(task: TrainTask, context: Context, config: RunConfig) -> Train
 
 
 @lru_cache(maxsize=4)
-def _data(path: str, meta: str) -> ClientData:
+def _data(path: str, meta: str) -> LocalData:
     """A partition directory that the server's disk shares, or examples of the device's own."""
     if (Path(path) / "partition.json").is_file() or not meta:
         return FederatedData.open(path)

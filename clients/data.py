@@ -36,7 +36,7 @@ class DataSpec:
     kind: Kind
 
 
-class ClientData(Protocol):
+class LocalData(Protocol):
     """The examples of one or more clients."""
 
     @property

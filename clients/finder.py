@@ -1,5 +1,6 @@
 """What a client finds at a point of the model: its update by local training, or the gradient of a minibatch."""
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from fl_mlmc.protocol import TrainTask
 from fl_mlmc.rng import stream
 from fl_mlmc.submodels import IndexPlan, plan
 
-from .data import ClientData
+from .data import LocalData
 from .trainer import Trained, TrainingError, batches, device_of, train
 
 
@@ -28,7 +29,7 @@ class Finder:
     TrainingError where what they find is not finite.
     """
 
-    def __init__(self, task: TrainTask, config: RunConfig, data: ClientData) -> None:
+    def __init__(self, task: TrainTask, config: RunConfig, data: LocalData) -> None:
         self.model = build_model(config.model, data.spec.input_shape, data.spec.num_classes)
         width, server_round, client = task.width, task.server_round, task.client
         self.own: IndexPlan = plan(self.model.spec, config.width_rule, width, server_round, client, config.seed)
@@ -105,7 +106,7 @@ class Finder:
 class Features:
     """A client's features, read when they are asked for: a round of a few steps needs few of them."""
 
-    data: ClientData
+    data: LocalData
     client: int
     device: torch.device
 
@@ -120,6 +121,7 @@ def _module(model: Model, units: tuple[tuple[str, int], ...], device: torch.devi
 
 
 def _checked(found: Tensor) -> Tensor:
-    if not bool(torch.isfinite(found).all()):
+    # One number that is not finite spoils the sum, and finite ones cannot in float64: a fifth of isfinite's time.
+    if not math.isfinite(float(found.sum(dtype=torch.float64))):
         raise TrainingError("the update holds values that are not finite")
     return found

@@ -3,24 +3,25 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from fl_mlmc.compressors.base import Compressed, Compressor
+from fl_mlmc.compressors.base import Compressed
 from fl_mlmc.config import RunConfig
 from fl_mlmc.protocol import ANCHOR, MOVEMENT, TrainTask, TrainUpdate, code_stamp, payload_names
 from fl_mlmc.rng import stream
 from fl_mlmc.schemes import Budget, Held, Round, Scheme, Turn
-from fl_mlmc.schemes.direct import Direct
+from fl_mlmc.schemes.base import Find
 from fl_mlmc.wire import decode_payload, encode_payload
 
-from .budget import check_budget, fitting
-from .data import ClientData
+from .budget import check_budget, uplink_of
+from .data import LocalData
 from .finder import Finder
 from .state import ClientMemory
-from .trainer import TrainingError, threads
+from .trainer import threads
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Job:
     movement: Tensor | None
 
 
-def run_task(task: TrainTask, arrays: Mapping[str, bytes], config: RunConfig, data: ClientData) -> ClientReply:
+def run_task(task: TrainTask, arrays: Mapping[str, bytes], config: RunConfig, data: LocalData) -> ClientReply:
     """Look at the points that `arrays` hold with the client's own examples, and encode what the scheme sends.
 
     TrainingError if training gives nothing finite or the memory is lost; WireError if a payload is broken.
@@ -51,7 +52,7 @@ def run_task(task: TrainTask, arrays: Mapping[str, bytes], config: RunConfig, da
     return finished(opened(task, arrays, config, data), config)
 
 
-def opened(task: TrainTask, arrays: Mapping[str, bytes], config: RunConfig, data: ClientData) -> Job:
+def opened(task: TrainTask, arrays: Mapping[str, bytes], config: RunConfig, data: LocalData) -> Job:
     """The job that a message gives; WireError if a payload is broken."""
     finder = Finder(task, config, data)
     return Job(task, finder, *received(arrays, finder.own.size, finder.device))
@@ -63,11 +64,13 @@ def finished(job: Job, config: RunConfig) -> ClientReply:
     with threads(config.threads_of(task.tier)):
         scheme = config.resolved_scheme(finder.model.spec.size)
         start = time.perf_counter()
-        uplink = fitting(config.uplink, finder.own.size, task.uplink_budget) if task.uplink_budget else config.uplink
-        messages = _messages(scheme, job, config, uplink)
+        is_part = scheme.deals_out and config.cuts_models
+        held = Held(finder.model.spec.size, finder.own.indices) if is_part else None
+        find = finder.gradient if scheme.moves_itself else finder.step if scheme.takes_minibatches else finder.update
+        uplink = uplink_of(task, config, finder.own.size)
+        messages = encode(scheme, find, job.points, task, config, job.movement, held)
         payloads = tuple(encode_payload(message.payload) for message in messages)
-        if task.uplink_budget:
-            check_budget(payloads, uplink, task.uplink_budget)
+        check_budget(payloads, uplink, task)
         total = time.perf_counter() - start
     num_steps, seconds = (sum(getattr(each, name) for each in finder.trained) for name in ("num_steps", "seconds"))
     first = messages[0]
@@ -94,33 +97,51 @@ def finished(job: Job, config: RunConfig) -> ClientReply:
 
 def received(arrays: Mapping[str, bytes], size: int, device: torch.device) -> tuple[list[Tensor], Tensor | None]:
     """The points that a message holds, and how far the model moved in the round of the client's memory."""
-    vectors = {name: decode_payload(payload, size).dense().to(device) for name, payload in arrays.items()}
+    vectors = {name: _last(name, size).read(payload).to(device) for name, payload in arrays.items()}
     points = [vectors[name] for name in payload_names(vectors)]
     if ANCHOR in vectors:
         points = [vectors[ANCHOR] + correction for correction in points]
     return points, vectors.get(MOVEMENT)
 
 
-def _messages(scheme: Scheme, job: Job, config: RunConfig, uplink: Compressor) -> tuple[Compressed, ...]:
+class _Last:
+    """The vector read last: clients of a tier that are simulated one after another get the very same bytes."""
+
+    def __init__(self, size: int) -> None:
+        self._size, self._payload, self._vector = size, b"", torch.empty(0)
+
+    def read(self, payload: bytes) -> Tensor:
+        if payload is not self._payload:
+            self._vector = decode_payload(payload, self._size).dense()
+            self._payload = payload
+        return self._vector
+
+
+@lru_cache(maxsize=16)
+def _last(name: str, size: int) -> _Last:
+    return _Last(size)
+
+
+def encode(
+    scheme: Scheme,
+    find: Find,
+    points: list[Tensor],
+    task: TrainTask,
+    config: RunConfig,
+    movement: Tensor | None = None,
+    held: Held | None = None,
+) -> tuple[Compressed, ...]:
     """The scheme's messages; what it remembers is on disk before they are sent."""
-    task, finder, points = job.task, job.finder, job.points
-    if uplink is not config.uplink and not isinstance(scheme, Direct):
-        raise TrainingError(
-            f"the uplink-budget of {task.uplink_budget} bytes asks for {uplink!r}, and scheme {scheme.name} has its "
-            f"steps from {config.compressor}: raise the budget, or run scheme 'direct'"
-        )
     round = Round(config.seed, task.server_round, config.num_clients, task.cohort_size)
     rng = stream(config.seed, "level", task.server_round, task.client)
-    is_part = scheme.deals_out and config.cuts_models
-    held = Held(finder.model.spec.size, finder.own.indices) if is_part else None
+    uplink = uplink_of(task, config, points[0].numel())
     turn = Turn(round, task.rank, uplink, rng, held, Budget(task.gradients, task.messages))
-    find = finder.gradient if scheme.moves_itself else finder.step if scheme.takes_minibatches else finder.update
     if not scheme.has_memory:
         return scheme.encode(find, points, {}, turn)[0]
     kept = ClientMemory(Path(task.state), task.client)
     memory = kept.load(task.memory_round, points[0]) if task.memory_round else scheme.init_client(points[0])
-    if job.movement is not None:
-        memory = scheme.settle(memory, job.movement)
+    if movement is not None:
+        memory = scheme.settle(memory, movement)
     messages, memory = scheme.encode(find, points, memory, turn)
     kept.save(task.server_round, memory, keep=(task.memory_round, task.checkpoint_round))
     return messages

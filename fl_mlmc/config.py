@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from . import parse
+from .bilevel.method import METHODS, is_bilevel, parse_bilevel
 from .compressors.base import Compressor
 from .downlink import DoCoFL, parse_downlink
 from .models import parse_model
@@ -22,8 +23,6 @@ from .submodels.tier import Tier, assign_tiers, parse_tiers, tier_named
 from .trust import check_trust
 
 Scalar = bool | int | float | str
-
-BILEVEL_SCHEMES = ("rabo", "rafbo")
 
 
 class ConfigError(ValueError):
@@ -167,8 +166,8 @@ class RunConfig(BaseModel):
 
     @property
     def _message_scheme(self) -> str:
-        # RABO and RAFBO say what an update is; it travels as it is.
-        return "direct" if self.scheme in BILEVEL_SCHEMES else self.scheme
+        # RABO and RAFBO say what an update is; how it travels is their option.
+        return repr(parse_bilevel(self.scheme).uploads) if is_bilevel(self.scheme) else self.scheme
 
     @property
     def num_asked(self) -> int:
@@ -199,7 +198,14 @@ class RunConfig(BaseModel):
     @field_validator("scheme")
     @classmethod
     def _is_scheme(cls, text: str) -> str:
-        if text not in BILEVEL_SCHEMES:
+        if is_bilevel(text):
+            scheme = parse_bilevel(text).uploads
+            if scheme.moves_itself or scheme.takes_minibatches or scheme.hears_back or scheme.num_messages > 1:
+                raise ValueError(
+                    f"uploads of a bilevel method is a scheme that sends what its client found, such as 'ef21' or "
+                    f"'diana'; {scheme.name} asks for gradients of its own, or sends more than one message"
+                )
+        else:
             parse_scheme(text)
         return text
 
@@ -271,10 +277,10 @@ class RunConfig(BaseModel):
             raise ValueError(
                 f"over-sampling is for engine 'flower', where clients get lost; engine {self.engine!r} loses none"
             )
-        if (self.task == "bilevel") != (self.scheme in BILEVEL_SCHEMES):
+        if (self.task == "bilevel") != is_bilevel(self.scheme):
             raise ValueError(
-                f"task 'bilevel' goes with scheme 'rabo' or 'rafbo', and these with it; got task {self.task!r} and "
-                f"scheme {self.scheme!r}"
+                f"task 'bilevel' goes with scheme {', '.join(map(repr, METHODS))}, and these with it; got task "
+                f"{self.task!r} and scheme {self.scheme!r}"
             )
         if self.task == "bilevel":
             self._fits_bilevel()

@@ -129,6 +129,8 @@ class TrainFailure(_Record):
     server_round: int
     client: int
     failure: str
+    curvature: float = math.inf
+    """Along v, as a bilevel client saw it before its steps diverged, NaN if it did not; infinite: another failure."""
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,8 @@ def load_config(scenario: str | Path | None, changes: Mapping[str, Scalar | Path
     stem = Path(scenario).stem if scenario else "run"
     name = config.run_name or f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     data_dir = Path(config.data_dir).expanduser().absolute() if config.data_dir else ""
-    return config.changed(runs_dir=Path(config.runs_dir).expanduser().absolute(), run_name=name, data_dir=data_dir)
+    runs_dir = Path(config.runs_dir).expanduser().absolute()
+    return config.changed(runs_dir=runs_dir, run_name=name, data_dir=data_dir, problem=_problem_here(config.problem))
 
 
 def load_run(directory: Path) -> RunConfig:
@@ -131,6 +132,14 @@ def execute(
         _mark_failed(directory, error)
         raise
     return RunResult.read(directory)
+
+
+def _problem_here(text: str) -> str:
+    """The text of a problem; a file of one's own under this folder by its path, for processes that stand elsewhere."""
+    module, colon, name = text.rpartition(":")
+    path = Path(module if module.endswith(".py") else module.replace(".", "/") + ".py").expanduser().absolute()
+    is_own = path.is_file() and not (path.parent / "__init__.py").exists()  # packages are imported, not read
+    return f"{path}:{name}" if colon and is_own else text
 
 
 def _read_scenario(path: Path) -> dict[str, Scalar]:

@@ -34,6 +34,8 @@ def summarise(directory: Path) -> Table:
             f"{group['payload_bytes'].sum() / MEGABYTE:.2f} MB, {per_update:,.0f} B an update",
         )
     table.add_row("least coverage of a coordinate", f"{rounds['coverage_min'].min():.0f} clients")
+    if "outer_never_held" in rounds and (missed := int(rounds["outer_never_held"].iloc[-1])):
+        table.add_row("outer coordinates that no client ever held", f"{missed:,}")
     dropped = int((clients["status"] != "ok").sum())
     if dropped:
         table.add_row("dropped replies", f"{dropped} of {len(clients)}")

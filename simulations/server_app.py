@@ -89,7 +89,7 @@ def _model(config: RunConfig, data: FederatedData) -> Model:
     """What the server holds: a model, or the x, y and v of a bilevel problem."""
     shape, num_classes = data.spec.input_shape, data.spec.num_classes
     if config.task == "bilevel":
-        return state_model(problem_of(config, shape, num_classes))
+        return state_model(config, problem_of(config, shape, num_classes))
     model = build_model(config.model, shape, num_classes)
     check_widths(model, config.width_rule, {tier.width for tier in config.tier_list}, shape, num_classes)
     if config.vectorize:
@@ -105,7 +105,7 @@ def _strategy(config: RunConfig, model: Model, round_log: RoundLog, where: str, 
     features, labels = (torch.from_numpy(part) for part in data.test())
 
     def evaluate(state: Tensor) -> Mapping[str, float]:
-        return metrics(problem, state, features, labels)
+        return metrics(config, problem, state, features, labels)
 
     return FedBilevel(config, problem, model, round_log, where, evaluate, meta)
 

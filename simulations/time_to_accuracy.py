@@ -48,7 +48,7 @@ def cells() -> list[tuple[str, str, str]]:
     return [(clock, *method) for clock in CLOCKS for method in METHODS]
 
 
-def best(cell: tuple[str, str, str], max_rounds: int = 600) -> dict[str, Any]:
+def best(cell: tuple[str, str, str], max_rounds: int = 300) -> dict[str, Any]:
     """The row of a cell: seconds to the target at the best setting, and which that is; None where none gets there."""
     clock, scheme, compressor = cell
     tries = [

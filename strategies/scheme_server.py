@@ -26,12 +26,15 @@ class SchemeServer:
     """Turns the means of a round's messages into the model's update.
 
     `plan_of` gives a client's plan. A coordinate's share is that of its holders in the cohort among all its holders;
-    clients with memory weigh the same, as in the theorems. Where clients must hear what their round came to, its
-    movement is kept until they have all been in a later one.
+    clients with memory weigh the same, as in the theorems. `remembers`: clients keep something from round to round.
+    Where clients must hear what their round came to, its movement is kept until they have all been in a later one.
     """
 
-    def __init__(self, config: RunConfig, size: int, plan_of: Callable[[int], IndexPlan]) -> None:
+    def __init__(
+        self, config: RunConfig, size: int, plan_of: Callable[[int], IndexPlan], remembers: bool = False
+    ) -> None:
         self.scheme = config.resolved_scheme(size)
+        self.remembers = remembers or self.scheme.has_memory
         self._config, self._size, self._plan_of = config, size, plan_of
         self._state: State | None = None
         self._turns = torch.zeros(config.num_clients, 3, dtype=torch.int64)  # of each memory: round, rank, cohort
@@ -117,7 +120,7 @@ class SchemeServer:
             weight = self._budget(client).weight
         for mean, payload in zip(self._means, payloads, strict=True):
             mean.add(own, payload, weight, labels, spoken)
-        if self.scheme.has_memory:
+        if self.remembers:
             self._turns[client] = torch.tensor([self._round.number, self._ranks[client], self._round.cohort_size])
 
     def estimate(self, vector: Tensor) -> Mean:
@@ -135,8 +138,8 @@ class SchemeServer:
         return replace(means[0], update=update)
 
     def state(self) -> dict[str, Tensor]:
-        """What must outlive the process; nothing for a scheme without memory."""
-        if not self.scheme.has_memory:
+        """What must outlive the process; nothing where no client remembers."""
+        if not self.remembers:
             return {}
         movements = {f"{MOVEMENT}{number}": moved for number, moved in self._movements.items()}
         return {**(self._state or {}), **movements, ROUNDS: self._turns.clone()}
@@ -147,7 +150,7 @@ class SchemeServer:
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Go on from a `state`, which may hold others' vectors too."""
-        if self.scheme.has_memory:
+        if self.remembers:
             names = self.scheme.init_server(torch.zeros(1, dtype=torch.float64))
             self._state = {name: state[name] for name in names}
             self._turns = state[ROUNDS].clone()

@@ -132,9 +132,13 @@ class TieredStrategy(Strategy):
         self._scheme.restore(state.scheme)
         self._broadcast.restore(state.scheme)
 
+    def _kept(self) -> dict[str, Tensor]:
+        """What must outlive the process beside the model and the optimizer."""
+        return {**self._scheme.state(), **self._broadcast.state()}
+
     def _checkpoint(self, server_round: int, vector: Tensor) -> None:
         sizes, uplink_bytes = self.round_log.sizes(), self._cumulative_uplink_bytes
-        optimizer, scheme = self._optimizer.state(), {**self._scheme.state(), **self._broadcast.state()}
+        optimizer, scheme = self._optimizer.state(), self._kept()
         state = ServerState(server_round, vector, optimizer, uplink_bytes, sizes, scheme)
         save_state(self.round_log.directory / CHECKPOINT, self.model.spec, state)
         self._scheme.saved()
@@ -184,7 +188,7 @@ class TieredStrategy(Strategy):
             )
 
     def _task(self, client: int, tier: Tier, server_round: int) -> TrainTask:
-        state = str(self.round_log.directory / MEMORIES) if self._scheme.scheme.has_memory else ""
+        state = str(self.round_log.directory / MEMORIES) if self._scheme.remembers else ""
         turn = self._scheme.turn(client)
         meta = self._data_meta
         return TrainTask(server_round, client, tier.name, tier.width, self._data, state, data_meta=meta, **turn)

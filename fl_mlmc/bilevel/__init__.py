@@ -1,8 +1,9 @@
 """Bilevel learning with both levels cut to the client: RABO and RAFBO, from first-order gradients only."""
 
 from .convexity import ConvexityWatch, DivergenceError, NotStronglyConvexError
-from .hypergradient import Directions, Estimator, FiniteDifference, Penalty
-from .problem import BilevelProblem, ClientData, Held, Point, cut_only, load_problem
+from .fednest import Fednest
+from .hypergradient import Directions, Estimator, Exact, FiniteDifference, Penalty
+from .problem import BilevelProblem, ClientData, Held, Point, Shard, cut_only, load_problem
 from .rabo import Rabo, Steps
 from .rafbo import Rafbo
 from .simulate import Trace, simulate
@@ -14,6 +15,8 @@ __all__ = [
     "Directions",
     "DivergenceError",
     "Estimator",
+    "Exact",
+    "Fednest",
     "FiniteDifference",
     "Held",
     "NotStronglyConvexError",
@@ -21,6 +24,7 @@ __all__ = [
     "Point",
     "Rabo",
     "Rafbo",
+    "Shard",
     "Steps",
     "Trace",
     "cut_only",

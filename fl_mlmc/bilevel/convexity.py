@@ -40,11 +40,23 @@ class ConvexityWatch:
             raise self._not_convex(server_round)
         if self._lost >= self._patience or not is_finite:
             sizes = ", ".join(f"‖{name}‖ = {float(part.norm()):.3g}" for name, part in point._asdict().items())
-            raise DivergenceError(
-                f"the steps diverge, {sizes} after round {server_round}; the curvature along v was {self._last:.3g} "
-                "while it could be seen. Take shorter steps: those of y and v lie below 2 / curvature, that of x well "
-                "below them"
-            )
+            raise self._too_long(server_round, sizes)
+
+    def diverged(self, server_round: int, curvature: float) -> DivergenceError:
+        """What to say of clients whose own steps led nowhere, and who saw `curvature` last (NaN: none)."""
+        if curvature <= self._ridge / 2:
+            self._low.append(curvature)
+        if self._low:
+            return self._not_convex(server_round)
+        self._last = curvature
+        return self._too_long(server_round, "on the clients")
+
+    def _too_long(self, server_round: int, where: str) -> DivergenceError:
+        seen = f"the curvature along v was {self._last:.3g} while it could be seen. "
+        return DivergenceError(
+            f"the steps diverge, {where} after round {server_round}; {'' if math.isnan(self._last) else seen}"
+            "Take shorter steps: those of y and v lie below 2 / curvature, that of x well below them"
+        )
 
     def _not_convex(self, server_round: int) -> NotStronglyConvexError:
         worst = min(self._low)

@@ -5,6 +5,7 @@ H = ∇²_yy g and J = ∇²_xy g are never built. At y* with Hv = ∇_y f the l
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -41,37 +42,26 @@ class Estimator(Protocol):
     def project(self, v: Tensor, bound: float) -> Tensor: ...
 
 
-@dataclass(frozen=True)
-class FiniteDifference:
-    """Central differences of ∇g along v: y± = y ± δv with δ = epsilon / ‖v‖ (as DARTS, arXiv 1806.09055, eq. 8).
+class _LinearSystem(ABC):
+    """v solves Hv = ∇_y f; subclasses say how Hv and Jv come about."""
 
-    One pair of backward passes on one minibatch gives both Hv and Jv. The error is O(δ²‖v‖³) where g has bounded
-    fourth derivatives, and none where it is quadratic.
-    """
-
-    epsilon: float = 1e-2
+    @abstractmethod
+    def products(self, held: Held, x: Tensor, y: Tensor, v: Tensor, batch: object) -> tuple[Tensor, Tensor]:
+        """Hv and Jv."""
 
     def directions(self, held: Held, point: Point, data: ClientData, rng: np.random.Generator) -> Directions:
         x, y, _ = point
         v = self.project(point.v, held.problem.multiplier_bound)
-        batch = data.inner(rng)
-        _, (inner,) = _gradients(lambda y: held.inner_loss(x, y, batch), y)
-        hv, jv = self.products(held, x, y, v, data.inner(rng))
-        batch = data.outer(rng)
-        loss, (outer, slope) = _gradients(lambda x, y: held.outer_loss(x, y, batch), x, y)
-        # Where rounding swallows the step along v, nothing was measured.
-        is_seen = self.epsilon > 100 * torch.finfo(y.dtype).eps * y.norm()
-        curvature = torch.where(is_seen, (v @ hv) / (v @ v), torch.nan)
-        return Directions(outer - jv, inner, hv - slope, curvature, loss)
+        batch, other = data.inner(rng), data.inner(rng)
+        _, (inner,) = gradients(lambda y: held.inner_loss(x, y, batch), y)
+        hv, jv = self.products(held, x, y, v, other)
+        last = data.outer(rng)
+        loss, (outer, slope) = gradients(lambda x, y: held.outer_loss(x, y, last), x, y)
+        return Directions(outer - jv, inner, hv - slope, self.curvature(y, v, hv), loss)
 
-    def products(self, held: Held, x: Tensor, y: Tensor, v: Tensor, batch: object) -> tuple[Tensor, Tensor]:
-        """Hv and Jv."""
-        norm = float(v.norm())
-        delta = self.epsilon / norm if norm > 0 else self.epsilon
-        (jv_plus, hv_plus), (jv_minus, hv_minus) = (
-            _gradients(lambda x, y: held.inner_loss(x, y, batch), x, y + sign * delta * v)[1] for sign in (1, -1)
-        )
-        return (hv_plus - hv_minus) / (2 * delta), (jv_plus - jv_minus) / (2 * delta)
+    def curvature(self, y: Tensor, v: Tensor, hv: Tensor) -> Tensor:
+        """vᵀHv / ‖v‖²."""
+        return (v @ hv) / (v @ v)
 
     def first_multiplier(self, y: Tensor) -> Tensor:
         """v starts at zero."""
@@ -80,6 +70,48 @@ class FiniteDifference:
     def project(self, v: Tensor, bound: float) -> Tensor:
         """The nearest point of the ball of radius `bound`."""
         return v if math.isinf(bound) else v * (bound / v.norm().clamp(min=bound))
+
+
+@dataclass(frozen=True)
+class FiniteDifference(_LinearSystem):
+    """Central differences of ∇g along v (y± = y ± δv with δ = epsilon / ‖v‖, as DARTS, arXiv 1806.09055, eq. 8).
+
+    One pair of backward passes on one minibatch gives both Hv and Jv. The error is O(δ²‖v‖³) where g has bounded
+    fourth derivatives, and none where it is quadratic.
+    """
+
+    epsilon: float = 1e-2
+
+    def __post_init__(self) -> None:
+        if not 0 < self.epsilon < math.inf:
+            raise ValueError(f"finite_difference's epsilon is above 0, got {self.epsilon}")
+
+    def products(self, held: Held, x: Tensor, y: Tensor, v: Tensor, batch: object) -> tuple[Tensor, Tensor]:
+        norm = float(v.norm())
+        delta = self.epsilon / norm if norm > 0 else self.epsilon
+        (jv_plus, hv_plus), (jv_minus, hv_minus) = (
+            gradients(lambda x, y: held.inner_loss(x, y, batch), x, y + sign * delta * v)[1] for sign in (1, -1)
+        )
+        return (hv_plus - hv_minus) / (2 * delta), (jv_plus - jv_minus) / (2 * delta)
+
+    def curvature(self, y: Tensor, v: Tensor, hv: Tensor) -> Tensor:
+        # Where rounding swallows the step along v, nothing was measured.
+        is_seen = self.epsilon > 100 * torch.finfo(y.dtype).eps * y.norm()
+        return torch.where(is_seen, super().curvature(y, v, hv), torch.nan)
+
+
+@dataclass(frozen=True)
+class Exact(_LinearSystem):
+    """Hv and Jv by differentiating twice: the oracle of the tests, and what FedBiO computes (arXiv 2302.06701).
+
+    The one estimator that needs second derivatives, and a loss that autograd can differentiate twice.
+    """
+
+    def products(self, held: Held, x: Tensor, y: Tensor, v: Tensor, batch: object) -> tuple[Tensor, Tensor]:
+        x, y = x.detach().requires_grad_(), y.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(held.inner_loss(x, y, batch), y, create_graph=True)
+        jv, hv = torch.autograd.grad(slope @ v, (x, y), materialize_grads=True)
+        return hv, jv
 
 
 @dataclass(frozen=True)
@@ -92,13 +124,17 @@ class Penalty:
 
     delta: float = 1e-2
 
+    def __post_init__(self) -> None:
+        if not 0 < self.delta < math.inf:
+            raise ValueError(f"penalty's delta is above 0, got {self.delta}")
+
     def directions(self, held: Held, point: Point, data: ClientData, rng: np.random.Generator) -> Directions:
         x, y, shifted = point
         batch, other = data.inner(rng), data.outer(rng)
-        _, (cross, inner) = _gradients(lambda x, y: held.inner_loss(x, y, batch), x, y)
-        _, (cross_shifted, inner_shifted) = _gradients(lambda x, y: held.inner_loss(x, y, batch), x, shifted)
-        _, (slope,) = _gradients(lambda y: held.outer_loss(x, y, other), shifted)
-        loss, (outer,) = _gradients(lambda x: held.outer_loss(x, y, other), x)
+        _, (cross, inner) = gradients(lambda x, y: held.inner_loss(x, y, batch), x, y)
+        _, (cross_shifted, inner_shifted) = gradients(lambda x, y: held.inner_loss(x, y, batch), x, shifted)
+        _, (slope,) = gradients(lambda y: held.outer_loss(x, y, other), shifted)
+        loss, (outer,) = gradients(lambda x: held.outer_loss(x, y, other), x)
         step = shifted - y
         return Directions(
             outer + (cross_shifted - cross) / self.delta,
@@ -117,7 +153,8 @@ class Penalty:
         return v
 
 
-def _gradients(loss: Callable[..., Tensor], *at: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+def gradients(loss: Callable[..., Tensor], *at: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """A loss at tensors, and its gradient in each of them: one backward pass."""
     leaves = [part.detach().requires_grad_() for part in at]
     value = loss(*leaves)
     return value.detach(), torch.autograd.grad(value, leaves, materialize_grads=True)

@@ -1,11 +1,14 @@
 """A bilevel problem: minimise F(x) = mean f_i(x, y*(x)) where y*(x) minimises the strongly convex g_i(x, ·).
 
 It is stated as two losses of named tensors. `lower = "global"`: one y for all clients, y* = argmin mean g_i.
-`lower = "personal"`: every client has its own y_i* = argmin g_i, which never leaves it.
+`lower = "personal"`: every client has its own y_i* = argmin g_i, which never leaves it. `outer = "personal"`: every
+client has its own x, such as a weight for each of its examples, and y alone is shared.
 """
 
 import importlib
+import importlib.util
 import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -36,9 +39,26 @@ class Point(NamedTuple):
 class ClientData(Protocol):
     """One client's examples: fresh minibatches for the two losses, in whatever form these take them."""
 
+    @property
+    def num_examples(self) -> int:
+        """The client's weight in the mean of a federated run."""
+        ...
+
     def inner(self, rng: np.random.Generator) -> Any: ...
 
     def outer(self, rng: np.random.Generator) -> Any: ...
+
+
+class Shard(NamedTuple):
+    """What a run gives one client: its examples, and what the run config says of sharing them out and drawing them."""
+
+    client: int
+    features: Tensor
+    labels: Tensor
+    seed: int = 0
+    outer_share: float = 0.5
+    """The part of the examples that is for the outer loss."""
+    batch_size: int = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +77,7 @@ class BilevelProblem:
     strong_convexity: float = 0.0
     """λ: (λ/2)‖y‖² is added to `inner_loss`, which makes a convex one λ-strongly convex. 0: it is so by itself."""
     lower: Literal["global", "personal"] = "global"
+    outer: Literal["global", "personal"] = "global"
     outer_gradient_bound: float = math.inf
     """A bound B on ‖∇_y f‖: v is kept in the ball of radius B / λ, where its solution lies."""
     sliced: bool = True
@@ -64,10 +85,21 @@ class BilevelProblem:
     """The flat x and y at the start, from a seed; zeros if not given."""
     predict: Callable[[Tensors, Tensors, Tensor], Tensor] | None = None
     """(x, y, features) to logits, for tasks that are evaluated by accuracy."""
+    data: Callable[[Shard], ClientData] | None = None
+    """A client's data in a run; its examples split in two (`tasks.Rows`) if not given."""
+    of_client: Callable[[Any], "BilevelProblem"] | None = None
+    """The same problem with a personal x that fits this client's data, if its size depends on them."""
+    evaluate: Callable[[Tensor, Tensor, Tensor, Tensor], Mapping[str, float]] | None = None
+    """(x, y, features, labels) of the test split to metrics, for a run's log; loss and accuracy if not given."""
+    num_clients: int = 0
+    """How many clients the problem is stated for; 0: any number."""
 
     def __post_init__(self) -> None:
-        if self.lower not in ("global", "personal"):
-            raise ValueError(f"lower is 'global' or 'personal', got {self.lower!r}")
+        for name in ("lower", "outer"):
+            if (value := getattr(self, name)) not in ("global", "personal"):
+                raise ValueError(f"{name} is 'global' or 'personal', got {value!r}")
+        if self.lower == self.outer == "personal":
+            raise ValueError("lower and outer are both 'personal': clients would share nothing; make one 'global'")
         if not 0 <= self.strong_convexity < math.inf:
             raise ValueError(f"strong_convexity is a number of at least 0, got {self.strong_convexity}")
         if not self.outer_gradient_bound > 0:
@@ -82,12 +114,16 @@ class BilevelProblem:
         """The radius of the ball that v is kept in; infinite where nothing is known."""
         return self.outer_gradient_bound / self.strong_convexity if self.strong_convexity else math.inf
 
+    @property
+    def travels(self) -> tuple[bool, bool, bool]:
+        """Whether x, y and v are shared; what is personal stays with its client."""
+        return self.outer == "global", self.lower == "global", self.lower == "global"
+
     @cached_property
     def state_spec(self) -> WidthSpec:
-        """The spec of what travels: x, y and v in one vector, or x alone where the lower problem is personal."""
-        parts = {"x": self.outer_spec}
-        if self.lower == "global":
-            parts |= {"y": self.inner_spec, "v": self.inner_spec}
+        """The spec of what travels, in one vector: x, y and v, or x alone, or y and v."""
+        specs = self.outer_spec, self.inner_spec, self.inner_spec
+        parts = {name: spec for name, spec, sent in zip("xyv", specs, self.travels, strict=True) if sent}
         return WidthSpec(
             {**self.inner_spec.units, **self.outer_spec.units},
             {f"{part}.{name}": shape for part, spec in parts.items() for name, shape in spec.shapes.items()},
@@ -120,13 +156,35 @@ class Held:
         return cls(problem, *(plan(spec, rule, width, server_round, client, seed) for spec in specs))
 
     @property
+    def plans(self) -> tuple[IndexPlan, IndexPlan, IndexPlan]:
+        """Those of x, y and v."""
+        return self.outer, self.inner, self.inner
+
+    @property
     def num_values(self) -> int:
-        """What a client uploads in a round: |m^x| + 2|m^y| values, or |m^x| where the lower problem is personal."""
-        return self.outer.size + (2 * self.inner.size if self.problem.lower == "global" else 0)
+        """What a client uploads in a round: |m^x| + 2|m^y| values, |m^x| if y is personal, 2|m^y| if x is."""
+        return sum(plan.size for plan, sent in zip(self.plans, self.problem.travels, strict=True) if sent)
 
     def gather(self, point: Point) -> Point:
         """The client's part of a full point."""
-        return Point(self.outer.gather(point.x), self.inner.gather(point.y), self.inner.gather(point.v))
+        return Point(*(plan.gather(part) for plan, part in zip(self.plans, point, strict=True)))
+
+    def scatter(self, point: Point) -> Point:
+        """A client's part in its places of a full point, zeros around it."""
+        full = Point(*(part.new_zeros(own.spec.size) for own, part in zip(self.plans, point, strict=True)))
+        for own, part, out in zip(self.plans, point, full, strict=True):
+            own.scatter_add(out, part)
+        return full
+
+    def pack(self, point: Point) -> Tensor:
+        """What travels of a client's part, as one vector of `num_values`."""
+        return torch.cat([part for part, sent in zip(point, self.problem.travels, strict=True) if sent])
+
+    def unpack(self, vector: Tensor, own: Point) -> Point:
+        """What `pack` packed, with the parts of `own` that do not travel."""
+        sizes = [plan.size if sent else 0 for plan, sent in zip(self.plans, self.problem.travels, strict=True)]
+        parts = zip(vector.split(sizes), own, self.problem.travels, strict=True)
+        return Point(*(part if sent else mine for part, mine, sent in parts))
 
     def inner_loss(self, x: Tensor, y: Tensor, batch: Any) -> Tensor:
         """g_i at the client's own x and y, strong convexity term included."""
@@ -178,11 +236,24 @@ def cut_only(problem: BilevelProblem, which: Literal["outer", "inner"]) -> Bilev
 
 
 def load_problem(text: str) -> Any:
-    """What "module:object" names: a BilevelProblem, or a function that makes one. ValueError if there is none."""
-    module, _, name = text.partition(":")
+    """What "module:object" or "path/to/file.py:object" names: a BilevelProblem, or a function that makes one.
+
+    ValueError if there is none.
+    """
+    module, _, name = text.rpartition(":")
     if not module or not name:
-        raise ValueError(f"a problem is written 'module:object', got {text!r}")
+        raise ValueError(f"a problem is written 'module:object' or 'path/to/file.py:object', got {text!r}")
     try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"problem {text!r} cannot be loaded: {error}") from error
+        return getattr(_load_file(module) if module.endswith(".py") else importlib.import_module(module), name)
+    except (ImportError, AttributeError, OSError, SyntaxError) as error:
+        raise ValueError(f"problem {text!r} cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+def _load_file(path: str) -> Any:
+    spec = importlib.util.spec_from_file_location(path, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module

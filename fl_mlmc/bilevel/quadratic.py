@@ -4,7 +4,7 @@ g_i = ½ yᵀA_i y − yᵀ(B_i x + b_i) + (c/4) Σ y⁴ and f_i = ½‖y − t_
 problem y* = Ā⁻¹(B̄x + b̄) and ∇F = ρ(x − s̄) + B̄ᵀĀ⁻¹(y* − t̄); a personal one averages the same over clients.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -38,6 +38,11 @@ class QuadraticClient:
     s: Tensor
     noise: float = 0.0
     quartic: float = 0.0
+    num_examples: int = 1
+
+    def like(self, tensor: Tensor) -> "QuadraticClient":
+        """The same client in the precision and on the device of `tensor`."""
+        return replace(self, **{name: getattr(self, name).to(tensor) for name in ("A", "B", "b", "t", "s")})
 
     def inner(self, rng: np.random.Generator) -> Batch:
         """Noise for the gradients of g."""
@@ -50,7 +55,7 @@ class QuadraticClient:
     def _batch(self, rng: np.random.Generator) -> Batch:
         if not self.noise:
             return Batch(self, 0.0, 0.0)
-        noise = torch.from_numpy(rng.normal(0.0, self.noise, len(self.s) + len(self.b)))
+        noise = torch.from_numpy(rng.normal(0.0, self.noise, len(self.s) + len(self.b))).to(self.A)
         return Batch(self, noise[: len(self.s)], noise[len(self.s) :])
 
 
@@ -63,8 +68,22 @@ class Quadratic:
 
     def hypergradient(self, x: Tensor) -> Tensor:
         """∇F(x), exactly; for quartic = 0."""
-        groups = [self.clients] if self.problem.lower == "global" else [(client,) for client in self.clients]
-        return torch.stack([_hypergradient(group, x) for group in groups]).mean(0)
+        return torch.stack([_hypergradient(group, x) for group in self._groups]).mean(0)
+
+    def objective(self, x: Tensor) -> Tensor:
+        """F(x), likewise."""
+        values = [
+            outer_loss({"x": x}, {"y": y}, Batch(client, 0.0, 0.0))
+            for group in self._groups
+            for y in [_inner_solution(group, x)]
+            for client in group
+        ]
+        return torch.stack(values).mean()
+
+    @property
+    def _groups(self) -> list[tuple[QuadraticClient, ...]]:
+        """Clients that share a y."""
+        return [self.clients] if self.problem.lower == "global" else [(client,) for client in self.clients]
 
 
 def quadratic(
@@ -96,8 +115,15 @@ def quadratic(
         WidthSpec({"units": size}, {"y": (size,)}, {"y": (Axis("units"),)}),
         lower=lower,
         sliced=False,
+        num_clients=num_clients,
+        data=lambda shard: clients[shard.client].like(shard.features),
+        evaluate=lambda x, y, features, labels: {
+            "loss": float(task.objective(x.double())),
+            "hypergradient_norm": float(task.hypergradient(x.double()).norm()),
+        },
     )
-    return Quadratic(problem, tuple(clients))
+    task = Quadratic(problem, tuple(clients))
+    return task
 
 
 def outer_loss(x: Tensors, y: Tensors, batch: Any) -> Tensor:
@@ -115,12 +141,18 @@ def inner_loss(x: Tensors, y: Tensors, batch: Any) -> Tensor:
 
 
 def _hypergradient(clients: tuple[QuadraticClient, ...], x: Tensor) -> Tensor:
-    A, B, b, t, s = (
-        torch.stack(parts).mean(0)
-        for parts in zip(*((each.A, each.B, each.b, each.t, each.s) for each in clients), strict=True)
-    )
-    y = torch.linalg.solve(A, B @ x + b)
+    A, B, t, s = (_mean(clients, name) for name in "ABts")
+    y = _inner_solution(clients, x)
     return RHO * (x - s) + B.T @ torch.linalg.solve(A, y - t)
+
+
+def _inner_solution(clients: tuple[QuadraticClient, ...], x: Tensor) -> Tensor:
+    A, B, b = (_mean(clients, name) for name in "ABb")
+    return torch.linalg.solve(A, B @ x + b)
+
+
+def _mean(clients: tuple[QuadraticClient, ...], name: str) -> Tensor:
+    return torch.stack([getattr(client, name) for client in clients]).mean(0)
 
 
 def _coefficients(size: int, separable: bool, rng: np.random.Generator) -> tuple[Tensor, ...]:

@@ -10,11 +10,15 @@ import numpy as np
 from torch import Tensor
 
 from .hypergradient import Directions, Estimator, FiniteDifference
-from .problem import ClientData, Held, Point
+from .problem import BilevelProblem, ClientData, Held, Point
 
 
 class Reply(NamedTuple):
-    """What a client has to say after its part of a round; `update` is added to the point after `Scheme.gain`."""
+    """What a client has to say after its part of a round.
+
+    `update` is the mean change of a local step, so clients of many steps pull no harder than others (FedNova, arXiv
+    2007.07481); the server multiplies by the mean number of steps, and by `Scheme.gain`.
+    """
 
     update: Point
     loss: Tensor
@@ -77,8 +81,8 @@ class Rabo:
         return Reply(Point(-seen.outer, -seen.inner, -seen.system), seen.loss, seen.curvature)
 
 
-def advance(scheme: Scheme, held: Held, point: Point, update: Point) -> Point:
-    """The point after a round, from the (mean) update: the server's whole step, and that of a personal y and v."""
-    moved = (before + gain * change for before, gain, change in zip(point, scheme.gain, update, strict=True))
+def advance(scheme: Scheme, problem: BilevelProblem, point: Point, update: Point, num_steps: float = 1) -> Point:
+    """The point after a round, from the (mean) update and number of steps: the server's, or a client's own."""
+    moved = (part + num_steps * gain * change for part, gain, change in zip(point, scheme.gain, update, strict=True))
     x, y, v = moved
-    return Point(x, y, scheme.estimator.project(v, held.problem.multiplier_bound))
+    return Point(x, y, scheme.estimator.project(v, problem.multiplier_bound))

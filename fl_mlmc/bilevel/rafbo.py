@@ -4,10 +4,10 @@ A reconstruction of Li et al. 2025 (arXiv 2512.24667), see docs/bilevel.md. With
 2023, arXiv 2305.19442): all three variables advance together, so a round has one upload.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
 from .hypergradient import Estimator, FiniteDifference
 from .problem import ClientData, Held, Point
@@ -16,7 +16,7 @@ from .rabo import Gain, Reply, Steps
 
 @dataclass(frozen=True)
 class Rafbo:
-    """Clients step `num_steps` times and send after − before; the server adds `gain` times the mean."""
+    """Clients step `num_steps` times, which may differ; the server adds `gain` times the mean change."""
 
     num_steps: int = 5
     steps: Steps = field(default_factory=Steps)
@@ -29,19 +29,12 @@ class Rafbo:
 
     def client(self, held: Held, point: Point, data: ClientData, rng: np.random.Generator) -> Reply:
         """Local steps from the client's own point, fresh minibatches at each."""
-        here, bound = point, held.problem.multiplier_bound
+        here, bound, curvature = point, held.problem.multiplier_bound, point.y.new_tensor(torch.nan)
         for _ in range(self.num_steps):
             seen = self.estimator.directions(held, here, data, rng)
             x, y, v = (before + change for before, change in zip(here, self.steps.down(seen), strict=True))
             here = Point(x, y, self.estimator.project(v, bound))
-        update = Point(*(after - before for after, before in zip(here, point, strict=True)))
-        return Reply(update, seen.loss, seen.curvature, self.num_steps)
-
-
-def normalised(replies: Sequence[Reply]) -> list[Point]:
-    """Updates as if each client had made the mean number of steps: FedNova (arXiv 2007.07481).
-
-    Without this, clients of many steps would pull the mean towards their own solution.
-    """
-    mean = sum(reply.num_steps for reply in replies) / len(replies)
-    return [Point(*(part * (mean / reply.num_steps) for part in reply.update)) for reply in replies]
+            # Steps that diverge end where nothing can be measured: what was seen last says why.
+            curvature = torch.where(seen.curvature.isfinite(), seen.curvature, curvature)
+        update = Point(*((after - before) / self.num_steps for after, before in zip(here, point, strict=True)))
+        return Reply(update, seen.loss, curvature, self.num_steps)

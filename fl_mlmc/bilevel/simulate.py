@@ -16,7 +16,6 @@ from ..submodels.coverage import CoverageWatch
 from .convexity import ConvexityWatch
 from .problem import BilevelProblem, ClientData, Held, Point
 from .rabo import Scheme, advance
-from .rafbo import normalised
 
 
 @dataclass(frozen=True)
@@ -24,8 +23,9 @@ class RoundRow:
     """One round: C_x* and C_y*, the clients that hold the least held coordinate of x and of y, and what was sent."""
 
     server_round: int
-    coverage_outer_min: int
-    coverage_inner_min: int
+    coverage_outer_min: int | None
+    """None where x is personal, as the next where y is."""
+    coverage_inner_min: int | None
     uplink_values: int
     loss: float
     curvature: float
@@ -37,7 +37,7 @@ class Trace:
 
     point: Point
     personal: dict[int, Point] = field(default_factory=dict)
-    """The clients' own y and v where the lower problem is personal, full size."""
+    """The clients' own points, full size, where a part of them is personal."""
     rows: list[RoundRow] = field(default_factory=list)
     uncovered: dict[str, int] = field(default_factory=dict)
     """By tensor of x, how many coordinates no client held in any round."""
@@ -72,34 +72,30 @@ def simulate(
             rng = stream(seed, "cohort", server_round)
             cohort = sorted(rng.choice(len(clients), cohort_size, replace=False).tolist())
         helds = [held_of(server_round, client) for client in cohort]
-        replies = []
+        replies, updates = [], []
         for client, held in zip(cohort, helds, strict=True):
-            before = trace.personal.get(client, trace.point)._replace(x=trace.point.x)
+            before = _own(trace, client, held, dtype, seed)
             rng = stream(seed, "batches", server_round, client)
-            replies.append(schemes[client].client(held, held.gather(before), clients[client], rng))
-        updates = normalised(replies)
-        if problem.lower == "personal":
-            for client, held, reply in zip(cohort, helds, replies, strict=True):
-                before = trace.personal.get(client, trace.point)
-                change = Point(torch.zeros_like(before.x), *(_full(held.inner, part) for part in reply.update[1:]))
-                trace.personal[client] = advance(schemes[client], held, before, change)
-        if compressor:
-            updates = [
-                _compressed(held, update, compressor, server_round, client, seed)
-                for client, held, update in zip(cohort, helds, updates, strict=True)
-            ]
-        outer, outer_coverage = covered_mean([held.outer for held in helds], [update.x for update in updates])
-        inners = [held.inner for held in helds]
-        inner, coverage = covered_mean(inners, [update.y for update in updates])
-        system, _ = covered_mean(inners, [update.v for update in updates])
-        if problem.lower == "personal":
-            inner, system = torch.zeros_like(inner), torch.zeros_like(system)
-        trace.point = advance(schemes[cohort[0]], helds[0], trace.point, Point(outer, inner, system))
-        seen.add(outer_coverage, server_round)
+            reply = schemes[client].client(held, held.gather(before), clients[client], rng)
+            if not all(problem.travels):
+                change = held.scatter(reply.update)
+                trace.personal[client] = advance(schemes[client], held.problem, before, change, reply.num_steps)
+            replies.append(reply)
+            updates.append(_compressed(held, reply.update, compressor, server_round, client, seed))
+        means = [torch.zeros_like(part) for part in trace.point]
+        coverage: list[Tensor | None] = [None] * len(means)
+        for part, sent in enumerate(problem.travels):
+            if sent:
+                plans = [held.plans[part] for held in helds]
+                means[part], coverage[part] = covered_mean(plans, [update[part] for update in updates])
+        num_steps = sum(reply.num_steps for reply in replies) / len(replies)
+        trace.point = advance(schemes[cohort[0]], problem, trace.point, Point(*means), num_steps)
+        if (outer_coverage := coverage[0]) is not None:
+            seen.add(outer_coverage, server_round)
         row = RoundRow(
             server_round,
-            int(outer_coverage.min()),
-            int(coverage.min()),
+            _least(outer_coverage),
+            _least(coverage[1]),
             sum(held.num_values for held in helds),
             float(torch.stack([reply.loss for reply in replies]).mean()),
             float(torch.stack([reply.curvature for reply in replies]).nanmean()),
@@ -125,15 +121,31 @@ def covered_mean(plans: Sequence[IndexPlan], updates: Sequence[Tensor]) -> tuple
     return total / count.clamp(min=1), count
 
 
-def _full(plan: IndexPlan, part: Tensor) -> Tensor:
-    full = part.new_zeros(plan.spec.size)
-    plan.scatter_add(full, part)
-    return full
+def _least(coverage: Tensor | None) -> int | None:
+    return None if coverage is None else int(coverage.min())
 
 
-def _compressed(held: Held, update: Point, compressor: Compressor, server_round: int, client: int, seed: int) -> Point:
-    parts = update if held.problem.lower == "global" else update[:1]
-    upload = torch.cat(tuple(parts))
+def _own(trace: Trace, client: int, held: Held, dtype: torch.dtype, seed: int) -> Point:
+    """The full point that a client stands at: what is shared, and its own parts."""
+    if all(held.problem.travels):
+        return trace.point
+    own = trace.personal.get(client)
+    if own is None:
+        own = (
+            trace.point
+            if held.problem.outer == "global"
+            else trace.point._replace(x=held.problem.start(seed, dtype)[0])
+        )
+    parts = zip(trace.point, own, held.problem.travels, strict=True)
+    return Point(*(shared if sent else mine for shared, mine, sent in parts))
+
+
+def _compressed(
+    held: Held, update: Point, compressor: Compressor | None, server_round: int, client: int, seed: int
+) -> Point:
+    if compressor is None:
+        return update
+    upload = held.pack(update)
     rng = stream(seed, "level", server_round, client)
     received = compressor.compress(upload.float(), rng).payload.dense().to(upload)
-    return Point(*received.split([len(part) for part in parts]), *update[len(parts) :])
+    return held.unpack(received, update)

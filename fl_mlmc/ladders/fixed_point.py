@@ -23,6 +23,7 @@ from .base import Ladder, Rungs
 
 _MOST_LETTERS = 2**14  # of a digit with its sign: more are written as floats
 _MOST_UNITS = 2**13
+_SHORTEST_UNIT = 1e-37  # shorter ones have no digits left in float32
 
 
 @dataclass(frozen=True, repr=False)
@@ -53,8 +54,8 @@ class FixedPoint(Ladder):
         largest = peak(vector)
         if self.unit is None:
             return FixedPointRungs(vector, self.bits, largest, 0)
-        unit = max(self.unit * (energy(vector) / vector.numel()) ** 0.5, largest / _MOST_UNITS)
-        return FixedPointRungs(vector, self.bits, unit, int(largest / unit) if unit > 0 else 0)
+        unit = max(self.unit * (energy(vector) / vector.numel()) ** 0.5, largest / _MOST_UNITS, _SHORTEST_UNIT)
+        return FixedPointRungs(vector, self.bits, unit, int(largest / unit))
 
 
 class FixedPointRungs(Rungs):

@@ -7,6 +7,7 @@ import torch
 from clients.budget import check_budget, fitting, longest
 from clients.trainer import TrainingError
 from fl_mlmc import parse
+from fl_mlmc.protocol import TrainTask
 
 COMPRESSORS = [
     "TopK(fraction=0.1)",
@@ -18,6 +19,10 @@ COMPRESSORS = [
     "MLMC(TopK(fraction=0.05), draws=3, replacement=False)",
     "MLMC(TopK(fraction=0.02), values='bfloat16')",
 ]
+
+
+def task(budget: int) -> TrainTask:
+    return TrainTask(1, 0, "small", 0.5, "", uplink_budget=budget)
 
 
 def vectors(size: int) -> list[torch.Tensor]:
@@ -69,6 +74,7 @@ def test_a_compressor_without_a_fraction_is_left_alone_and_its_payload_checked(t
     compressor = parse(text)
     assert fitting(compressor, 1000, 50) is compressor
     payload = compressor.encode(vectors(1000)[0], np.random.default_rng(0))
-    check_budget([payload], compressor, len(payload))
+    check_budget([payload], compressor, task(len(payload)))
+    check_budget([payload], compressor, task(0))
     with pytest.raises(TrainingError, match=f"{len(payload)} bytes is over the uplink-budget of {len(payload) - 1}"):
-        check_budget([payload], compressor, len(payload) - 1)
+        check_budget([payload], compressor, task(len(payload) - 1))

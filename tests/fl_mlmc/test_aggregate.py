@@ -61,6 +61,17 @@ def test_heterofl_on_a_toy_case_done_by_hand():
     assert result.coverage.tolist() == [2, 1, 1, 1]
 
 
+def test_an_update_counts_only_where_it_says_that_it_speaks():
+    spec = WidthSpec.of(nn.Linear(2, 2, bias=False), {"o": 2, "i": 2}, {"weight": ("o", "i")})
+    mean = CoverageMean(4)
+    mean.add(plan(spec, "nested", 1.0), dense([1.0, 2.0, 3.0, 4.0]), 1.0, only=torch.tensor([0, 3]))
+    mean.add(plan(spec, "nested", 1.0), dense([6.0, 6.0, 6.0, 6.0]), 3.0, only=torch.tensor([2, 3]))
+    mean.add(plan(spec, "nested", 0.5), dense([5.0]), 1.0, only=torch.tensor([0]))
+    result = mean.result()
+    assert result.update.tolist() == [3.0, 0.0, 6.0, 5.5]
+    assert result.coverage.tolist() == [2, 0, 1, 2]
+
+
 def test_a_coordinate_that_nobody_holds_gets_no_update():
     mean = CoverageMean(SPEC.size)
     own = plan(SPEC, "nested", 0.5)

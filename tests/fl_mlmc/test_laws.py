@@ -50,6 +50,7 @@ LADDERS: list[Ladder] = [
     FixedPoint(bits=3),
     FixedPoint(unit=2.0),
     FixedPoint(bits=3, unit=0.5),
+    FixedPoint(unit=1e-6),
     FloatingPoint(),
     FloatingPoint(bits=2),
     RTN(bits=4),

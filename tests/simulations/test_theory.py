@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from fl_mlmc import MLMC, Compressor, Identity, RandK, TopK
 from fl_mlmc.theory import bench, steps
-from simulations import theory
+from simulations import theory, time_to_accuracy
 from simulations.cli import app
 
 
@@ -71,3 +71,18 @@ def test_an_unknown_problem_is_refused_by_name(tmp_path: Path) -> None:
 def _loss(problem: theory.Problem, point: torch.Tensor) -> torch.Tensor:
     margins = problem._parts @ point  # type: ignore[attr-defined]
     return torch.nn.functional.softplus(-margins).mean() + problem._ridge / 2 * point.square().sum()  # type: ignore[attr-defined]
+
+
+def test_shadowheart_is_first_where_clients_differ_a_hundredfold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time_to_accuracy, "STEPS", (0.5,))
+    monkeypatch.setattr(time_to_accuracy, "BATCHES", (1, 8))
+    clock = "gradients of 1 to 128 s, fast links"
+    rows = {
+        scheme: time_to_accuracy.best((clock, scheme, compressor), 100)
+        for scheme, compressor in (("direct", "Identity()"), ("shadowheart", "RandK(count=4)"))
+    }
+    assert rows["shadowheart"]["seconds"] < 0.1 * rows["direct"]["seconds"]
+    assert rows["direct"]["seconds"] == pytest.approx(
+        rows["direct"]["rounds"] * 128.1
+    )  # the slowest gradient, a message
+    assert time_to_accuracy.best((clock, "direct", "RandK(count=4)"), 21)["seconds"] is None

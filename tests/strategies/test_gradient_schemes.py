@@ -115,3 +115,10 @@ def test_shadowheart_weighs_clients_by_what_they_had_time_for(small: RunConfig) 
     with threads():
         expected = plain_loop(config, [list(range(6))] * 4, dict(enumerate(budgets)))
     torch.testing.assert_close(vector_of(result), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_with_running_statistics_is_refused_before_anything_is_written(small: RunConfig) -> None:
+    config = small.changed(model='cnn(conv=(4, 8), dense=16, norm="batch")', local_steps=0, compressor="Identity()")
+    with pytest.raises(ValueError, match="keeps statistics that gradients do not carry"):
+        run(config.changed(scheme="tamuna(0.1, 0.5)"))
+    assert not (directory(config) / "run.json").exists()

@@ -1,8 +1,9 @@
 """Bilevel tasks, ready to run: one problem a file."""
 
-from .hyper_cleaning import CleaningRows, detection_auc, hyper_cleaning, log_ridge
+from .adapt import adapted
+from .hyper_cleaning import CleaningRows, detection_auc, hyper_cleaning, log_ridge, with_wrong_labels
 from .hyper_representation import hyper_representation
-from .meta_learning import adapted, few_shot_tasks, meta_learning
+from .meta_learning import few_shot_tasks, meta_learning
 from .rows import Rows
 
 __all__ = [
@@ -15,4 +16,5 @@ __all__ = [
     "hyper_representation",
     "log_ridge",
     "meta_learning",
+    "with_wrong_labels",
 ]

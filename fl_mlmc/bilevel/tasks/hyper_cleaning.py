@@ -1,12 +1,12 @@
 """Learning from noisy labels with a few clean ones: the outer level decides what the inner training listens to.
 
 * `hyper_cleaning`: x has a logit for each training example and g_i = Σ σ(x_n) ℓ(y; z_n) / n + (λ/2)‖y‖², f_i = ℓ on
-  clean examples (Franceschi et al. 2017, arXiv 1703.01785, section 5.1). Every x_n belongs to one client.
+  clean examples (Franceschi et al. 2017, arXiv 1703.01785, section 5.1). Every client weighs its own examples, so x
+  is personal and never leaves it.
 * `log_ridge`: x has the logarithm of a ridge penalty for each parameter, g_i = ℓ + ½ Σ exp(x_j) y_j². It is cut along
   with y, so here coverage matters.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -16,13 +16,12 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ...models import Model
-from ...submodels import Axis, IndexPlan, WidthSpec, plan
-from ..problem import BilevelProblem, Held, Tensors
+from ...rng import stream
+from ...submodels import WidthSpec
+from ...submodels.width_spec import CLASSES
+from ..problem import BilevelProblem, Shard, Tensors
 from .network import Network
-from .rows import Batch, draw
-
-EXAMPLES = "examples"
-"""The hidden dimension of x that counts all clients' training examples."""
+from .rows import Batch, Rows, draw
 
 
 class WeightedBatch(NamedTuple):
@@ -35,12 +34,26 @@ class WeightedBatch(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class CleaningRows:
-    """One client's noisy training examples, with its clean ones; `places`: its own weights within x, ascending."""
+    """One client's noisy training examples, in the order of its weights, with its clean ones."""
 
     noisy: Batch
     clean: Batch
-    places: np.ndarray
     batch_size: int = 32
+    is_wrong: Tensor | None = None
+    """Which noisy labels were made wrong, where that is known."""
+
+    @classmethod
+    def of(cls, shard: Shard, wrong_share: float, num_classes: int) -> "CleaningRows":
+        """A client's examples in a run, of which the inner ones get wrong labels, the same in every round."""
+        rows = Rows.of(shard)
+        rng = stream(shard.seed, "wrong-labels", shard.client)
+        labels, is_wrong = with_wrong_labels(rows.inner_rows.labels, wrong_share, num_classes, rng)
+        return cls(Batch(rows.inner_rows.features, labels), rows.outer_rows, shard.batch_size, is_wrong)
+
+    @property
+    def num_examples(self) -> int:
+        """Noisy and clean."""
+        return len(self.noisy.labels) + len(self.clean.labels)
 
     def inner(self, rng: np.random.Generator) -> WeightedBatch:
         """Noisy examples."""
@@ -52,37 +65,48 @@ class CleaningRows:
         """Clean examples."""
         return draw(self.clean, self.batch_size, rng)
 
-    def held(self, problem: BilevelProblem, rule: str, width: float, server_round: int = 0, client: int = 0) -> Held:
-        """The client's own weights, and the model cut to its width."""
-        outer = IndexPlan(problem.outer_spec, {EXAMPLES: self.places})
-        return Held(problem, outer, plan(problem.inner_spec, rule, width, server_round, client))
 
-    @classmethod
-    def share_out(cls, parts: Sequence[tuple[Batch, Batch]], batch_size: int = 32) -> list["CleaningRows"]:
-        """Clients of (noisy, clean) examples, whose weights follow each other in x."""
-        ends = np.cumsum([0, *(len(noisy.labels) for noisy, _ in parts)])
-        return [
-            cls(noisy, clean, np.arange(start, stop), batch_size)
-            for (noisy, clean), start, stop in zip(parts, ends[:-1], ends[1:], strict=True)
-        ]
+def with_wrong_labels(
+    labels: Tensor, share: float, num_classes: int, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Labels of which each is replaced, with probability `share`, by another class at random; and which were."""
+    is_wrong = torch.from_numpy(rng.random(len(labels)) < share).to(labels.device)
+    shift = torch.from_numpy(rng.integers(1, num_classes, len(labels))).to(labels.device)
+    return torch.where(is_wrong, (labels + shift) % num_classes, labels), is_wrong
 
 
-def hyper_cleaning(model: Model, num_examples: int, strong_convexity: float = 0.01) -> BilevelProblem:
-    """Weights of `num_examples` training examples; a model without hidden layers keeps g strongly convex."""
+def hyper_cleaning(
+    model: Model, strong_convexity: float = 0.01, wrong_share: float = 0.0, start: float = 0.0
+) -> BilevelProblem:
+    """A weight σ(x_n) for each of a client's training examples, from σ(`start`) on; all at one with `start` = 20.
+
+    A model without hidden layers keeps g strongly convex. In a run `wrong_share` of the training labels are made
+    wrong, as an experiment; `outer-share` of a client's examples are the clean ones.
+    """
+    if not 0 <= wrong_share < 1:
+        raise ValueError(f"wrong_share lies in [0, 1), got {wrong_share}")
     network = Network(model)
-    spec = WidthSpec({EXAMPLES: num_examples}, {"logits": (num_examples,)}, {"logits": (Axis(EXAMPLES),)})
 
     def inner(x: Tensors, y: Tensors, batch: Any) -> Tensor:
         losses = cross_entropy(network(y, batch.features), batch.labels, reduction="none")
         return (x["logits"][batch.places].sigmoid() * losses).mean()
 
-    problem = _of_whole_model(network, strong_convexity)
-    return replace(
-        problem,
-        inner_loss=inner,
-        outer_spec=spec,
-        initial=lambda seed: (torch.zeros(num_examples), network.initial(seed, network.spec.shapes.keys())),
-    )
+    def sized(num_examples: int) -> BilevelProblem:
+        return replace(
+            whole,
+            inner_loss=inner,
+            outer="personal",
+            outer_spec=WidthSpec({}, {"logits": (num_examples,)}, {"logits": (None,)}),  # no tier cuts it
+            initial=lambda seed: (
+                torch.full((num_examples,), float(start)),
+                network.initial(seed, network.spec.shapes.keys()),
+            ),
+            data=lambda shard: CleaningRows.of(shard, wrong_share, model.spec.units[CLASSES]),
+            of_client=lambda data: sized(len(data.noisy.labels)),
+        )
+
+    whole = _of_whole_model(network, strong_convexity)
+    return sized(1)
 
 
 def log_ridge(model: Model, strong_convexity: float = 1e-3, start: float = -6.0) -> BilevelProblem:

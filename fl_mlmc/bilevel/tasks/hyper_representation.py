@@ -11,14 +11,22 @@ from torch.nn.functional import cross_entropy
 
 from ...models import Model
 from ...submodels.width_spec import CLASSES
-from ..problem import BilevelProblem, Tensors
+from ..problem import BilevelProblem, Tensors, cut_only
 from .network import Network
 
 
 def hyper_representation(
-    model: Model, strong_convexity: float = 0.01, lower: Literal["global", "personal"] = "global"
+    model: Model,
+    strong_convexity: float = 0.01,
+    lower: Literal["global", "personal"] = "global",
+    cut: Literal["both", "outer", "inner"] = "both",
 ) -> BilevelProblem:
-    """The head is every tensor whose first axis counts classes; its inputs are cut as the backbone's last outputs."""
+    """The head is every tensor whose first axis counts classes; its inputs are cut as the backbone's last outputs.
+
+    `cut` = "outer" or "inner" is the ablation in which clients cut x alone, or y alone.
+    """
+    if cut not in ("both", "outer", "inner"):
+        raise ValueError(f"cut is 'both', 'outer' or 'inner', got {cut!r}")
     network = Network(model)
     outer_spec, inner_spec = (
         network.part(lambda name: not _is_head(model, name)),
@@ -36,7 +44,7 @@ def hyper_representation(
     def loss(x: Tensors, y: Tensors, batch: Any) -> Tensor:
         return cross_entropy(predict(x, y, batch.features), batch.labels)
 
-    return BilevelProblem(
+    problem = BilevelProblem(
         outer_loss=loss,
         inner_loss=loss,
         outer_spec=outer_spec,
@@ -49,6 +57,7 @@ def hyper_representation(
         ),
         predict=predict,
     )
+    return problem if cut == "both" else cut_only(problem, cut)
 
 
 def _is_head(model: Model, name: str) -> bool:

@@ -4,19 +4,58 @@ Hyper-representation with a personal lower problem: y_i is fitted to the few lab
 on others (Franceschi et al. 2018, arXiv 1806.04910, section 5.3). A new task is met by fitting a new head.
 """
 
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from ...models import Model
-from ..problem import BilevelProblem, Held
+from ...rng import stream
+from ..problem import BilevelProblem, Held, Shard, Tensors
+from .adapt import adapted, mean_of
 from .hyper_representation import hyper_representation
 from .rows import Batch, Rows
 
 
-def meta_learning(model: Model, strong_convexity: float = 0.1) -> BilevelProblem:
-    """`model` has as many classes as a task."""
-    return hyper_representation(model, strong_convexity, lower="personal")
+def meta_learning(
+    model: Model,
+    strong_convexity: float = 0.1,
+    num_ways: int = 5,
+    num_shots: int = 5,
+    num_queries: int = 15,
+    num_new_tasks: int = 20,
+) -> BilevelProblem:
+    """In a run each client draws its task from its own examples, once for all rounds; `num_ways` ≤ the model's classes.
+
+    Evaluated on `num_new_tasks` tasks out of the test split, each met with a head trained from zero.
+    """
+    base = hyper_representation(model, strong_convexity, lower="personal")
+    assert base.predict is not None
+    logits = base.predict
+
+    def predict(x: Tensors, y: Tensors, features: Tensor) -> Tensor:
+        return logits(x, y, features)[:, :num_ways]  # the head's other rows are nobody's
+
+    def loss(x: Tensors, y: Tensors, batch: Any) -> Tensor:
+        return cross_entropy(predict(x, y, batch.features), batch.labels)
+
+    def tasks(features: Tensor, labels: Tensor, count: int, rng: np.random.Generator) -> list[Rows]:
+        return few_shot_tasks(features, labels, count, rng, num_ways, num_shots, num_queries)
+
+    def data(shard: Shard) -> Rows:
+        return tasks(shard.features, shard.labels, 1, stream(shard.seed, "few-shot-task", shard.client))[0]
+
+    def evaluate(x: Tensor, y: Tensor, features: Tensor, labels: Tensor) -> Mapping[str, float]:
+        held = Held.of(problem, "nested", 1.0)
+        new = tasks(features, labels, num_new_tasks, stream(0, "new-tasks"))
+        return mean_of([adapted(held, x, torch.zeros_like(y), task)[1] for task in new])
+
+    problem = replace(base, outer_loss=loss, inner_loss=loss, predict=predict, data=data, evaluate=evaluate)
+    return problem
 
 
 def few_shot_tasks(
@@ -34,7 +73,7 @@ def few_shot_tasks(
     if len(groups) < num_ways:
         raise ValueError(
             f"tasks of {num_ways} classes with {num_shots + num_queries} examples each cannot be made: "
-            f"{len(groups)} classes have so many"
+            f"{len(groups)} classes have so many. Give a client more examples, or a task fewer ways, shots or queries"
         )
     tasks = []
     for _ in range(num_tasks):
@@ -52,14 +91,3 @@ def few_shot_tasks(
             )
         )
     return tasks
-
-
-def adapted(
-    held: Held, x: Tensor, y: Tensor, task: Rows, num_steps: int = 50, step: float = 0.5
-) -> tuple[Tensor, float]:
-    """A head fitted to the task's inner examples by gradient steps, and its accuracy on the outer ones."""
-    rng = np.random.default_rng(0)  # tasks are small: every minibatch is the whole task
-    for _ in range(num_steps):
-        leaf = y.detach().requires_grad_()
-        y = y - step * torch.autograd.grad(held.inner_loss(x, leaf, task.inner(rng)), leaf)[0]
-    return y, held.accuracy(x, y, *task.outer_rows)

@@ -7,6 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...rng import stream
+from ..problem import Shard
+
 
 class Batch(NamedTuple):
     """A minibatch."""
@@ -24,6 +27,12 @@ class Rows:
     batch_size: int = 32
 
     @classmethod
+    def of(cls, shard: Shard) -> Self:
+        """A client's examples in a run, shared out in the same way in every round."""
+        rng = stream(shard.seed, "outer-rows", shard.client)
+        return cls.split(shard.features, shard.labels, rng, shard.outer_share, shard.batch_size)
+
+    @classmethod
     def split(
         cls, features: Tensor, labels: Tensor, rng: np.random.Generator, outer_share: float = 0.5, batch_size: int = 32
     ) -> Self:
@@ -37,6 +46,11 @@ class Rows:
         num_outer = min(max(1, round(outer_share * len(labels))), len(labels) - 1)
         outer, inner = order[:num_outer], order[num_outer:]
         return cls(Batch(features[inner], labels[inner]), Batch(features[outer], labels[outer]), batch_size)
+
+    @property
+    def num_examples(self) -> int:
+        """All of them."""
+        return len(self.inner_rows.labels) + len(self.outer_rows.labels)
 
     def inner(self, rng: np.random.Generator) -> Batch:
         """Training examples."""

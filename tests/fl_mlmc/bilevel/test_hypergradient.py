@@ -6,19 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
-from fl_mlmc.bilevel import BilevelProblem, Estimator, FiniteDifference, Held, Penalty, Point
-from fl_mlmc.bilevel.quadratic import Quadratic, quadratic
+from fl_mlmc.bilevel import BilevelProblem, Estimator, Exact, FiniteDifference, Held, Penalty, Point
+from fl_mlmc.bilevel.quadratic import quadratic
 from fl_mlmc.submodels import Axis, WidthSpec
-
-
-def exact_products(held: Held, x: Tensor, y: Tensor, v: Tensor, batch: Any) -> tuple[Tensor, Tensor]:
-    """Hv and Jv by differentiating twice."""
-    x, y = x.detach().requires_grad_(), y.detach().requires_grad_()
-    (inner,) = torch.autograd.grad(held.inner_loss(x, y, batch), y, create_graph=True)
-    jv, hv = torch.autograd.grad(inner @ v, (x, y), materialize_grads=True)
-    return hv, jv
 
 
 class Data:
@@ -51,7 +42,7 @@ def point_of(size: int, scale: float = 0.5, seed: int = 0) -> Point:
 def test_the_error_falls_with_the_square_of_delta(width: float) -> None:
     held = Held.of(curved(), "nested", width)
     x, y, v = held.gather(point_of(6))
-    exact = exact_products(held, x, y, v, None)
+    exact = Exact().products(held, x, y, v, None)
     errors = []
     for epsilon in (0.3, 0.03, 0.003):
         products = FiniteDifference(epsilon).products(held, x, y, v, None)
@@ -67,7 +58,7 @@ def test_the_quartic_term_costs_what_it_should() -> None:
     x, y, v = point_of(12)
     batch = task.clients[0].inner(np.random.default_rng(0))
     hv, jv = FiniteDifference(0.1).products(held, x, y, v, batch)
-    exact_hv, exact_jv = exact_products(held, x, y, v, batch)
+    exact_hv, exact_jv = Exact().products(held, x, y, v, batch)
     torch.testing.assert_close(hv - exact_hv, 0.7 * (0.1 / v.norm()) ** 2 * v**3, rtol=1e-6, atol=1e-12)
     torch.testing.assert_close(jv, exact_jv, rtol=1e-11, atol=1e-12)
 
@@ -90,21 +81,8 @@ def test_the_closed_form_is_the_derivative_of_the_outer_objective() -> None:
     for lower in ("global", "personal"):
         task = quadratic(num_clients=3, size=4, lower=lower)  # type: ignore[arg-type]
         x, eye = point_of(4).x, torch.eye(4, dtype=torch.float64)
-        slopes = [(objective(task, x + 1e-4 * unit) - objective(task, x - 1e-4 * unit)) / 2e-4 for unit in eye]
+        slopes = [(task.objective(x + 1e-4 * unit) - task.objective(x - 1e-4 * unit)) / 2e-4 for unit in eye]
         torch.testing.assert_close(task.hypergradient(x), torch.stack(slopes), rtol=1e-7, atol=1e-7)
-
-
-def objective(task: Quadratic, x: Tensor) -> Tensor:
-    """F(x), with y* by its definition."""
-    mean_a = torch.stack([client.A for client in task.clients]).mean(0)
-    mean_b = torch.stack([client.B @ x + client.b for client in task.clients]).mean(0)
-    held = Held.of(task.problem, "nested", 1.0)
-    values = []
-    for client in task.clients:
-        personal = task.problem.lower == "personal"
-        y = torch.linalg.solve(*((client.A, client.B @ x + client.b) if personal else (mean_a, mean_b)))
-        values.append(held.outer_loss(x, y, client.outer(np.random.default_rng(0))))
-    return torch.stack(values).mean()
 
 
 @pytest.mark.parametrize("estimator", [FiniteDifference(), Penalty()])

@@ -39,11 +39,11 @@ def test_the_plain_mean_is_the_coverage_mean() -> None:
     assert count.tolist() == mean.result().coverage.tolist()
 
 
-@pytest.mark.parametrize(("lower", "values"), [("global", 3 * 6 * 3), ("personal", 3 * 6)])
-def test_the_log_tells_coverage_and_values_sent(lower: str, values: int) -> None:
+@pytest.mark.parametrize(("lower", "values", "inner"), [("global", 3 * 6 * 3, 0), ("personal", 3 * 6, None)])
+def test_the_log_tells_coverage_and_values_sent(lower: str, values: int, inner: int | None) -> None:
     trace = go(quadratic(num_clients=3, lower=lower), width=0.5)  # type: ignore[arg-type]
     row = trace.rows[-1]
-    assert (row.coverage_outer_min, row.coverage_inner_min, row.uplink_values) == (0, 0, values)
+    assert (row.coverage_outer_min, row.coverage_inner_min, row.uplink_values) == (0, inner, values)
 
 
 def test_coordinates_that_nobody_ever_holds_are_reported() -> None:

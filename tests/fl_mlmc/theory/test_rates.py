@@ -3,7 +3,7 @@
 import pytest
 
 from fl_mlmc import MLMC, RandK, TopK
-from fl_mlmc.schemes import DASHAMVR
+from fl_mlmc.schemes import DASHAMVR, parse_scheme
 from fl_mlmc.theory import bench, steps
 from fl_mlmc.theory.problems import heterogeneous, homogeneous
 from fl_mlmc.theory.steps import Method
@@ -54,6 +54,14 @@ def test_dasha_mvr_without_noise_reaches_the_solution() -> None:
 def test_ef21_sgdm_without_noise_reaches_the_solution() -> None:
     method = steps.ef21_sgdm(KNOWN, TopK(count=8), SIZE, momentum=0.5)
     assert bench.run(PROBLEM, method, 1200, enough=1e-13).errors[-1] < 1e-12
+
+
+def test_momentum_takes_the_noise_out_of_dasha() -> None:
+    floors = [
+        bench.run(PROBLEM, Method(parse_scheme(text), RAND, 0.05, None, False), 500, sigma=3.0).floor
+        for text in ("dasha(memory_step=0.2)", "dasha_mvr(0.05, memory_step=0.2)")
+    ]
+    assert floors[1] < 0.1 * floors[0]
 
 
 def test_memory_takes_away_the_floor_that_direct_compression_has() -> None:

@@ -26,7 +26,8 @@ def test_new_tasks_are_easier_after_meta_learning() -> None:
     )
     held, (before, head) = Held.of(problem, "nested", 1.0), problem.start(0)
     scores = [
-        np.mean([adapted(held, x, torch.zeros_like(head), task)[1] for task in new]) for x in (before, trace.point.x)
+        np.mean([adapted(held, x, torch.zeros_like(head), task)[1]["accuracy"] for task in new])
+        for x in (before, trace.point.x)
     ]
     assert scores[1] > scores[0] + 0.05, scores
 
