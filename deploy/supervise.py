@@ -33,7 +33,7 @@ class Supervisor:
             while not self._stopped.is_set():
                 started = time.monotonic()
                 self._process = subprocess.Popen(
-                    self._command, cwd=self._cwd, env=self._env, stdin=subprocess.DEVNULL, preexec_fn=_die_with_parent
+                    self._command, cwd=self._cwd, env=self._env, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent
                 )
                 code = self._wait()
                 if self._stopped.is_set():
@@ -82,7 +82,8 @@ def stop_on_signals(*stop: Callable[[], None]) -> None:
         signal.signal(number, handle)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """To be called in a new process: it gets SIGTERM when the thread that started it is gone."""
     # A supervisor that is killed must not leave a node that nobody watches.
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG

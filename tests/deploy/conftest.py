@@ -17,6 +17,7 @@ import pytest
 from deploy.federation import NodeSettings, add_node, init
 from deploy.flower import environment, neutral, supernode_command
 from deploy.registrar import read_registered
+from deploy.supervise import die_with_parent
 
 ROOT = Path(__file__).parents[2]
 
@@ -137,7 +138,7 @@ class Deployment:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        deadline = time.monotonic() + 20.0  # Flower's processes look for their parent every few seconds
+        deadline = time.monotonic() + 60.0  # Flower's processes look for their parent every few seconds
         while (left := [pid for pid in family if _is_alive(pid)]) and time.monotonic() < deadline:
             time.sleep(0.1)
         for pid in left:
@@ -161,7 +162,13 @@ class Deployment:
     def _start(self, name: str, command: Sequence[str], cwd: Path = ROOT, env: dict[str, str] | None = None) -> None:
         with (self._logs / f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(
-                command, cwd=cwd, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                command,
+                cwd=cwd,
+                env=env,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=die_with_parent,
             )
 
 
