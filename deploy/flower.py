@@ -5,13 +5,16 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
+import time
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .federation import FEDERATION, DeployError, Federation, NodeSettings, toml
+from .federation import FEDERATION, DeployError, Federation, NodeSettings, split_address, toml
 from .supervise import Tell
 
 CONNECTION = "federation"
@@ -77,6 +80,24 @@ def operator_home(directory: Path, port: int | None = None) -> Path:
         text = f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\n{link}'
         settings.write_text(text, encoding="utf-8")
     return home
+
+
+def wait_for_superlink(directory: Path, seconds: float = 60.0) -> None:
+    """Return once the SuperLink of the federation answers; DeployError if it does not."""
+    settings = tomllib.loads((operator_home(directory) / "config.toml").read_text(encoding="utf-8"))
+    address = settings["superlink"][CONNECTION]["address"]
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection(split_address(address), timeout=1.0).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise DeployError(
+                    f"no SuperLink answers on {address} ({error.strerror or error}); is `fl-mlmc deploy server "
+                    f"{directory}` running?"
+                ) from None
+            time.sleep(0.2)
 
 
 def flwr(directory: Path, arguments: Sequence[str], tell: Tell | None = None) -> dict[str, Any]:

@@ -41,7 +41,9 @@ class Registrar:
                 flwr(self._directory, ["supernode", "unregister", node.node_id], self._tell)
                 del self._known[name]
                 self._write()
-        for name in wanted.keys() - self._known.keys():
+        for name in sorted(wanted.keys() - self._known.keys()):
+            if not wanted[name].exists():  # barred while others were let in
+                continue
             arguments = ["supernode", "register", "--name", name, str(wanted[name])]
             answer = flwr(self._directory, arguments, self._tell)
             self._known[name] = Registered(digests[name], str(answer["node-id"]))

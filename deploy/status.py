@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .federation import NodeSettings
+from .flower import wait_for_superlink
 from .registrar import list_nodes, read_registered
 from .supervise import Tell
 
@@ -15,6 +16,7 @@ LAST_RUN = "last-run"
 
 def status(directory: Path, tell: Tell) -> Iterator[str]:
     """The lines of a report; DeployError if the SuperLink does not answer."""
+    wait_for_superlink(directory, seconds=5.0)
     names = {node.node_id: name for name, node in read_registered(directory).items()}
     run = last_run(directory)
     rows = _last_rows(run / "clients.jsonl") if run else []

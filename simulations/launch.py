@@ -174,11 +174,12 @@ def _run_on_flower(config: RunConfig, directory: Path, on_round: OnRound | None)
 def _run_on_devices(
     config: RunConfig, directory: Path, on_round: OnRound | None, deployment: Path, tell: Callable[[str], None]
 ) -> None:
-    from deploy.flower import environment, neutral, operator_home
+    from deploy.flower import environment, neutral, operator_home, wait_for_superlink
     from deploy.status import LAST_RUN
 
-    (deployment / "state" / LAST_RUN).write_text(f"{directory}\n")
+    wait_for_superlink(deployment, seconds=20.0)
     home = operator_home(deployment)
+    (deployment / "state" / LAST_RUN).write_text(f"{directory}\n")
     link = SuperLinkRuns(environment(home), neutral(home), tell)
     with tempfile.TemporaryDirectory(prefix="fl-mlmc-") as scratch:
         _submit(link, Path(scratch), "", config, directory, on_round)

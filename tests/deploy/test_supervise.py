@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -10,11 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from deploy import supervise
-from deploy.federation import NodeSettings, init
-from deploy.flower import supernode_command
+from deploy.federation import DeployError, NodeSettings, init
+from deploy.flower import supernode_command, wait_for_superlink
 from deploy.supervise import Supervisor
+from simulations.cli import app
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
@@ -108,3 +111,18 @@ def test_the_node_is_told_its_tier_client_data_and_budget(tmp_path: Path) -> Non
         "uplink-budget": 5000,
         "state-path": str(device / "state/memory"),
     }
+
+
+def test_commands_that_find_no_superlink_say_what_to_start(tmp_path: Path) -> None:
+    init(tmp_path / "fed", ["127.0.0.1"], "127.0.0.1:1", free_port(), {})
+    with pytest.raises(DeployError, match=r"no SuperLink answers on 127.0.0.1:.*is `fl-mlmc deploy server"):
+        wait_for_superlink(tmp_path / "fed", seconds=0.0)
+    done = CliRunner().invoke(app, ["deploy", "run", str(tmp_path / "nowhere")])
+    assert done.exit_code == 2
+    assert "there is no" in done.output
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
