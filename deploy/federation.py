@@ -108,6 +108,7 @@ def init(directory: Path, hosts: Sequence[str], listen: str, control_port: int, 
     directory.chmod(0o700)
     for folder in ("nodes", "devices", "state"):
         (directory / folder).mkdir(mode=0o700)
+    write_public(directory / ".gitignore", b"*\n")  # it may well lie in a clone, and holds keys
     ca = directory / "ca.crt", directory / "ca.key"
     create_authority(*ca)
     # Only the names that devices use; the listening address may be all of them.

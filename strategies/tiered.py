@@ -120,6 +120,8 @@ class TieredStrategy(Strategy):
 
     def _replies(self, grid: Grid, messages: Iterable[Message], timeout: float) -> Iterable[Message]:
         if not isinstance(grid, DeviceGrid):
+            if self.config.over_sampling:
+                raise ValueError("over-sampling is for real devices, of which some get lost; a simulation loses none")
             return grid.send_and_receive(messages, timeout=timeout)
         self._num_late = grid.take_late()
         return grid.collect(messages, timeout, self.config.clients_per_round if self.config.over_sampling else 0)

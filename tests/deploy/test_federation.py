@@ -89,7 +89,7 @@ REASONS = {
     "norm": "its update has norm .*, max-update-norm is 100",
     "nan": "not finite|NaN",
     "examples": "it declares 1000000 examples, 1 to 5000 are allowed",
-    "stype": "its update has stype 'numpy.ndarray'",
+    "stype": "has stype 'numpy.ndarray'",
     "shape": "and shape .1000000000000",
     "other client": "it answers round .* for client 0",
     "other code": r"it runs code  \[2Jmine, the server runs",

@@ -3,6 +3,7 @@
 import os
 import ssl
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,12 @@ def test_private_files_are_their_owners_alone(made: Path) -> None:
     }
     assert {mode(path) for path in private} == {0o600}
     assert {mode(path) for path in (made, made / "state", made / "devices", made / "devices" / "client-0")} == {0o700}
+
+
+def test_keys_in_a_clone_are_not_committed(made: Path) -> None:
+    subprocess.run(["git", "init", "--quiet"], cwd=made.parent, check=True)
+    done = subprocess.run(["git", "status", "--short"], cwd=made.parent, check=True, capture_output=True, text=True)
+    assert done.stdout == ""
 
 
 def test_the_certificate_is_for_the_names_given_and_loopback_and_tls_trusts_it(made: Path) -> None:
