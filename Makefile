@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+FUZZ_SECONDS ?= 60
 SCENARIO ?= simulations/scenarios/quickstart.toml
 
-.PHONY: run test test-slow check bundle format benchmark vectors clean
+.PHONY: run test test-slow fuzz check bundle format benchmark vectors clean
 
 run: $(VENV)/.installed
 	$(BIN)/fl-mlmc run $(SCENARIO)
@@ -14,6 +15,10 @@ test: $(VENV)/.installed-dev
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -m slow
+
+fuzz: $(VENV)/.installed-dev
+	@new=$$(mktemp -d) && $(BIN)/python tests/fuzz/fuzz_payload.py -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 \
+	-artifact_prefix=$$new/ $$new tests/fuzz/corpus
 
 check: $(VENV)/.installed-dev bundle
 	$(BIN)/ruff check .

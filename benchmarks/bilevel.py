@@ -41,10 +41,11 @@ TIERS = {"tiers": "sensor:0.25:0.34,phone:0.5:0.33,gateway:1.0:0.33", "least_cov
 
 DIGITS: Settings = {"model": "mlp(hidden=(200, 200))", "num_clients": 12, "clients_per_round": 6, "num_rounds": 60}
 FASHION: Settings = {
-    "model": "cnn(conv=(16, 32), dense=64)",
+    "model": "cnn(conv=(12, 24), dense=64)",
     "num_clients": 30,
     "clients_per_round": 6,
-    "num_rounds": 80,
+    "num_rounds": 50,
+    "learning_rate": 0.2,
 }
 STEPS: Settings = {
     "problem": "hyper_representation(strong_convexity=0.01)",
@@ -97,7 +98,7 @@ def representation(data: Settings, seed: int, names: list[str]) -> Iterator[tupl
     """Hyper-representation by every method."""
     size = FASHION if data else DIGITS
     for name in names or RUNS:
-        own = {**COMMON, **size, **STEPS, **data, **RUNS[name], "seed": seed}
+        own = {**COMMON, **STEPS, **size, **data, **RUNS[name], "seed": seed}
         rounds = own["num_rounds"] * (RABO_ROUNDS if own["scheme"].startswith("rabo") else 1)
         yield name, {**own, "num_rounds": rounds}
 

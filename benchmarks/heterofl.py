@@ -23,8 +23,8 @@ import pandas as pd
 import torch
 
 from clients.data import FederatedData
-from clients.sgd_client import run_task
-from fl_mlmc import decode, parse
+from clients.finder import Finder
+from fl_mlmc import parse
 from fl_mlmc.models import build_model
 from fl_mlmc.models.base import load_vector
 from fl_mlmc.models.norms import fill_statistics
@@ -157,10 +157,9 @@ def variances(settings: Mapping[str, bool | int | float | str | Path]) -> str:
     updates: dict[str, list[torch.Tensor]] = {name: [] for name in WIDTHS}
     for name, width in WIDTHS.items():
         own = plan(model.spec, "nested", width)
-        sent = parse("Identity()").encode(own.gather(vector), rng)
         for client in range(5):
             task = TrainTask(config.num_rounds + 1, client, name, width, str(data))
-            updates[name].append(decode(run_task(task, sent, config, examples).payload, own.size))
+            updates[name].append(Finder(task, config, examples).update(own.gather(vector)))
     for text in CANDIDATES:
         compressor = parse(text)
         parts = []

@@ -74,9 +74,13 @@ METHODS = [
     Method("rounding", "stochastic 2 bit", "StochasticRounding(bits=2)"),
 ]
 ADAMW = [replace(method, figure="AdamW", server="adamw(weight_decay=0.01)") for method in [METHODS[0], *sparse(5)]]
+FINER = [
+    Method("rounding", "RTN 4 bit", "RTN(bits=4)"),
+    Method("rounding", "stochastic 4 bit", "StochasticRounding(bits=4)"),
+]
 LINES = [
     *((clients, method) for clients in (4, 32) for method in METHODS),
-    *((4, method) for method in ADAMW + sparse(5)),
+    *((4, method) for method in FINER + ADAMW + sparse(5)),
 ]
 
 
@@ -120,8 +124,8 @@ def main() -> None:
         best = _chosen(pd.read_csv(arguments.csv))
         _table(best).to_csv(arguments.figures / "paper-table.csv", index=False)
         print(_table(best).to_string(index=False))
-        for clients in (4, 32):
-            _draw(best[best["clients"] == clients], arguments.figures / f"paper-m{clients}.png")
+        for clients, lines in best.groupby("clients"):
+            _draw(lines, arguments.figures / f"paper-m{clients}.png")
 
 
 def _read(csv: Path) -> pd.DataFrame:
@@ -232,8 +236,9 @@ def _gradients(model: Model) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
 
 
 def _chosen(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs of every line at its best step size."""
-    return pd.concat([line[line["rate"] == _best_rate(line)] for _, line in runs.groupby(LINE, sort=False)])
+    """The runs of every line that has all seeds, at its best step size."""
+    lines = [line[line["rate"] == _best_rate(line)] for _, line in runs.groupby(LINE, sort=False)]
+    return pd.concat([line for line in lines if line["seed"].nunique() == len(SEEDS)])
 
 
 def _table(best: pd.DataFrame) -> pd.DataFrame:
@@ -254,9 +259,8 @@ def _draw(best: pd.DataFrame, path: Path) -> None:
         shown = best[best["figure"].isin([name] if name == "AdamW" else ["all", name])]
         for number, (label, line) in enumerate(shown.groupby("label", sort=False)):
             for row, horizontal in enumerate(("round", "megabits")):
-                grouped = line.assign(megabits=8e-6 * line["cumulative_uplink_bytes"] / line["clients"]).groupby(
-                    "round"
-                )
+                megabits = 8e-6 * line["cumulative_uplink_bytes"] / line["clients"]
+                grouped = line.assign(megabits=megabits).groupby("round")
                 means, color = grouped.mean(numeric_only=True), f"C{number}" if label != PLAIN else "0.4"
                 where = means.index if horizontal == "round" else means["megabits"]
                 axes[row, column].plot(where, means["accuracy"], color=color, label=label, linewidth=1.5)

@@ -8,14 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from fl_mlmc.bilevel import Held, Point, Shard
-from fl_mlmc.bilevel.problem import ClientData
+from fl_mlmc import schemes
+from fl_mlmc.bilevel import BilevelProblem, Held, Point, Shard
 from fl_mlmc.bilevel.rabo import Reply, Scheme, advance
 from fl_mlmc.bilevel.run import data_of, first_point, held_of, problem_of, scheme_of
 from fl_mlmc.config import RunConfig
 from fl_mlmc.protocol import TrainTask, TrainUpdate, code_stamp
 from fl_mlmc.rng import stream
+from fl_mlmc.submodels import plan
 from fl_mlmc.wire import encode_payload
 
 from .budget import check_budget, uplink_of
@@ -39,84 +41,97 @@ class DivergedError(TrainingError):
 def run_bilevel_task(task: TrainTask, arrays: Mapping[str, bytes], config: RunConfig, data: LocalData) -> ClientReply:
     """Step what `arrays` hold on the client's own examples, of which the outer loss has some for itself.
 
-    DivergedError if that gives no finite update; WireError if the payload is broken.
+    DivergedError if that gives no finite update; WireError if a payload is broken.
     """
     with threads(config.threads_of(task.tier)):
-        start = time.perf_counter()
         problem = problem_of(config, data.spec.input_shape, data.spec.num_classes)
-        device = device_of(config)
-        features, labels = (torch.from_numpy(part).to(device) for part in data.client(task.client))
-        shard = Shard(task.client, features, labels, config.seed, config.outer_share, config.batch_size)
-        own = data_of(problem, shard)
-        held = held_of(config, problem, own, task.width, task.server_round, task.client)
-        memory = _Personal(task, config, held, device)
-        (state,), _ = received(arrays, held.num_values, device)
-        reply = _step(scheme_of(config, own.num_examples, task.server_round), held, state, memory, own, config, task)
-        encode_start = time.perf_counter()
-        update = held.pack(reply.update)
-        scheme = config.resolved_scheme(problem.state_spec.size)
-        uplink = uplink_of(task, config, len(update))
-        (compressed,) = encode(scheme, lambda point, sample=0: update, [update], task, config)
-        encoded = encode_payload(compressed.payload)
-        check_budget([encoded], uplink, task)
-        end = time.perf_counter()
+        finder = _Finder(task, config, data)
+        points, movement = received(arrays, finder.held.num_values, finder.device)
+        uploads = config.resolved_scheme(problem.state_spec.size)
+        start = time.perf_counter()
+        held = _places(problem, task, config) if uploads.deals_out and config.cuts_models else None
+        uplink = uplink_of(task, config, finder.held.num_values)
+        messages = encode(uploads, finder, points, task, config, movement, held)
+        finder.keep()
+        payloads = tuple(encode_payload(message.payload) for message in messages)
+        check_budget(payloads, uplink, task)
+        total = time.perf_counter() - start
+    reply, first = finder.replies[0], messages[0]
     return ClientReply(
         TrainUpdate(
             server_round=task.server_round,
             client=task.client,
             code_stamp=code_stamp(),
-            num_examples=own.num_examples,
-            num_steps=reply.num_steps,
+            num_examples=finder.num_examples,
+            num_steps=sum(each.num_steps for each in finder.replies),
             train_loss=float(reply.loss),
-            train_seconds=encode_start - start,
-            encode_seconds=end - encode_start,
-            expected_bits=compressed.expected_bits,
-            levels=list(compressed.levels),
-            probabilities=list(compressed.probabilities),
+            train_seconds=finder.seconds,
+            encode_seconds=total - finder.seconds,
+            expected_bits=sum(message.expected_bits for message in messages),
+            levels=list(first.levels),
+            probabilities=list(first.probabilities),
             labels=[],
             compressor="" if uplink is config.uplink else repr(uplink),
             curvature=float(reply.curvature.nan_to_num(torch.inf)),
         ),
-        (encoded,),
-        held.num_values,
+        payloads,
+        finder.held.num_values,
     )
 
 
-class _Personal:
-    """The client's own point: what the server does not send, as it was after the round that the server counts on."""
+def _places(problem: BilevelProblem, task: TrainTask, config: RunConfig) -> schemes.Held:
+    spec = problem.state_spec
+    own = plan(spec, config.width_rule, task.width, task.server_round, task.client, config.seed)
+    return schemes.Held(spec.size, own.indices)
 
-    def __init__(self, task: TrainTask, config: RunConfig, held: Held, device: torch.device) -> None:
-        self._task, self._held = task, held
-        self._names = [name for name, sent in zip("xyv", held.problem.travels, strict=True) if not sent]
+
+class _Finder:
+    """What a client finds at a point: the change that a local step makes of what is shared, as one vector.
+
+    Its own part is as it was after the round that the server counts on.
+    """
+
+    def __init__(self, task: TrainTask, config: RunConfig, data: LocalData) -> None:
+        self._task, self._config = task, config
+        self.device = device_of(config)
+        features, labels = (torch.from_numpy(part).to(self.device) for part in data.client(task.client))
+        problem = problem_of(config, data.spec.input_shape, data.spec.num_classes)
+        shard = Shard(task.client, features, labels, config.seed, config.outer_share, config.batch_size)
+        self._data = data_of(problem, shard)
+        self.num_examples = self._data.num_examples
+        self.held: Held = held_of(config, problem, self._data, task.width, task.server_round, task.client)
+        self._scheme: Scheme = scheme_of(config, self.num_examples, task.server_round)
+        self._names = [name for name, sent in zip("xyv", self.held.problem.travels, strict=True) if not sent]
         self._memory = ClientMemory(Path(task.state) / PERSONAL, task.client)
-        first = Point(*(part.to(device) for part in first_point(config, held.problem, config.seed)))
-        if self._names and task.memory_round:
-            kept = self._memory.load(task.memory_round, first.y if "y" in self._names else first.x)
-            first = first._replace(**kept)
-        self.point = first
+        self._own = self._load()
+        self.replies: list[Reply] = []
+        self.seconds = 0.0
 
-    def keep(self, scheme: Scheme, reply: Reply) -> None:
-        """Step it, and have it on disk before the reply is sent."""
+    def __call__(self, point: Tensor, sample: int = 0) -> Tensor:
+        """Equal numbers see the same minibatches; DivergedError where the steps lead to infinity."""
+        start = time.perf_counter()
+        which = [sample] if sample else []
+        rng = stream(self._config.seed, "batches", self._task.server_round, self._task.client, *which)
+        at = self.held.unpack(point, self.held.gather(self._own))
+        reply = self._scheme.client(self.held, at, self._data, rng)
+        if not all(bool(part.isfinite().all()) for part in (*reply.update, reply.loss)):
+            raise DivergedError(float(reply.curvature))
+        self.replies.append(reply)
+        self.seconds += time.perf_counter() - start
+        return self.held.pack(reply.update)
+
+    def keep(self) -> None:
+        """Step the client's own part, and have it on disk before the reply is sent."""
         if self._names:
-            change = self._held.scatter(reply.update)
-            after = advance(scheme, self._held.problem, self.point, change, reply.num_steps)
+            reply, task = self.replies[0], self._task
+            change = self.held.scatter(reply.update)
+            after = advance(self._scheme, self.held.problem, self._own, change, reply.num_steps)
             state = {name: getattr(after, name) for name in self._names}
-            rounds = (self._task.memory_round, self._task.checkpoint_round)
-            self._memory.save(self._task.server_round, state, keep=rounds)
+            self._memory.save(task.server_round, state, keep=(task.memory_round, task.checkpoint_round))
 
-
-def _step(
-    scheme: Scheme,
-    held: Held,
-    state: torch.Tensor,
-    memory: _Personal,
-    data: ClientData,
-    config: RunConfig,
-    task: TrainTask,
-) -> Reply:
-    rng = stream(config.seed, "batches", task.server_round, task.client)
-    reply = scheme.client(held, held.unpack(state, held.gather(memory.point)), data, rng)
-    if not all(bool(part.isfinite().all()) for part in (*reply.update, reply.loss)):
-        raise DivergedError(float(reply.curvature))
-    memory.keep(scheme, reply)
-    return reply
+    def _load(self) -> Point:
+        first = first_point(self._config, self.held.problem, self._config.seed)
+        first = Point(*(part.to(self.device) for part in first))
+        if not self._names or not self._task.memory_round:
+            return first
+        return first._replace(**self._memory.load(self._task.memory_round, first.y if "y" in self._names else first.x))

@@ -81,8 +81,9 @@ class CoverageMean:
 
     def _add_block(self, plan: IndexPlan, block: Block, weight: float, counted: Tensor | None) -> None:
         if isinstance(block, SeededBlock):
-            block = block.entries
-        if isinstance(block, SparseBlock):
+            for part in block.parts():
+                self._add_block(plan, part, weight, counted)
+        elif isinstance(block, SparseBlock):
             indices, values = block.indices.to(self._sums.device), block.values.to(self._sums)
             if counted is not None:
                 values = values * counted[indices]

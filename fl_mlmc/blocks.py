@@ -4,15 +4,16 @@ A payload is a sum of blocks over one vector of `size` coordinates. The server a
 without ever building a dense vector for a sparse one.
 """
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .rng import random_subset
+from .rng import random_mask
 
 _STRETCH = 1 << 20
 
@@ -102,21 +103,24 @@ class SeededBlock(Block):
     seed: int
     values: Tensor
 
-    @cached_property
-    def entries(self) -> SparseBlock:
-        """The block with its indices written out."""
-        indices = torch.from_numpy(random_subset(self.size, self.values.numel(), self.seed))
-        return SparseBlock(self.size, indices.to(self.values.device), self.values)
-
     @property
     def held_bytes(self) -> int:
-        return 12 * self.values.numel()
+        return 4 * self.values.numel()
 
     def scaled(self, factor: float) -> "SeededBlock":
         return replace(self, values=_times(self.values, factor))
 
     def add_to(self, accumulator: Tensor, scale: float = 1.0, index: Tensor | None = None) -> None:
-        self.entries.add_to(accumulator, scale, index)
+        for part in self.parts():
+            part.add_to(accumulator, scale, index)
+
+    def parts(self) -> Iterator[SparseBlock]:
+        """The block with its indices written out, a stretch at a time to save memory."""
+        chosen, done = random_mask(self.size, self.values.numel(), self.seed), 0
+        for start in range(0, self.size, _STRETCH):
+            indices = torch.from_numpy(np.flatnonzero(chosen[start : start + _STRETCH])).add_(start)
+            yield SparseBlock(self.size, indices.to(self.values.device), self.values[done : done + indices.numel()])
+            done += indices.numel()
 
 
 class _Pointwise(Block):
@@ -153,6 +157,19 @@ class Lattice:
         step, offset = float(np.float32(self.step)), float(np.float32(self.offset))
         return (offset + step * (self.first + np.arange(self.count))).astype(np.float32)
 
+    def values_of(self, symbols: Tensor) -> Tensor:
+        """float32 values of some symbols, for alphabets that are too long to write out."""
+        step, offset = float(np.float32(self.step)), float(np.float32(self.offset))
+        return (symbols.double().add_(self.first).mul_(step).add_(offset)).float()
+
+    @property
+    def held_bytes(self) -> int:
+        return 0
+
+    def is_finite(self) -> bool:
+        ends = self.values_of(torch.tensor([0, self.count - 1]))
+        return bool(ends.isfinite().all()) and math.isfinite(np.float32(self.offset))
+
 
 @dataclass(frozen=True, eq=False)
 class Table:
@@ -171,17 +188,26 @@ class Table:
         """(count,) float32."""
         return self.entries.astype(np.float32)
 
+    @property
+    def held_bytes(self) -> int:
+        return 4 * self.count
+
+    def is_finite(self) -> bool:
+        return bool(np.isfinite(self.values()).all())
+
 
 @dataclass(frozen=True, eq=False)
 class SymbolBlock(_Pointwise):
     """One letter of a small alphabet for each coordinate.
 
-    `symbols` is uint8 of shape (size,), int16 for alphabets beyond 256 letters, of which there are 32768 at most; all
-    are below `alphabet.count`.
+    `symbols` is uint8 of shape (size,), int16 for alphabets beyond 256 letters and int32 beyond 32768; all are below
+    `alphabet.count`.
     """
 
     symbols: Tensor
     alphabet: Lattice | Table
+    counts: np.ndarray | None = None
+    """How often each letter occurs, if that is known."""
 
     @property
     def size(self) -> int:  # type: ignore[override]
@@ -189,12 +215,14 @@ class SymbolBlock(_Pointwise):
 
     @property
     def held_bytes(self) -> int:
-        return self.size * self.symbols.element_size() + 4 * self.alphabet.count
+        return self.size * self.symbols.element_size() + self.alphabet.held_bytes
 
     def scaled(self, factor: float) -> "SymbolBlock":
         return replace(self, alphabet=self.alphabet.scaled(factor))
 
     def stretch(self, start: int, stop: int) -> Tensor:
+        if isinstance(self.alphabet, Lattice) and self.alphabet.count > 256:
+            return self.alphabet.values_of(self.symbols[start:stop])
         values = torch.from_numpy(self.alphabet.values()).to(self.symbols.device)
         return values[self.symbols[start:stop].int()]
 
@@ -225,12 +253,17 @@ class PowerBlock(_Pointwise):
     def scaled(self, factor: float) -> "PowerBlock":
         return replace(self, scale=self.scale * factor, extra=self.extra * factor)
 
-    def peak(self) -> float:
-        """The largest magnitude; infinite where it leaves float32's range."""
-        if self.numbers is None:
-            return float(self._values(self.exponents.max()[None], None).abs())
+    def is_finite(self) -> bool:
+        """Whether all values stay in float32's range."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            ends = np.array([self.scale, self.extra, self.scale + self.extra * (2.0**self.bits - 1)], np.float32)
+            largest = 2.0 ** (int(self.exponents.max()) - 127) * float(np.abs(ends[[0, 2]]).max())
+        if not np.isfinite(ends[:2]).all():
+            return False
+        if largest < 2.0**127:
+            return True
         parts = range(0, self.size, _STRETCH)
-        return max(float(self.stretch(start, min(start + _STRETCH, self.size)).abs().max()) for start in parts)
+        return all(bool(self.stretch(start, min(start + _STRETCH, self.size)).isfinite().all()) for start in parts)
 
     def stretch(self, start: int, stop: int) -> Tensor:
         numbers = None if self.numbers is None else self.numbers[start:stop]

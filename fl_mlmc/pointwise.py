@@ -6,17 +6,54 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .kernels import kernel_for
+
 STRETCH = 1 << 17
+"""Coordinates that are worked on together; even, since random words come in pairs."""
+
+EXACT_BELOW = 1 << 16
+"""Rungs of shorter vectors give exact norms, those of longer ones may give rough ones."""
 
 
-def pointwise(function: Callable[..., Tensor], dtype: torch.dtype, *vectors: Tensor) -> Tensor:
-    """`function` of stretches of equally long `vectors`, as one tensor of `dtype` on their device."""
+def pointwise(
+    function: Callable[..., Tensor],
+    dtype: torch.dtype,
+    *vectors: Tensor,
+    rng: np.random.Generator | None = None,
+    kernel: tuple | None = None,
+) -> Tensor:
+    """`function` of stretches of equally long `vectors`, as one tensor of `dtype` on their device.
+
+    With `rng` the function takes as many uniform 32-bit words as a last vector. `kernel` is the name of a loop in
+    `fl_mlmc.kernels` that does the same and its other arguments, floats and ints meaning float32 and int32.
+    """
     size = vectors[0].numel()
-    out = torch.empty(size, dtype=dtype, device=vectors[0].device)
-    step = STRETCH if vectors[0].device.type == "cpu" else size
+    device = vectors[0].device
+    out = torch.empty(size, dtype=dtype, device=device)
+    step = STRETCH if device.type == "cpu" else size
+    compiled = kernel_for(kernel[0], size) if kernel and device.type == "cpu" else None
     for start in range(0, size, step):
-        out[start : start + step] = function(*(vector[start : start + step] for vector in vectors))
+        parts = [vector[start : start + step] for vector in vectors]
+        if rng is not None:
+            parts.append(random_words(parts[0].numel(), rng, device))
+        if compiled and kernel:
+            compiled(*(part.numpy() for part in parts), out[start : start + step].numpy(), *map(_single, kernel[1:]))
+        else:
+            out[start : start + step] = function(*parts)
     return out
+
+
+def tally(symbols: Tensor, count: int) -> np.ndarray:
+    """(count,) int64: how often each of the numbers below `count` occurs."""
+    if count <= 3:  # comparisons are faster
+        others = [int(torch.count_nonzero(symbols == symbol if count == 3 else symbols)) for symbol in range(1, count)]
+        return np.array([symbols.numel() - sum(others), *others])
+    compiled = kernel_for("tally", symbols.numel()) if symbols.device.type == "cpu" else None
+    if compiled is None:
+        return torch.bincount(symbols, minlength=count).cpu().numpy()
+    lanes = np.zeros((4, count), np.int32)
+    compiled(symbols.numpy(), lanes)
+    return lanes.sum(axis=0, dtype=np.int64)
 
 
 def peak(vector: Tensor) -> float:
@@ -38,11 +75,17 @@ def total(vector: Tensor) -> float:
 
 
 def random_words(size: int, rng: np.random.Generator, device: torch.device) -> Tensor:
-    """Uniform 32-bit words as int32."""
-    words = rng.integers(0, 2**32, size, dtype=np.uint32)
-    return torch.from_numpy(words.view(np.int32)).to(device)
+    """Uniform 32-bit words as int32, drawn in pairs: an odd number of them wastes half of the last pair."""
+    pairs = rng.integers(0, 2**64, (size + 1) // 2, dtype=np.uint64)
+    return torch.from_numpy(pairs.astype("<u8", copy=False).view(np.int32)[:size]).to(device)
 
 
-def uniform(words: Tensor) -> Tensor:
-    """Uniform float32 in [0, 1] from 32-bit words: multiples of 2⁻³² near zero, where float32 has the digits for it."""
-    return (words.double() + 2**31).mul_(2.0**-32).float()
+def _single(value: object) -> object:
+    match value:
+        case float():
+            return np.float32(value)
+        case int():
+            return np.int32(value)
+        case tuple():
+            return tuple(map(_single, value))
+    return value

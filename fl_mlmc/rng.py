@@ -4,6 +4,8 @@ import hashlib
 
 import numpy as np
 
+_DRAWN = 1 << 14  # numbers at a time
+
 
 def stream(seed: int, *path: object) -> np.random.Generator:
     """The generator for one purpose, e.g. `stream(seed, "level", server_round, client)`.
@@ -14,23 +16,26 @@ def stream(seed: int, *path: object) -> np.random.Generator:
     return np.random.default_rng([seed, int.from_bytes(key, "little")])
 
 
-def random_subset(size: int, count: int, seed: int) -> np.ndarray:
-    """`count` of the numbers below `size`, sorted int64, every subset equally likely over seeds below 2⁶⁴.
+def random_mask(size: int, count: int, seed: int) -> np.ndarray:
+    """(size,) bool with `count` ones, every such mask equally likely over seeds below 2⁶⁴.
 
     The first `count` different values of a stream of uniform numbers; of the numbers left out where those are fewer.
     Philox's raw stream is fixed, unlike numpy's samplers, so senders and receivers agree for good.
     """
     if count > size // 2:
-        kept = np.ones(size, bool)
-        kept[random_subset(size, size - count, seed)] = False
-        return np.flatnonzero(kept)
-    raw, chosen = np.random.Philox(key=seed), np.empty(0, np.int64)
-    while True:
-        missing = count - np.unique(chosen).size
-        if missing <= 0:
-            break
-        fresh = raw.random_raw(missing + missing // 8 + 8)
+        return ~random_mask(size, size - count, seed)
+    raw, chosen = np.random.Philox(key=seed), np.zeros(size, bool)
+    while count > 0:
         # 53 bits a number: no value is likelier than another by more than size / 2⁵³
-        chosen = np.append(chosen, ((fresh >> np.uint64(11)) * (size / 2**53)).astype(np.int64))
-    values, first_seen = np.unique(chosen, return_index=True)
-    return np.sort(values[np.argsort(first_seen)[:count]])
+        fresh = ((raw.random_raw(_DRAWN) >> np.uint64(11)) * (size / 2**53)).astype(np.int64)
+        fresh = fresh[~chosen[fresh]]
+        values, first_seen = np.unique(fresh, return_index=True)
+        new = values[np.argsort(first_seen)[:count]]
+        chosen[new] = True
+        count -= new.size
+    return chosen
+
+
+def random_subset(size: int, count: int, seed: int) -> np.ndarray:
+    """The places of the ones of `random_mask`, sorted int64."""
+    return np.flatnonzero(random_mask(size, count, seed))

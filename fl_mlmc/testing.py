@@ -297,6 +297,11 @@ def _sample_blocks() -> Mapping[str, tuple[Block, ...]]:
         "skewed-symbols": (SymbolBlock(((_digits(4000) / 400) ** 4).byte(), Lattice(50, 0.5, -3)),),
         "table": (SymbolBlock((_digits(300) % 4).byte(), Table(np.array([-3.5, 0.0, 0.1, 3e38]))),),
         "wide-symbols": (SymbolBlock((_digits(2000) * 3).short(), Lattice(3100, 0.1, -1500)),),
+        "low-bits": (SymbolBlock((torch.arange(4000) % 64 + torch.arange(4000) // 64).byte(), Lattice(127, 0.5, -63)),),
+        "plain-symbols": (SymbolBlock((_digits(50) % 17).byte(), Lattice(17, 0.5, -8)),),
+        "plain-wide-symbols": (SymbolBlock((_digits(50) * 8).short(), Lattice(8192, 0.1, -4096)),),
+        "wide-lattice": (SymbolBlock(_digits(300).int() * 4099, Lattice(2**22 - 1, 1e-3, 1 - 2**21)),),
+        "cut": (DenseBlock((_digits(300) * 4099 - 2**20).float()),),
         "powers": (PowerBlock(_digits(200) % 2 == 0, (_digits(200) % 9 + 120).byte()),),
         "powers-and-bits": (
             PowerBlock(_digits(200) % 2 == 0, (_digits(200) % 30 * 8).byte(), 1.0, 0.75, (_digits(200) % 2).byte(), 1),

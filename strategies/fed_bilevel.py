@@ -151,7 +151,7 @@ class _BilevelStep(ServerOptimizer):
 
     def step(self, vector: Tensor, mean: Mean) -> Tensor:
         held = self._held
-        num_steps = self._num_steps / self._weight
+        num_steps = self._num_steps / self._weight if self._weight else 0.0  # a quorum of 0 may be met by nobody
         update = held.unpack(mean.update, NOTHING)
         gained = Point(*(num_steps * gain * part for gain, part in zip(self._scheme.gain, update, strict=True)))
         stepped = held.unpack(super().step(vector, Mean(held.pack(gained), mean.coverage)), NOTHING)

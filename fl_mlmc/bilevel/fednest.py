@@ -46,8 +46,8 @@ class Fednest:
             hv, jv = self.estimator.products(held, x, y, v, data.inner(rng))
             outer_batch = data.outer(rng)
             loss, (outer, slope) = gradients(lambda x, y, batch=outer_batch: held.outer_loss(x, y, batch), x, y)
+            curvature = self.estimator.curvature(y, v, hv)
             if self.phase == "v":
-                curvature = self.estimator.curvature(y, v, hv)
                 here = here._replace(v=self.estimator.project(v - self.steps.v * (hv - slope), bound))
             else:
                 here = here._replace(x=x - self.steps.x * (outer - jv))

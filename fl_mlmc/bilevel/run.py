@@ -54,14 +54,8 @@ def problem_of(config: RunConfig, input_shape: tuple[int, ...], num_classes: int
             f"problem {config.problem!r} is stated for {problem.num_clients} clients, num-clients is "
             f"{config.num_clients}; make them equal"
         )
-    if not all(problem.travels):
-        if config.checkpoint_every != 1:
-            raise ValueError(
-                f"problem {config.problem!r} has a personal part, which clients keep for one round, and needs "
-                f"checkpoint-every = 1, not {config.checkpoint_every}"
-            )
-        if parse_bilevel(config.scheme).name == "fednest":
-            raise ValueError(f"scheme fednest takes turns on a shared x and y; problem {config.problem!r} has its own")
+    if not all(problem.travels) and parse_bilevel(config.scheme).name == "fednest":
+        raise ValueError(f"scheme fednest takes turns on a shared x and y; problem {config.problem!r} has its own")
     return problem
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..blocks import Payload, PowerBlock
-from ..pointwise import STRETCH, energy, random_words
+from ..pointwise import STRETCH, energy, pointwise
 from .base import Compressed, Compressor
 
 _MANTISSA = (1 << 23) - 1
@@ -24,11 +24,13 @@ class Natural(Compressor):
     """Round each |v_j| to the power of two below or above it; ω ≤ 1/8."""
 
     def compress(self, vector: Tensor, rng: np.random.Generator) -> Compressed:
-        exponents = torch.empty(vector.numel(), dtype=torch.uint8, device=vector.device)
-        for start in range(0, vector.numel(), STRETCH):
-            magnitude = vector[start : start + STRETCH].contiguous().view(torch.int32) & 0x7FFFFFFF
-            words = random_words(magnitude.numel(), rng, vector.device)
-            exponents[start : start + STRETCH] = (magnitude + (words & _MANTISSA)) >> 23
+        exponents = pointwise(
+            lambda words, random: (words & 0x7FFFFFFF).add_(random & _MANTISSA) >> 23,
+            torch.uint8,
+            vector.contiguous().view(torch.int32),
+            rng=rng,
+            kernel=("round_exponent",),
+        )
         return Compressed(Payload(vector.numel(), (PowerBlock(vector < 0, exponents),)), 9.0 * vector.numel())
 
     def outcomes(self, vector: Tensor) -> Iterator[tuple[float, Payload]]:

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from ..blocks import Lattice, Payload, SymbolBlock
-from ..pointwise import STRETCH, energy, random_words, uniform
+from ..pointwise import STRETCH, energy, pointwise
 from .base import Compressed, Compressor
+
+_TINY = 1e-30
 
 
 class LatticeRounding(Compressor):
@@ -32,12 +34,14 @@ class LatticeRounding(Compressor):
 
     def compress(self, vector: Tensor, rng: np.random.Generator) -> Compressed:
         step, half = self.grid(vector)
-        symbols = torch.empty(vector.numel(), dtype=_dtype(half), device=vector.device)
-        for start in range(0, vector.numel(), STRETCH):
-            part = vector[start : start + STRETCH]
+
+        def round_at_random(part: Tensor, words: Tensor) -> Tensor:
             shares, low = _shares(part, step, half)
-            up = uniform(random_words(part.numel(), rng, vector.device)) < shares
-            symbols[start : start + STRETCH] = (low + up).copysign(part) + half
+            low += (words & 0x7FFFFFFF) < shares.mul_(2.0**31).int()
+            return low.copysign_(part).add_(half)
+
+        kernel = ("round_at_random", 1 / step, float(half), 2.0**31) if step > _TINY else None
+        symbols = pointwise(round_at_random, _dtype(half), vector, rng=rng, kernel=kernel)
         payload = Payload(vector.numel(), (SymbolBlock(symbols, Lattice(2 * half + 1, step, -half)),))
         return Compressed(payload, 32 + self.bits_per_entry * vector.numel())
 
@@ -70,6 +74,6 @@ def _dtype(half: int) -> torch.dtype:
 def _shares(part: Tensor, step: float, half: int) -> tuple[Tensor, Tensor]:
     """(chance of going up, lower neighbour) of each magnitude in steps."""
     # A reciprocal is exact enough and quick, and infinite for denormal steps.
-    steps = part.abs() * (1 / step) if step > 1e-30 else (part.abs().double() / (step or 1.0)).float()
+    steps = part.abs().mul_(1 / step) if step > _TINY else (part.abs().double() / (step or 1.0)).float()
     low = steps.clamp_(max=half).floor()
-    return steps - low, low
+    return steps.sub_(low), low

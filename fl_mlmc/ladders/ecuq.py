@@ -12,13 +12,12 @@ import torch
 from torch import Tensor
 
 from ..blocks import Lattice
-from ..pointwise import pointwise
 from .base import Ladder, Rungs
-from .lattice import LatticeRungs
+from .lattice import Bins, LatticeRungs
 
-_FINE = 1 << 15  # bins of the histogram that stands for the vector in the search
-_CODING = 0.015  # share of the bits left to the entropy coder, so that payloads keep to them too
+_CODING = 0.02  # share of the bits left to the entropy coder, so that payloads keep to them too
 _MOST = 1 << 14  # the most bins that the search may choose
+_HEADER, _DESCRIPTION = 800, 12  # bits of a code's description, once and for each letter
 
 
 @dataclass(frozen=True, repr=False)
@@ -42,8 +41,9 @@ class ECUQ(Ladder):
         low, high = (float(end) for end in torch.aminmax(vector))
         if (high - low) / _MOST < 1e-37:
             return ECUQRungs(vector, [Lattice(1, 1.0, 0, low)] * self.bits)
-        counts = _histogram(vector, low, high)
-        return ECUQRungs(vector, [_lattice(counts, bits, low, high) for bits in range(1, self.bits + 1)])
+        bins = Bins.of(vector, low, high)
+        lattices = [_lattice(bins.counts, bits, low, high) for bits in range(1, self.bits + 1)]
+        return ECUQRungs(vector, lattices, bins)
 
 
 class ECUQRungs(LatticeRungs):
@@ -56,27 +56,30 @@ class ECUQRungs(LatticeRungs):
         return np.append(np.minimum(coded, 32.0 * self.size), 32.0 * self.size)
 
 
-def _histogram(vector: Tensor, low: float, high: float) -> np.ndarray:
-    scale = _FINE / (high - low)
-    bins = pointwise(lambda part: ((part - low) * scale).clamp_(0, _FINE - 1), torch.int16, vector)
-    return torch.bincount(bins, minlength=_FINE).cpu().numpy()
-
-
 def _lattice(counts: np.ndarray, bits: float, low: float, high: float) -> Lattice:
     """The largest K that keeps to `bits`, by doubling and then bisection."""
-    bits *= 1 - _CODING
+    bits = bits * (1 - _CODING) - _HEADER / counts.sum()
     good = max(int(2**bits), 1)
-    while good < _MOST and _entropy(counts, min(2 * good, _MOST)) <= bits:
+    while good < _MOST and _coded_bits(counts, min(2 * good, _MOST)) <= bits:
         good = min(2 * good, _MOST)
     bad = min(2 * good, _MOST + 1)
     while bad - good > 1:
         middle = (good + bad) // 2
-        good, bad = (middle, bad) if _entropy(counts, middle) <= bits else (good, middle)
+        good, bad = (middle, bad) if _coded_bits(counts, middle) <= bits else (good, middle)
     step = (high - low) / good
     return Lattice(good, step, 0, low + step / 2)
 
 
-def _entropy(counts: np.ndarray, num_bins: int) -> float:
+def _coded_bits(counts: np.ndarray, num_bins: int) -> float:
+    """Bits a letter: entropy, of low and high bytes apart as they are coded, and the code's own description."""
     merged = np.add.reduceat(counts, np.arange(num_bins) * counts.size // num_bins)
-    shares = merged[merged > 0] / counts.sum()
+    described = _DESCRIPTION * float(np.count_nonzero(merged)) / counts.sum()
+    if num_bins <= 256:
+        return described + _entropy(merged)
+    pages = np.append(merged, np.zeros(-num_bins % 256, np.int64)).reshape(-1, 256)
+    return described + _entropy(pages.sum(axis=0)) + _entropy(pages.sum(axis=1))
+
+
+def _entropy(counts: np.ndarray) -> float:
+    shares = counts[counts > 0] / counts.sum()
     return float(-(shares * np.log2(shares)).sum())

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from ..blocks import Block, DenseBlock, Lattice, SymbolBlock
-from ..pointwise import energy, peak, pointwise
+from ..pointwise import EXACT_BELOW, energy, peak, pointwise, tally
 from .base import Ladder, Rungs
 
-_MOST_LETTERS = 2**14  # of a digit with its sign: more are written as floats
+_DIGITS = 12  # that share a histogram
+_MOST_LETTERS = 2**24  # of a digit: more are beyond float32, and written as such
 _MOST_UNITS = 2**13
 _SHORTEST_UNIT = 1e-37  # shorter ones have no digits left in float32
 
@@ -67,7 +68,7 @@ class FixedPointRungs(Rungs):
         self.base_bits = self.size * float(np.log2(most + 1))
         self._vector, self._bits, self._unit, self._most = vector, bits, unit, most
         # The reciprocal of a tiny unit is infinite in float32, so tiny vectors are divided.
-        self._units = (lambda v: v.abs() * (1 / unit)) if unit > 1e-30 else self._tiny_units
+        self._is_tiny = unit <= 1e-30
         # The largest coordinate may be a whole unit, one digit too many: it is cut short, and the last level makes up.
         self._largest = float(np.nextafter(np.float32(most + 1), np.float32(0)))
 
@@ -76,11 +77,17 @@ class FixedPointRungs(Rungs):
         return self.rung(0)[0] if self._most else None
 
     def norms(self) -> np.ndarray:
-        planes = [
-            self._unit * 2.0**-level * float(torch.count_nonzero(self._plane(level) - 1)) ** 0.5
-            for level in range(1, self.num_levels)
-        ]
-        return np.array([*planes, energy(self._rest()) ** 0.5])
+        if self.size < EXACT_BELOW:
+            return self.exact_norms()
+        # Late planes have a one for about half of the coordinates, and what the last of them leaves is uniform.
+        ones = self._num_ones(min(self._bits, _DIGITS))
+        nonzero = float(torch.count_nonzero(self._vector))
+        ones = [*ones, *[nonzero / 2] * (self._bits - len(ones)), nonzero / 3]
+        return self._unit * 2.0 ** -np.append(np.arange(1, self.num_levels), self._bits) * np.sqrt(ones)
+
+    def exact_norms(self) -> np.ndarray:
+        planes = self._unit * 2.0 ** -np.arange(1, self.num_levels) * np.sqrt(self._num_ones(self._bits))
+        return np.append(planes, energy(self._rest()) ** 0.5)
 
     def costs(self) -> np.ndarray:
         plane = 2.0 * self.size + 32 + np.ceil(np.log2(self.num_levels))
@@ -98,46 +105,71 @@ class FixedPointRungs(Rungs):
         if self._most and len(factors) == 1:
             [(level, factor)] = factors.items()
             if level <= self._bits and factor == 2.0**level:
-                return (self._letters(lambda v: self._digits(v, 0) + self._digit(v, level), self._most + 1, 0),)
+                kernel = self._kernel("units_and_digit", 2.0**level, float(self._most + 1))
+                return (self._letters(lambda v: self._digits(v, 0) + self._digit(v, level), self._most + 1, 0, kernel),)
         return super().estimate(factors)
 
     def rung(self, level: int) -> tuple[SymbolBlock | DenseBlock, ...]:
         if level > self._bits:
             return (DenseBlock(self._vector),)
         most = (self._most + 1) * 2**level - 1
-        if most >= _MOST_LETTERS:
-            return (DenseBlock(self._truncated(level).float()),)
-        return (self._letters(lambda v: self._digits(v, level), most, level),)
+        # A step of few digits would show, where there are many of them.
+        if most >= _MOST_LETTERS or (most >= 2**14 and self._unit < 2.0 ** (level - 126)):
+            return (DenseBlock(pointwise(lambda v: self._truncated(v, level).float(), torch.float32, self._vector)),)
+        return (self._letters(lambda v: self._digits(v, level), most, level, self._kernel("digits", 2.0**level, most)),)
 
-    def _letters(self, digits: Callable[[Tensor], Tensor], most: int, level: int) -> SymbolBlock:
+    def _letters(self, digits: Callable[[Tensor], Tensor], most: int, level: int, kernel: tuple | None) -> SymbolBlock:
         """Whole numbers `digits`(v), up to `most`, of unit · 2^−level, each with the sign of its coordinate."""
-        symbols = pointwise(
-            lambda v: (digits(v) * v.sign() + most).to(torch.int16),
-            torch.uint8 if 2 * most < 256 else torch.int16,
-            self._vector,
-        )
+        dtype = torch.uint8 if 2 * most < 256 else torch.int16 if most < 2**14 else torch.int32
+        symbols = pointwise(lambda v: (digits(v) * v.sign()).int() + most, dtype, self._vector, kernel=kernel)
         return SymbolBlock(symbols, Lattice(2 * most + 1, self._unit * 2.0**-level, -most))
 
     def _plane(self, level: int) -> Tensor:
         """1 + sign · b_l as uint8."""
-        return pointwise(lambda v: 1 + self._digit(v, level) * v.sign().int(), torch.uint8, self._vector)
+        kernel = self._kernel("plane", 2.0**level)
+        return pointwise(lambda v: 1 + self._digit(v, level) * v.sign().int(), torch.uint8, self._vector, kernel=kernel)
 
     def _digit(self, part: Tensor, level: int) -> Tensor:
         """b_l, as int32."""
-        units = self._units(part).clamp_(max=self._largest)
-        if self._most:
-            units = units.frac_()  # exact, and short enough for whole numbers of 32 bits
-        return units.mul_(2.0**level).int() & 1
+        return self._behind_point(part, level) & 1
+
+    def _behind_point(self, part: Tensor, level: int) -> Tensor:
+        """The first digits behind the point, as int32."""
+        # The fraction is exact, and short enough for whole numbers of 32 bits.
+        return self._units(part).clamp_(max=self._largest).frac_().mul_(2.0**level).int()
 
     def _digits(self, part: Tensor, level: int) -> Tensor:
         """Each magnitude in whole multiples of unit · 2^−level, as float32."""
         return self._units(part).clamp_(max=self._largest).mul_(2.0**level).floor_()
 
-    def _truncated(self, level: int) -> Tensor:
-        return self._digits(self._vector, level).double() * (self._unit * 2.0**-level) * self._vector.sign()
+    def _num_ones(self, planes: int) -> list[float]:
+        """How many ones each of the first planes has, from histograms of several digits together."""
+        ones: list[float] = []
+        while len(ones) < planes:
+            level = min(len(ones) + _DIGITS, planes)
+            width = level - len(ones)
+            mask = (1 << width) - 1
+            groups = pointwise(
+                lambda v, level=level, mask=mask: self._behind_point(v, level) & mask,
+                torch.int16,
+                self._vector,
+                kernel=self._kernel("last_digits", 2.0**level, mask),
+            )
+            counts = tally(groups, 1 << width)
+            digits = np.arange(counts.size)
+            ones += [float(counts @ (digits >> bit & 1)) for bit in reversed(range(width))]
+        return ones
+
+    def _truncated(self, part: Tensor, level: int) -> Tensor:
+        return self._digits(part, level).double() * (self._unit * 2.0**-level) * part.sign()
 
     def _rest(self) -> Tensor:
-        return (self._vector.double() - self._truncated(self._bits)).float()
+        return pointwise(lambda v: (v.double() - self._truncated(v, self._bits)).float(), torch.float32, self._vector)
 
-    def _tiny_units(self, part: Tensor) -> Tensor:
-        return (part.double().abs() / (self._unit or 1.0)).float()
+    def _kernel(self, name: str, *more: float) -> tuple | None:
+        return None if self._is_tiny else (name, 1 / self._unit, self._largest, *more)
+
+    def _units(self, part: Tensor) -> Tensor:
+        if self._is_tiny:
+            return (part.double().abs() / (self._unit or 1.0)).float()
+        return part.abs() * (1 / self._unit)

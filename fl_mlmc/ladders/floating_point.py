@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from ..blocks import Block, DenseBlock, PowerBlock
-from ..pointwise import pointwise
+from ..pointwise import EXACT_BELOW, pointwise, tally
 from .base import Ladder, Rungs
 
 MANTISSA_BITS = 23
 _MOST_BITS = 15  # that a block of powers can hold
+_DIGITS = 7  # mantissa bits that share a histogram with the exponent, in 15 bits
 
 
 @dataclass(frozen=True, repr=False)
@@ -35,7 +36,7 @@ class FloatingPoint(Ladder):
         return self.bits
 
     def stop_bits(self, rungs: Rungs) -> float:
-        return (9.0 + self.bits if self.bits <= _MOST_BITS else 32.0) * rungs.size
+        return (9.0 + self.bits) * rungs.size
 
     def climb(self, vector: Tensor) -> "FloatingPointRungs":
         return FloatingPointRungs(vector)
@@ -57,12 +58,32 @@ class FloatingPointRungs(Rungs):
         return PowerBlock(self._negative, self._exponents())
 
     def norms(self) -> np.ndarray:
+        if self.size < EXACT_BELOW:
+            return self.exact_norms()
+        # Late bits are ones for about half of the energy.
+        energies = self._energies(0)
+        return self._norms([*energies[1:], *[energies[0] / 2] * (self.num_levels - _DIGITS)])
+
+    def exact_norms(self) -> np.ndarray:
+        return self._norms([one for done in range(0, self.num_levels, _DIGITS) for one in self._energies(done)[1:]])
+
+    def _norms(self, energies: list[float]) -> np.ndarray:
+        return 2.0 ** -np.arange(1, self.num_levels + 1) * np.sqrt(energies)
+
+    def _energies(self, done: int) -> list[float]:
+        """Σ 4^E over all coordinates, then over those with a one in each of a few bits after `done`."""
+        width = min(_DIGITS, self.num_levels - done)
+        low = self.num_levels - done - width
+        groups = pointwise(
+            lambda words: (words >> 23 & 255) << width | (words >> low & (1 << width) - 1),
+            torch.int16,
+            self._words,
+            kernel=("exponent_and_bits", low, width),
+        )
         powers = 4.0 ** (np.maximum(np.arange(256), 1) - 127)
-        norms = []
-        for level in range(1, self.num_levels + 1):
-            counts = torch.bincount(self._exponents()[self._plane(level)], minlength=256).cpu().numpy()
-            norms.append(2.0**-level * np.sqrt(counts @ powers))
-        return np.array(norms)
+        mantissas = powers @ tally(groups, 256 << width).reshape(256, -1)
+        ones = [float(mantissas @ (np.arange(1 << width) >> bit & 1)) for bit in reversed(range(width))]
+        return [float(mantissas.sum()), *ones]
 
     def costs(self) -> np.ndarray:
         return np.full(self.num_levels, self.size + np.ceil(np.log2(self.num_levels)))
@@ -83,30 +104,36 @@ class FloatingPointRungs(Rungs):
         if abs(extra - 1) < 2.0**-22:
             # One more power of two: the same as ±2^E (1 + extra) up to the last place, as any rescaling is.
             low = 23 - level
-            raised = pointwise(lambda words: (words >> 23 & 255) + (words >> low & 1), torch.uint8, self._words)
+            raised = pointwise(
+                lambda words: (words >> 23 & 255) + (words >> low & 1), torch.uint8, self._words, kernel=("raised", low)
+            )
             if int(raised.max()) < 255:
                 return (PowerBlock(self._negative, raised),)
         if factor > 2.0**100:  # a level that only tiny entries have: the factor may be beyond float32, the products not
             increment = DenseBlock((self.increment(level).dense().double() * factor).float())
             return (self.base, increment)
         plane, exponents = self._plane(level), self._exponents()
-        if bool((plane & (exponents == 0)).any()):
+        if not bool(exponents.all()) and bool((plane & (exponents == 0)).any()):
             return super().estimate(factors)
-        return (replace(self.base, extra=extra, numbers=plane.byte(), bits=1),)
+        return (replace(self.base, extra=extra, numbers=plane.view(torch.uint8), bits=1),)
 
     def rung(self, level: int) -> tuple[Block, ...]:
         low = MANTISSA_BITS - level
         exponents = self._exponents()
-        if level > _MOST_BITS or bool(
-            ((exponents == 0) & (self._words << 1 != 0)).any()
-        ):  # denormals have no leading one
+        if level > _MOST_BITS or self._has_denormals(exponents):  # they have no leading one
             return (DenseBlock((self._words & (-1 << low)).view(torch.float32)),)
-        dtype = torch.uint8 if level <= 8 else torch.int16
-        numbers = pointwise(lambda words: words >> low & ((1 << level) - 1), dtype, self._words)
+        numbers = self._bits(low, (1 << level) - 1, torch.uint8 if level <= 8 else torch.int16)
         return (PowerBlock(self._negative, exponents, 1.0, 2.0**-level, numbers, level),)
 
     def _exponents(self) -> Tensor:
-        return pointwise(lambda words: words >> 23 & 255, torch.uint8, self._words)
+        return self._bits(23, 255, torch.uint8)
 
     def _plane(self, level: int) -> Tensor:
-        return pointwise(lambda words: words >> (23 - level) & 1, torch.bool, self._words)
+        return self._bits(23 - level, 1, torch.uint8).view(torch.bool)
+
+    def _bits(self, low: int, mask: int, dtype: torch.dtype) -> Tensor:
+        return pointwise(lambda words: words >> low & mask, dtype, self._words, kernel=("bits", low, mask))
+
+    def _has_denormals(self, exponents: Tensor) -> bool:
+        zeros = self.size - int(torch.count_nonzero(exponents))
+        return zeros > 0 and zeros > self.size - int(torch.count_nonzero(self._words << 1))

@@ -1,16 +1,18 @@
 """What RTN and ECUQ share: levels that round to ever finer lattices, and the vector itself at the top."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..blocks import Block, DenseBlock, Lattice, SymbolBlock, Table
-from ..pointwise import energy, pointwise
+from ..pointwise import EXACT_BELOW, energy, pointwise, tally
 from .base import Rungs
 
-_SPREAD = 8  # how far a coarse letter may lie from the one that a fine letter predicts
+_FINE = 1 << 15  # bins of the histogram that stands for a long vector
 
 
 def nearest(lattice: Lattice, part: Tensor) -> Tensor:
@@ -19,17 +21,58 @@ def nearest(lattice: Lattice, part: Tensor) -> Tensor:
     return letters.sub_(lattice.first).clamp_(0, lattice.count - 1)
 
 
+@dataclass(frozen=True)
+class Bins:
+    """A histogram of a vector: `counts` of equally wide bins from `low` on."""
+
+    low: float
+    width: float
+    counts: np.ndarray
+
+    @classmethod
+    def of(cls, vector: Tensor, low: float, high: float) -> "Bins":
+        """All coordinates, which lie between `low` and `high`, `_FINE` bins apart."""
+        scale, last = _FINE / (high - low), _FINE - 1.0
+        bins = pointwise(
+            lambda part: ((part - low) * scale).clamp_(0, last), torch.int16, vector, kernel=("bins", low, scale, last)
+        )
+        return cls(low, (high - low) / _FINE, tally(bins, _FINE))
+
+    def edges(self) -> np.ndarray:
+        return self.low + self.width * np.arange(self.counts.size + 1)
+
+
 class LatticeRungs(Rungs):
     """C^l(v) rounds to `lattices[l − 1]`; the last level is v. A lattice of one letter has the value of that letter."""
 
-    def __init__(self, vector: Tensor, lattices: Sequence[Lattice]) -> None:
+    def __init__(self, vector: Tensor, lattices: Sequence[Lattice], bins: Bins | None = None) -> None:
         self.size = vector.numel()
         self.num_levels = len(lattices) + 1
-        self._vector, self._lattices = vector, lattices
+        self._vector, self._lattices, self._bins = vector, lattices, bins
 
     def norms(self) -> np.ndarray:
+        low, high = (float(end) for end in torch.aminmax(self._vector))
+        if self.size < EXACT_BELOW or not (high - low) / _FINE > 1e-37:
+            return self.exact_norms()
+        # Every coordinate counts with the edges and the middle of its bin. That is within some percent, and as any
+        # chances keep the estimate unbiased, next to no variance is lost.
+        bins = self._bins or Bins.of(self._vector, low, high)
+        edges = self._squares(bins.edges())
+        middles = self._squares(bins.edges()[:-1] + bins.width / 2)
+        energies = ((edges[:, :-1] + edges[:, 1:]) / 4 + middles / 2) @ bins.counts
+        # An increment that no bin shows is rare, but not nothing.
+        least = [1e-3 * lattice.step if lattice.count > 1 else 0.0 for lattice in self._lattices]
+        return np.maximum(np.sqrt(energies), [*least, bins.width / 4])
+
+    def exact_norms(self) -> np.ndarray:
         blocks = (self.increment(level) for level in range(1, self.num_levels + 1))
         return np.array([_norm(block) for block in blocks])
+
+    def _squares(self, points: np.ndarray) -> np.ndarray:
+        """(L, points) float64 squares of the increments of coordinates with these values."""
+        letters = (nearest(lattice, torch.from_numpy(points).float()).int().numpy() for lattice in self._lattices)
+        values = [lattice.values()[chosen] for lattice, chosen in zip(self._lattices, letters, strict=True)]
+        return np.diff(np.array([np.zeros(points.size), *values, points]), axis=0) ** 2
 
     def costs(self) -> np.ndarray:
         letters = [lattice.count for lattice in self._lattices]
@@ -62,26 +105,35 @@ class LatticeRungs(Rungs):
         ratio = fine.step / coarse.step
         shift = (fine.offset - coarse.offset) / coarse.step + fine.first * ratio - coarse.first
 
+        # A fine letter predicts the coarse one to about a step, unless it is the only one.
+        spread = coarse.count if fine.count == 1 else min(coarse.count, math.ceil(ratio / 2) + 2)
+        width, last = 2 * spread + 1, coarse.count - 1
+
         def pair(part: Tensor) -> Tensor:
             letters = nearest(fine, part)
-            away = nearest(coarse, part) - (letters * ratio + shift).round_()
-            return letters * (2 * _SPREAD + 1) + (away + _SPREAD)
+            away = nearest(coarse, part) - (letters * ratio).add_(shift).round_().clamp_(0, last)
+            return letters.mul_(width).add_(away.add_(spread))
 
-        pairs = pointwise(pair, torch.int32, self._vector)
-        counts = torch.bincount(pairs).cpu().numpy()
+        most = fine.count * width
+        dtype = torch.uint8 if most <= 256 else torch.int16 if most < 2**15 else torch.int32
+        kernel = ("letter_pair", _numbers(fine), _numbers(coarse), ratio, shift, float(spread))
+        pairs = pointwise(pair, dtype, self._vector, kernel=kernel)
+        counts = tally(pairs, most)
         used = np.flatnonzero(counts)
-        letters, away = used // (2 * _SPREAD + 1), used % (2 * _SPREAD + 1) - _SPREAD
-        predicted = torch.from_numpy(letters).float().mul_(ratio).add_(shift).round_().numpy()
-        below = (predicted + away).astype(np.int64).clip(0, coarse.count - 1)
+        letters, away = used // width, used % width - spread
+        predicted = torch.from_numpy(letters).float().mul_(ratio).add_(shift).round_().clamp_(0, last).numpy()
+        below = (predicted + away).astype(np.int64)
         values = fine.values()[letters].astype(np.float64) - coarse.values()[below]
-        rename = np.zeros(counts.size, np.int16 if used.size > 256 else np.uint8)
+        rename = np.zeros(most, np.int16 if used.size > 256 else np.uint8)
         rename[used] = np.arange(used.size)
         table = torch.from_numpy(rename).to(pairs.device)
-        return SymbolBlock(pointwise(lambda part: table[part], table.dtype, pairs), Table(values))
+        symbols = pointwise(lambda part: table[part.int()], table.dtype, pairs, kernel=("look_up", rename))
+        return SymbolBlock(symbols, Table(values), counts[used])
 
     def _letters(self, lattice: Lattice) -> Tensor:
         dtype = torch.uint8 if lattice.count <= 256 else torch.int16
-        return pointwise(lambda part: nearest(lattice, part), dtype, self._vector)
+        kernel = ("letter", *_numbers(lattice))
+        return pointwise(lambda part: nearest(lattice, part), dtype, self._vector, kernel=kernel)
 
     def _coarse(self, level: int) -> Tensor:
         lattice = self._lattices[level - 1]
@@ -92,8 +144,13 @@ class LatticeRungs(Rungs):
         return lattice.count == 1 and not lattice.values().any()
 
 
+def _numbers(lattice: Lattice) -> tuple[float, float, float, float]:
+    """A lattice as kernels take it: offset, 1 / step, first, last letter."""
+    return float(lattice.offset), 1 / lattice.step, float(lattice.first), lattice.count - 1.0
+
+
 def _norm(block: Block) -> float:
     if isinstance(block, SymbolBlock):
-        counts = torch.bincount(block.symbols, minlength=block.alphabet.count).cpu().numpy()
+        counts = tally(block.symbols, block.alphabet.count)
         return float(np.sqrt(counts @ block.alphabet.values().astype(np.float64) ** 2))
     return energy(block.dense()) ** 0.5

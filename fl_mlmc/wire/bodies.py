@@ -11,7 +11,7 @@ from .errors import WireError
 from .rice import decode_indices, encode_indices
 from .symbols import decode_symbols, encode_symbols
 
-DENSE, SPARSE, MASKED, SEEDED, SYMBOLS, POWERS = range(1, 7)
+DENSE, SPARSE, MASKED, SEEDED, SYMBOLS, POWERS, CUT, WIDE = range(1, 9)
 BFLOAT16 = 0x80
 """Set in a kind whose values are bfloat16: the upper halves of float32 numbers."""
 
@@ -36,8 +36,15 @@ def encode_block(block: Block) -> tuple[int, bytes]:
         kind, body = kind | SEEDED, _SEEDED.pack(block.seed) + values
     elif isinstance(block, SymbolBlock) and block.alphabet.count <= _MAX_ALPHABET:
         kind, body = SYMBOLS, _encode_symbols(block)
+    elif isinstance(block, SymbolBlock) and isinstance(block.alphabet, Lattice):
+        kind, body = (
+            WIDE,
+            _encode_wide(block.symbols.cpu().numpy(), block.alphabet),
+        )
     elif isinstance(block, PowerBlock):
         kind, body = POWERS, _encode_powers(block)
+    if isinstance(block, PowerBlock) and 8 * len(body) > (9 + block.bits) * block.size:
+        return min((kind, body), _encode_dense(block.dense()), key=lambda form: len(form[1]))
     if body and len(body) < dense_length:
         return kind, body
     return _encode_dense(block.dense())
@@ -52,6 +59,12 @@ def decode_body(kind: int, body: memoryview, size: int, held_limit: int) -> Bloc
     if kind == POWERS:
         _allow(2 * size, held_limit)
         return _decode_powers(body, size, held_limit)
+    if kind == WIDE:
+        _allow(4 * size, held_limit)
+        return _decode_wide(body, size)
+    if kind == CUT:
+        _allow(4 * size, held_limit)
+        return _decode_cut(body, size)
     match kind & ~BFLOAT16:
         case _ if len(body) > 4 * size:
             raise WireError(f"block of {len(body)} bytes is longer than {size} float32 values")
@@ -85,16 +98,67 @@ def _allow(held_bytes: int, limit: int) -> None:
 
 def _encode_dense(values: Tensor) -> tuple[int, bytes]:
     width, plain = _encode_floats(values)
+    forms = [(width | DENSE, plain)]
     filled = (values.contiguous().view(torch.int32) != 0).numpy()
     num_filled = int(np.count_nonzero(filled))
     if (values.numel() - num_filled) * 32 > values.numel():  # a mask costs a bit a coordinate at most
         mask = encode_symbols(filled.view(np.uint8), 2)
         width, entries = _encode_floats(values[torch.from_numpy(filled)])
-        masked = _MASKED.pack(len(mask)) + mask + entries
-        if len(masked) < len(plain):
-            return width | MASKED, masked
-        width, plain = _encode_floats(values)
-    return width | DENSE, plain
+        forms.append((width | MASKED, _MASKED.pack(len(mask)) + mask + entries))
+    if kept := _num_kept_bits(values):
+        forms.append((CUT, _encode_cut(values, kept)))
+    return min(forms, key=lambda form: len(form[1]))
+
+
+def _num_kept_bits(values: Tensor) -> int:
+    """Upper bits without which no value would be the same, 9 to 31; 0 if these are all, or none of them are zero."""
+    union = int(np.bitwise_or.reduce(_words(values)))
+    num_zeros = min((union & -union).bit_length() - 1, 23) if union else 0
+    return 32 - num_zeros if num_zeros else 0
+
+
+def _words(values: Tensor) -> np.ndarray:
+    return values.detach().cpu().contiguous().numpy().astype("<f4", copy=False).view("<u4")
+
+
+def _encode_cut(values: Tensor, kept: int) -> bytes:
+    return bytes([kept]) + _encode_words(_words(values) >> np.uint32(32 - kept), kept)
+
+
+def _decode_cut(body: memoryview, size: int) -> DenseBlock:
+    kept = body[0] if body else 0
+    if not 9 <= kept < 32:
+        raise WireError(f"cut block keeps {kept} bits of a float32, expected 9 to 31")
+    words = _decode_words(body[1:], size, kept)
+    words <<= np.uint32(32 - kept)
+    return DenseBlock(_finite(words.view("<f4").astype(np.float32, copy=False)))
+
+
+def _encode_words(words: np.ndarray, width: int) -> bytes:
+    """Little-endian uint32 words of `width` bits: their whole bytes, upper bits last and each as a stream."""
+    octets = words.view(np.uint8).reshape(-1, 4)
+    whole = [octets[:, place].tobytes() for place in range(width // 8)]
+    upper = octets[:, width // 8].copy()
+    planes = (np.packbits(upper & np.uint8(1 << bit), bitorder="little") for bit in range(width % 8))
+    return b"".join([*whole, *(plane.tobytes() for plane in planes)])
+
+
+def _decode_words(body: memoryview, size: int, width: int) -> np.ndarray:
+    plane_length = -(-size // 8)
+    if len(body) != width // 8 * size + width % 8 * plane_length:
+        raise WireError(f"block of {len(body)} bytes does not hold {size} words of {width} bits")
+    words, start = np.zeros(size, "<u4"), 0
+    octets = words.view(np.uint8).reshape(-1, 4)
+    for place in range(width // 8):
+        octets[:, place] = np.frombuffer(body[start : start + size], np.uint8)
+        start += size
+    for bit in range(width // 8 * 8, width):
+        plane = np.unpackbits(np.frombuffer(body[start : start + plane_length], np.uint8), bitorder="little")
+        if plane[size:].any():
+            raise WireError("block of words has non-zero padding")
+        octets[:, bit // 8] |= plane[:size] << np.uint8(bit % 8)
+        start += plane_length
+    return words
 
 
 def _decode_masked(body: memoryview, size: int, width: int) -> DenseBlock:
@@ -140,7 +204,7 @@ def _decode_seeded(body: memoryview, size: int, width: int, held_limit: int) -> 
         raise WireError(
             f"seeded block has {len(body)} bytes, which is no seed and up to {size} values of {width} bytes"
         )
-    _allow(12 * count, held_limit)
+    _allow(4 * count, held_limit)
     return SeededBlock(size, _SEEDED.unpack_from(body)[0], _decode_floats(body[_SEEDED.size :], width))
 
 
@@ -149,7 +213,7 @@ def _decode_seeded(body: memoryview, size: int, width: int, held_limit: int) -> 
 
 def _encode_symbols(block: SymbolBlock) -> bytes:
     alphabet = block.alphabet
-    _check_finite(alphabet.values())
+    _check_finite(np.array(0.0 if alphabet.is_finite() else np.inf))
     if isinstance(alphabet, Lattice):
         form, letters = _LATTICE_FORM, _LATTICE.pack(alphabet.offset, alphabet.step, alphabet.first)
     else:
@@ -157,7 +221,7 @@ def _encode_symbols(block: SymbolBlock) -> bytes:
     symbols = block.symbols.cpu().numpy()
     if alphabet.count > 256:
         symbols = symbols.astype(np.uint16)
-    return _SYMBOLS.pack(form, alphabet.count) + letters + encode_symbols(symbols, alphabet.count)
+    return _SYMBOLS.pack(form, alphabet.count) + letters + encode_symbols(symbols, alphabet.count, counts=block.counts)
 
 
 def _decode_symbols(body: memoryview, size: int, held_limit: int) -> SymbolBlock:
@@ -172,7 +236,7 @@ def _decode_symbols(body: memoryview, size: int, held_limit: int) -> SymbolBlock
         or len(body) > 4 * size
     ):
         raise WireError(f"symbol block of {len(body)} bytes has no alphabet of {count} letters in form {form}")
-    _allow((2 if count > 256 else 1) * size + 4 * count, held_limit)
+    _allow((2 if count > 256 else 1) * size + (4 * count if form == _TABLE_FORM else 0), held_limit)
     letters = body[_SYMBOLS.size : letters_end]
     alphabet: Lattice | Table
     if form == _LATTICE_FORM:
@@ -181,10 +245,29 @@ def _decode_symbols(body: memoryview, size: int, held_limit: int) -> SymbolBlock
     else:
         alphabet = Table(np.frombuffer(letters, "<f4").astype(np.float64))
     with np.errstate(over="ignore", invalid="ignore"):
-        if not np.isfinite(alphabet.values()).all():
+        if not alphabet.is_finite():
             raise WireError("payload holds values that are not finite")
     symbols = decode_symbols(body[letters_end:], size, count)
     return SymbolBlock(_tensor(symbols if count <= 256 else symbols.view(np.int16)), alphabet)
+
+
+def _encode_wide(symbols: np.ndarray, alphabet: Lattice) -> bytes:
+    _check_finite(np.array(0.0 if alphabet.is_finite() else np.inf))
+    width = (alphabet.count - 1).bit_length()
+    head = _LATTICE.pack(alphabet.offset, alphabet.step, alphabet.first)
+    return head + bytes([width]) + _encode_words(symbols.astype("<i4", copy=False).view("<u4"), width)
+
+
+def _decode_wide(body: memoryview, size: int) -> SymbolBlock:
+    width = body[_LATTICE.size] if len(body) > _LATTICE.size else 0
+    if not 16 <= width <= 31:
+        raise WireError(f"wide block has symbols of {width} bits, expected 16 to 31")
+    offset, step, first = _LATTICE.unpack_from(body)
+    alphabet = Lattice(2**width, step, first, offset)
+    if not alphabet.is_finite():
+        raise WireError("payload holds values that are not finite")
+    words = _decode_words(body[_LATTICE.size + 1 :], size, width)
+    return SymbolBlock(_tensor(words.astype(np.uint32, copy=False).view(np.int32)), alphabet)
 
 
 # Signs and powers of two.
@@ -197,7 +280,7 @@ def _encode_powers(block: PowerBlock) -> bytes:
         filled = exponents != 0
         smallest = int(exponents[filled].min(initial=255))
         negative = negative[filled]
-    _check_finite(np.array([block.peak(), block.scale, block.extra], np.float32))
+    _check_finite(np.array(0.0 if block.is_finite() else np.inf))
     signs = encode_symbols(negative.view(np.uint8), 2)
     # Zeros take the letter below the smallest exponent, which keeps the alphabet short.
     letters = exponents - np.uint8(smallest - 1)
@@ -237,10 +320,8 @@ def _decode_powers(body: memoryview, size: int, held_limit: int) -> PowerBlock:
         numbers = _tensor(array if bits <= 8 else array.view(np.int16))
     elif coded_length != len(rest):
         raise WireError(f"power block has {len(rest) - coded_length} bytes after its exponents")
-    if not np.isfinite([scale, extra]).all():
-        raise WireError("payload holds values that are not finite")
     block = PowerBlock(_tensor(negative), _tensor(exponents), scale, extra, numbers, bits)
-    if not block.peak() <= float(np.finfo(np.float32).max):
+    if not block.is_finite():
         raise WireError("payload holds values that are not finite")
     return block
 
@@ -265,6 +346,10 @@ def _decode_floats(body: memoryview, width: int) -> Tensor:
         values.view("<u2")[1::2] = np.frombuffer(body, "<u2")
     else:
         values[:] = np.frombuffer(body, "<f4")
+    return _finite(values)
+
+
+def _finite(values: np.ndarray) -> Tensor:
     if values.size and not np.isfinite([values.min(), values.max()]).all():
         raise WireError("payload holds values that are not finite")
     return torch.from_numpy(values)

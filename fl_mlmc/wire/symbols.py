@@ -12,16 +12,20 @@ import zlib
 import numpy as np
 import torch
 
+from ..pointwise import tally
 from .errors import WireError
 from .rice import decode_indices, encode_indices
 
-PACKED, DEFLATED, POSITIONS, SPLIT, PLANES = range(5)
+PACKED, DEFLATED, POSITIONS, SPLIT, PLANES, LOW_BITS, PLAIN = range(7)
 
 _POSITIONS = struct.Struct("<BI")  # marked symbol, how many
 _LENGTH = struct.Struct("<I")
 _MAX_DEPTH = 2  # of splits inside splits
 _RARE = 0.1  # positions of fewer ones than this are shorter than packed bits
 _GOOD_BITS = 3.3  # information a byte must carry for Huffman's code to be tight
+_FULL_BITS = 7.85  # information of a byte that is not worth a code
+_PIECE = 1 << 20
+_UNIFORM = 0.007  # share of the bits that low bits may lose by being sent as they are
 
 
 def encode_symbols(symbols: np.ndarray, alphabet: int, depth: int = 0, counts: np.ndarray | None = None) -> bytes:
@@ -29,6 +33,15 @@ def encode_symbols(symbols: np.ndarray, alphabet: int, depth: int = 0, counts: n
 
     `counts` is how often each occurs, for a caller who knows.
     """
+    coded = _encode_symbols(symbols, alphabet, depth, counts)
+    width = (alphabet - 1).bit_length()
+    if len(coded) > 1 + width * -(-symbols.size // 8):
+        planes = (np.packbits((symbols >> bit & 1).astype(np.uint8), bitorder="little") for bit in range(width))
+        return bytes([PLAIN]) + b"".join(plane.tobytes() for plane in planes)
+    return coded
+
+
+def _encode_symbols(symbols: np.ndarray, alphabet: int, depth: int, counts: np.ndarray | None) -> bytes:
     if alphabet > 256:
         low = encode_symbols((symbols & 255).astype(np.uint8), 256, depth)
         high = encode_symbols((symbols >> 8).astype(np.uint8), (alphabet + 255) // 256, depth)
@@ -37,14 +50,16 @@ def encode_symbols(symbols: np.ndarray, alphabet: int, depth: int = 0, counts: n
         return bytes([PACKED])
     if symbols.size < 64:
         return bytes([PACKED]) + _pack(symbols, alphabet)
-    counts = _histogram(symbols, alphabet) if counts is None else counts
+    counts = tally(torch.from_numpy(symbols), alphabet) if counts is None else counts
     information = _per_byte(alphabet) * _entropy(counts)
     if alphabet == 2 and counts.min() < _RARE * symbols.size:
         return bytes([POSITIONS]) + _encode_positions(symbols, int(counts.argmin()))
     if depth < _MAX_DEPTH and (num_heads := _num_heads(counts, information)):
         return _encode_split(symbols, alphabet, counts, num_heads, depth)
+    if depth < _MAX_DEPTH and (width := _num_low_bits(counts)):
+        return _encode_low_bits(symbols, alphabet, counts, width, depth)
     packed = _pack(symbols, alphabet)
-    deflated = _deflate(packed) if information < 7.95 else packed
+    deflated = _deflate(packed) if information < _FULL_BITS else packed
     return bytes([DEFLATED]) + deflated if len(deflated) < len(packed) else bytes([PACKED]) + packed
 
 
@@ -53,8 +68,10 @@ def decode_symbols(data: memoryview, count: int, alphabet: int, depth: int = 0) 
     if not data:
         raise WireError("symbol stream is empty, expected at least its mode")
     mode, body = data[0], data[1:]
+    if mode == PLAIN:
+        return _decode_plain(body, count, alphabet)
     if alphabet > 256 and mode != PLANES:
-        raise WireError(f"symbol stream has mode {mode}, {alphabet} symbols need mode {PLANES}")
+        raise WireError(f"symbol stream has mode {mode}, {alphabet} symbols need mode {PLANES} or {PLAIN}")
     if mode == PACKED:
         return _unpack(bytes(body), count, alphabet)
     if mode == DEFLATED:
@@ -63,6 +80,8 @@ def decode_symbols(data: memoryview, count: int, alphabet: int, depth: int = 0) 
         return _decode_positions(body, count)
     if mode == SPLIT and depth < _MAX_DEPTH and alphabet > 2:
         return _decode_split(body, count, alphabet, depth)
+    if mode == LOW_BITS and depth < _MAX_DEPTH and 16 < alphabet <= 256:
+        return _decode_low_bits(body, count, alphabet, depth)
     if mode == PLANES and alphabet > 256:
         low_part, high_part = _two_parts(body)
         symbols = decode_symbols(high_part, count, (alphabet + 255) // 256, depth).astype(np.uint16)
@@ -70,6 +89,21 @@ def decode_symbols(data: memoryview, count: int, alphabet: int, depth: int = 0) 
         symbols |= decode_symbols(low_part, count, 256, depth)
         return _below(symbols, alphabet)
     raise WireError(f"symbol stream has mode {mode}, which {alphabet} symbols at depth {depth} cannot have")
+
+
+def _decode_plain(body: memoryview, count: int, alphabet: int) -> np.ndarray:
+    width, length = (alphabet - 1).bit_length(), -(-count // 8)
+    if len(body) != width * length:
+        raise WireError(f"symbol stream has {len(body)} bytes, {count} symbols of {width} bits need {width * length}")
+    dtype = np.uint16 if alphabet > 256 else np.uint8
+    symbols: np.ndarray = np.zeros(count, dtype)
+    for bit in range(width):
+        octets = np.frombuffer(body[bit * length : (bit + 1) * length], np.uint8)
+        plane = np.unpackbits(octets, bitorder="little")
+        if plane[count:].any():
+            raise WireError("symbol stream has non-zero padding")
+        symbols |= np.left_shift(plane[:count], bit, dtype=dtype)
+    return _below(symbols, alphabet)
 
 
 def _num_heads(counts: np.ndarray, information: float) -> int:
@@ -82,6 +116,35 @@ def _num_heads(counts: np.ndarray, information: float) -> int:
         if num_heads < counts.size - 1 and _per_byte(num_heads + 1) * _entropy(heads) >= _GOOD_BITS:
             return num_heads
     return int(counts.size > 2)
+
+
+def _num_low_bits(counts: np.ndarray) -> int:
+    """How many low bits are as good as uniform, so that what is left packs several symbols a byte; 0 for none."""
+    if not 16 < counts.size <= 256:
+        return 0
+    entropy = _entropy(counts)
+    for width in (4, 2, 1):  # that fill bytes
+        high = np.add.reduceat(counts, np.arange(0, counts.size, 1 << width))
+        if high.size > 2 and width + _entropy(high) <= (1 + _UNIFORM) * entropy:
+            return width
+    return 0
+
+
+def _encode_low_bits(symbols: np.ndarray, alphabet: int, counts: np.ndarray, width: int, depth: int) -> bytes:
+    low = _pack(symbols & np.uint8((1 << width) - 1), 1 << width)
+    merged = np.add.reduceat(counts, np.arange(0, alphabet, 1 << width))
+    return bytes([LOW_BITS, width]) + low + encode_symbols(symbols >> np.uint8(width), merged.size, depth + 1, merged)
+
+
+def _decode_low_bits(body: memoryview, count: int, alphabet: int, depth: int) -> np.ndarray:
+    width = body[0] if body else 0
+    if width not in (1, 2, 4):
+        raise WireError(f"symbol stream sets {width} low bits apart, expected 1, 2 or 4")
+    end = 1 + _packed_length(count, 1 << width)
+    symbols = decode_symbols(body[end:], count, -(-alphabet >> width), depth + 1).copy()
+    symbols <<= np.uint8(width)
+    symbols |= _unpack(bytes(body[1:end]), count, 1 << width)
+    return _below(symbols, alphabet)
 
 
 def _encode_split(symbols: np.ndarray, alphabet: int, counts: np.ndarray, num_heads: int, depth: int) -> bytes:
@@ -173,14 +236,12 @@ def _pack(symbols: np.ndarray, alphabet: int) -> bytes:
         return np.packbits(symbols, bitorder="little").tobytes()
     if group == 1:
         return symbols.tobytes()
-    # Digit r of byte i is symbol r · length + i: whole rows are added, which numpy does fast.
-    padded = np.zeros(group * length, np.uint8)
-    padded[: symbols.size] = symbols
-    rows = padded.reshape(group, length)
-    out = rows[-1].copy()
-    for row in rows[-2::-1]:
+    # Digit r of byte i is symbol r · length + i: whole rows are added, which numpy does fast. The last one is short.
+    out = np.zeros(length, np.uint8)
+    for start in range((group - 1) * length, -1, -length):
+        row = symbols[start : start + length]
         out *= np.uint8(alphabet)
-        out += row
+        out[: row.size] += row
     return out.tobytes()
 
 
@@ -220,13 +281,6 @@ def _two_parts(body: memoryview) -> tuple[memoryview, memoryview]:
     return body[_LENGTH.size : _LENGTH.size + length], body[_LENGTH.size + length :]
 
 
-def _histogram(symbols: np.ndarray, alphabet: int) -> np.ndarray:
-    if alphabet > 3:
-        return torch.bincount(torch.from_numpy(symbols), minlength=alphabet).numpy()  # numpy's casts to int64 first
-    counts = [int(np.count_nonzero(symbols == symbol)) for symbol in range(1, alphabet)]
-    return np.array([symbols.size - sum(counts), *counts])
-
-
 def _entropy(counts: np.ndarray) -> float:
     shares = counts[counts > 0] / counts.sum()
     return float(-(shares * np.log2(shares)).sum())
@@ -234,7 +288,9 @@ def _entropy(counts: np.ndarray) -> float:
 
 def _deflate(data: bytes) -> bytes:
     coder = zlib.compressobj(1, zlib.DEFLATED, -15, 9, zlib.Z_HUFFMAN_ONLY)
-    return coder.compress(data) + coder.flush()
+    # By the piece: growing one output would touch memory twice.
+    pieces = [coder.compress(memoryview(data)[start : start + _PIECE]) for start in range(0, len(data), _PIECE)]
+    return b"".join([*pieces, coder.flush()])
 
 
 def _inflate(data: memoryview, length: int) -> bytes:

@@ -49,10 +49,11 @@ def lying(self, message, context):
         data = b"MLMC" + bytes(range(256)) * 4
     elif kind in ("norm", "nan"):
         import struct, zlib
-        import torch
+        import numpy as np, torch
         from fl_mlmc.blocks import DenseBlock, Payload
         from fl_mlmc.wire import encode_payload
-        data = encode_payload(Payload(shape[0], (DenseBlock(torch.full(shape, 1e6 + 0.1)),)))
+        values = torch.from_numpy(np.random.default_rng(0).normal(1e6, 1e5, shape)).float()
+        data = encode_payload(Payload(shape[0], (DenseBlock(values),)))
         if kind == "nan":
             body = data[14:-4] + struct.pack("<f", float("nan"))
             data = data[:10] + struct.pack("<I", zlib.crc32(body, zlib.crc32(data[:10] + bytes(4)))) + body

@@ -1,11 +1,11 @@
-"""Coverage-guided fuzzing of the payload reader, with atheris (not a dependency: pip install atheris).
+"""Coverage-guided fuzzing of the payload reader, with atheris: a minute in CI, longer by hand.
 
-    python tests/fuzz/fuzz_payload.py -max_total_time=60 tests/fuzz/corpus
+    make fuzz FUZZ_SECONDS=600
+    python tests/fuzz/fuzz_payload.py -max_total_time=600 tests/fuzz/corpus    keeps new inputs of interest
 
 The first byte of an input chooses the size that the reader expects, the rest are blocks; magic, version, size and
 checksum are put in front, as fuzzers do not guess checksums. Every input must give a `WireError` or a sound payload,
-within the memory of two vectors. New inputs of interest land in the corpus; `--seed` writes its first ones from the
-samples.
+within the memory of two vectors. `--seed` writes the corpus's first inputs from the samples.
 """
 
 import sys
@@ -17,7 +17,7 @@ sys.path.insert(0, str(HERE.parents[1]))
 try:
     import atheris
 except ImportError:
-    sys.exit("fuzzing needs atheris: pip install atheris")
+    sys.exit("fuzzing needs atheris, which has wheels for Linux on x86-64: pip install atheris")
 
 with atheris.instrument_imports(include=["fl_mlmc"]):
     from fl_mlmc.testing import fuzz_input, fuzz_payload, sample_payloads

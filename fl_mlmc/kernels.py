@@ -1,0 +1,168 @@
+"""Loops over coordinates for `pointwise`, compiled by numba where it is installed (extra `fast`).
+
+Each does to the bit what the torch expression at its call does: a test holds one against the other. The first vector of
+`LONG` coordinates imports numba; nothing else does.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+LONG = 1 << 20
+"""Shorter vectors are not worth the second that numba takes to load."""
+
+_KERNELS: dict[str, Callable[..., None]] = {}
+
+
+def kernel_for(name: str, size: int) -> Callable[..., None] | None:
+    """The compiled kernel of that name for a vector of `size`, None where torch is to do the work."""
+    return _compiled(name) if size >= LONG and has_numba() else None
+
+
+@cache
+def has_numba() -> bool:
+    """Whether the extra `fast` is installed."""
+    return find_spec("numba") is not None
+
+
+@cache
+def _compiled(name: str) -> Callable[..., None]:
+    from numba import njit
+
+    try:
+        return njit(_KERNELS[name], cache=True, nogil=True)
+    except RuntimeError:  # no folder that could be written to
+        return njit(_KERNELS[name], nogil=True)
+
+
+def _kernel(loop: Callable[..., None]) -> Callable[..., None]:
+    _KERNELS[loop.__name__] = loop
+    return loop
+
+
+@_kernel
+def round_at_random(part: Any, words: Any, out: Any, inverse: Any, half: Any, scale: Any) -> None:
+    """half + sign · (⌊|v| · inverse⌋ + 1 with the chance that is left over)."""
+    for i in range(part.size):
+        steps = min(abs(part[i]) * inverse, half)
+        low = np.floor(steps)
+        if (words[i] & 0x7FFFFFFF) < np.int32((steps - low) * scale):
+            low += np.float32(1)
+        out[i] = np.int32(np.copysign(low, part[i]) + half)
+
+
+@_kernel
+def round_exponent(words: Any, random: Any, out: Any) -> None:
+    """The exponent of a float32's bits, one more with the chance that its mantissa says."""
+    for i in range(words.size):
+        out[i] = ((words[i] & np.int32(0x7FFFFFFF)) + (random[i] & np.int32(0x7FFFFF))) >> 23
+
+
+@_kernel
+def digits(part: Any, out: Any, inverse: Any, largest: Any, scale: Any, shift: Any) -> None:
+    """shift + sign · the whole part of |v| · inverse · scale."""
+    for i in range(part.size):
+        digit = np.int32(np.floor(min(abs(part[i]) * inverse, largest) * scale))
+        out[i] = shift - digit if part[i] < 0 else shift + digit
+
+
+@_kernel
+def units_and_digit(part: Any, out: Any, inverse: Any, largest: Any, scale: Any, shift: Any) -> None:
+    """shift + sign · (the whole part of |v| · inverse + one of its binary digits behind the point)."""
+    for i in range(part.size):
+        units = min(abs(part[i]) * inverse, largest)
+        whole = np.floor(units)
+        digit = np.int32(whole) + (np.int32((units - whole) * scale) & np.int32(1))
+        out[i] = np.int32(shift) - digit if part[i] < 0 else np.int32(shift) + digit
+
+
+@_kernel
+def last_digits(part: Any, out: Any, inverse: Any, largest: Any, scale: Any, mask: Any) -> None:
+    """The last of the first binary digits of |v| · inverse behind the point, as many as the mask has."""
+    for i in range(part.size):
+        units = min(abs(part[i]) * inverse, largest)
+        out[i] = np.int32((units - np.floor(units)) * scale) & mask
+
+
+@_kernel
+def plane(part: Any, out: Any, inverse: Any, largest: Any, scale: Any) -> None:
+    """1 + sign · the last of the first binary digits of |v| · inverse behind the point."""
+    for i in range(part.size):
+        units = min(abs(part[i]) * inverse, largest)
+        bit = np.int32((units - np.floor(units)) * scale) & np.int32(1)
+        out[i] = np.int32(1) - bit if part[i] < 0 else np.int32(1) + bit
+
+
+@_kernel
+def bits(words: Any, out: Any, low: Any, mask: Any) -> None:
+    """Some bits of each word."""
+    for i in range(words.size):
+        out[i] = (words[i] >> low) & mask
+
+
+@_kernel
+def exponent_and_bits(words: Any, out: Any, low: Any, width: Any) -> None:
+    """The exponent of a float32's bits, followed by some of its mantissa."""
+    for i in range(words.size):
+        exponent = words[i] >> np.int32(23) & np.int32(255)
+        out[i] = exponent << width | (words[i] >> low & ((np.int32(1) << width) - np.int32(1)))
+
+
+@_kernel
+def tally(symbols: Any, lanes: Any) -> None:
+    """Count symbols in four lanes: neighbours are often equal and would wait for each other."""
+    whole = symbols.size - symbols.size % 4
+    for i in range(0, whole, 4):
+        lanes[0, symbols[i]] += 1
+        lanes[1, symbols[i + 1]] += 1
+        lanes[2, symbols[i + 2]] += 1
+        lanes[3, symbols[i + 3]] += 1
+    for i in range(whole, symbols.size):
+        lanes[0, symbols[i]] += 1
+
+
+@_kernel
+def raised(words: Any, out: Any, low: Any) -> None:
+    """The exponent of a float32's bits plus one bit of its mantissa."""
+    for i in range(words.size):
+        out[i] = (words[i] >> np.int32(23) & np.int32(255)) + (words[i] >> low & np.int32(1))
+
+
+@_kernel
+def letter(part: Any, out: Any, offset: Any, inverse: Any, first: Any, last: Any) -> None:
+    """The letter of the nearest value of a lattice."""
+    for i in range(part.size):
+        near = np.rint((part[i] - offset) * inverse) - first
+        out[i] = np.int32(min(max(near, np.float32(0)), last))
+
+
+@_kernel
+def letter_pair(part: Any, out: Any, fine: Any, coarse: Any, ratio: Any, shift: Any, spread: Any) -> None:
+    """fine letter · (2 spread + 1) + spread + how far the coarse letter lies above the one predicted.
+
+    Lattices are (offset, 1 / step, first, last).
+    """
+    for i in range(part.size):
+        upper = np.rint((part[i] - fine[0]) * fine[1]) - fine[2]
+        upper = min(max(upper, np.float32(0)), fine[3])
+        lower = np.rint((part[i] - coarse[0]) * coarse[1]) - coarse[2]
+        lower = min(max(lower, np.float32(0)), coarse[3])
+        predicted = min(max(np.rint(upper * ratio + shift), np.float32(0)), coarse[3])
+        out[i] = np.int32(upper * (np.float32(2) * spread + np.float32(1)) + (lower - predicted + spread))
+
+
+@_kernel
+def look_up(symbols: Any, out: Any, table: Any) -> None:
+    """table[symbol]."""
+    for i in range(symbols.size):
+        out[i] = table[symbols[i]]
+
+
+@_kernel
+def bins(part: Any, out: Any, low: Any, scale: Any, last: Any) -> None:
+    """Which of `last` + 1 equal bins each coordinate falls into."""
+    for i in range(part.size):
+        out[i] = np.int32(min(max((part[i] - low) * scale, np.float32(0)), last))
