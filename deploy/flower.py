@@ -21,19 +21,26 @@ CONNECTION = "federation"
 """The name of the SuperLink in the operator's settings."""
 
 
+SETTINGS = {
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_TELEMETRY_ENABLED": "0",
+    # An upload that takes longer than 30 s is given up and sent again; two of these pass at 20 kB/s.
+    "FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE": "262144",
+}
+"""What Flower's processes are told by their environment, beside FLWR_HOME."""
+
+
 def environment(home: Path) -> dict[str, str]:
     """The environment of Flower's commands, their settings and apps under `home`."""
     scripts = str(Path(sys.executable).parent)
     own = {
         "FLWR_HOME": str(home),
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_TELEMETRY_ENABLED": "0",
         "PATH": os.pathsep.join((scripts, os.environ.get("PATH", os.defpath))),  # Flower starts its parts by name
         "PYTHONUNBUFFERED": "1",
     }
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # the app comes as a bundle
-    return {**inherited, **own}
+    return {**inherited, **SETTINGS, **own}
 
 
 def neutral(home: Path) -> Path:
@@ -126,7 +133,8 @@ def flwr(directory: Path, arguments: Sequence[str], tell: Tell | None = None) ->
 
 def spelled(command: Sequence[str], home: Path) -> str:
     """A command as one could type it."""
-    return f"FLWR_HOME={shlex.quote(str(home))} {shlex.join(command)}"
+    settings = " ".join(f"{name}={shlex.quote(value)}" for name, value in {"FLWR_HOME": str(home), **SETTINGS}.items())
+    return f"{settings} {shlex.join(command)}"
 
 
 def executable(name: str) -> str:

@@ -144,9 +144,9 @@ def test_a_round_behind_a_slow_relay_takes_as_long_as_its_bytes(
 
 def check_rounds(federation: "Deployment") -> None:
     """Seconds of a round, less those of a round with next to no bytes, are its bytes over the link's rate."""
-    # 1.2 million parameters, 4.9 MB each way: the link is what a round waits for.
+    # 0.6 million parameters, 2.5 MB each way: the link is what a round waits for.
     settings = ("num-clients=1", "clients-per-round=1", "tiers=gateway:1.0:1.0", "num-rounds=2", "local-steps=1")
-    large, small = "model=mlp(hidden=(16384,))", "model=mlp(hidden=(16,))"
+    large, small = "model=mlp(hidden=(8192,))", "model=mlp(hidden=(16,))"
     compressors = {"dense": "Identity()", "mlmc": "MLMC(TopK(fraction=0.02))"}
     runs = [(name, large, compressor) for name, compressor in compressors.items()]
     seconds, taken = {}, {}
