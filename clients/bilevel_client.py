@@ -20,7 +20,8 @@ from fl_mlmc.rng import stream
 from fl_mlmc.submodels import plan
 from fl_mlmc.wire import encode_payload
 
-from .data import FederatedData
+from .budget import check_budget, uplink_of
+from .data import LocalData
 from .sgd_client import ClientReply, encode, received
 from .state import ClientMemory
 from .trainer import TrainingError, device_of, threads
@@ -37,9 +38,7 @@ class DivergedError(TrainingError):
         self.curvature = curvature
 
 
-def run_bilevel_task(
-    task: TrainTask, arrays: Mapping[str, bytes], config: RunConfig, data: FederatedData
-) -> ClientReply:
+def run_bilevel_task(task: TrainTask, arrays: Mapping[str, bytes], config: RunConfig, data: LocalData) -> ClientReply:
     """Step what `arrays` hold on the client's own examples, of which the outer loss has some for itself.
 
     DivergedError if that gives no finite update; WireError if a payload is broken.
@@ -51,9 +50,11 @@ def run_bilevel_task(
         uploads = config.resolved_scheme(problem.state_spec.size)
         start = time.perf_counter()
         held = _places(problem, task, config) if uploads.deals_out and config.cuts_models else None
+        uplink = uplink_of(task, config, finder.held.num_values)
         messages = encode(uploads, finder, points, task, config, movement, held)
         finder.keep()
         payloads = tuple(encode_payload(message.payload) for message in messages)
+        check_budget(payloads, uplink, task)
         total = time.perf_counter() - start
     reply, first = finder.replies[0], messages[0]
     return ClientReply(
@@ -70,6 +71,7 @@ def run_bilevel_task(
             levels=list(first.levels),
             probabilities=list(first.probabilities),
             labels=[],
+            compressor="" if uplink is config.uplink else repr(uplink),
             curvature=float(reply.curvature.nan_to_num(torch.inf)),
         ),
         payloads,
@@ -89,7 +91,7 @@ class _Finder:
     Its own part is as it was after the round that the server counts on.
     """
 
-    def __init__(self, task: TrainTask, config: RunConfig, data: FederatedData) -> None:
+    def __init__(self, task: TrainTask, config: RunConfig, data: LocalData) -> None:
         self._task, self._config = task, config
         self.device = device_of(config)
         features, labels = (torch.from_numpy(part).to(self.device) for part in data.client(task.client))

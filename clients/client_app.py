@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
@@ -26,7 +27,8 @@ from fl_mlmc.protocol import (
 from fl_mlmc.submodels.measure import widest_tier
 
 from .bilevel_client import DivergedError, run_bilevel_task
-from .data import FederatedData
+from .data import FederatedData, LocalData
+from .device_data import DeviceData
 from .sgd_client import ClientReply, Job, finished, opened, run_task
 from .together import find_together
 from .trainer import TrainingError, device_of, threads
@@ -59,7 +61,8 @@ def _declared_tier(message: Message, context: Context, client: int) -> str:
     if tier != "auto":
         return tier
     config = _config(tuple(sorted(context.run_config.items())))
-    data = _data(str(context.node_config.get("data-path", message.content.config_records[CONFIG]["data"])))
+    asked = message.content.config_records[CONFIG]
+    data = _data(str(context.node_config.get("data-path", asked["data"])), str(asked.get("data-meta", "")))
     model = build_model(config.model, data.spec.input_shape, data.spec.num_classes)
     inputs, labels = (torch.from_numpy(part[: config.batch_size]).to(device_of(config)) for part in data.client(client))
     with threads():
@@ -72,7 +75,7 @@ def train(message: Message, context: Context) -> Message:
     task, arrays, config, place = _asked(message, context)
     try:
         run = run_bilevel_task if config.task == "bilevel" else run_task
-        return _reply(message, run(task, arrays, config, _data(place)))
+        return _reply(message, run(task, arrays, config, _data(place, task.data_meta)))
     except FAILURES as error:
         return _failure(message, task, error)
 
@@ -84,7 +87,7 @@ def train_together(messages: Sequence[Message], contexts: Sequence[Context]) -> 
     for number, (message, context) in enumerate(zip(messages, contexts, strict=True)):
         task, arrays, config, place = _asked(message, context)
         try:
-            jobs[number] = opened(task, arrays, config, _data(place))
+            jobs[number] = opened(task, arrays, config, _data(place, task.data_meta))
         except FAILURES as error:
             replies[number] = _failure(message, task, error)
     with threads(max(config.threads_of(job.task.tier) for job in jobs.values())) if jobs else nullcontext():
@@ -100,10 +103,9 @@ def train_together(messages: Sequence[Message], contexts: Sequence[Context]) -> 
 def _asked(message: Message, context: Context) -> tuple[TrainTask, dict[str, bytes], RunConfig, str]:
     """The task of a message, its payloads, the run's config and where the data lies."""
     task = TrainTask.from_config(message.content.config_records[CONFIG])
-    task = replace(task, state=str(context.node_config.get("state-path", task.state)))
     arrays = {name: array.data for name, array in message.content.array_records[ARRAYS].items()}
     config = _config(tuple(sorted(context.run_config.items())))
-    return task, arrays, config, str(context.node_config.get("data-path", task.data))
+    return _on_this_node(task, context, config), arrays, config, str(context.node_config.get("data-path", task.data))
 
 
 def _reply(message: Message, reply: ClientReply) -> Message:
@@ -126,6 +128,17 @@ def _config(items: tuple[tuple[str, Scalar], ...]) -> RunConfig:
     return RunConfig.from_flower(dict(items))
 
 
+def _on_this_node(task: TrainTask, context: Context, config: RunConfig) -> TrainTask:
+    """The task with what the node's own config says of it."""
+    own = context.node_config
+    # A device takes part in many runs; their memories are not to be mixed up.
+    state = str(Path(str(own["state-path"])) / (config.run_name or "run")) if "state-path" in own else task.state
+    return replace(task, state=state, uplink_budget=int(own.get("uplink-budget", task.uplink_budget)))
+
+
 @lru_cache(maxsize=4)
-def _data(directory: str) -> FederatedData:
-    return FederatedData.open(directory)
+def _data(path: str, meta: str) -> LocalData:
+    """A partition directory that the server's disk shares, or examples of the device's own."""
+    if (Path(path) / "partition.json").is_file() or not meta:
+        return FederatedData.open(path)
+    return DeviceData.open(Path(path), meta)

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,25 @@ class DataSpec:
     kind: Kind
 
 
+class LocalData(Protocol):
+    """The examples of one or more clients."""
+
+    @property
+    def spec(self) -> DataSpec: ...
+
+    def client(self, client: int) -> Examples:
+        """float32 (n, *input_shape), normalised, and int64 labels (n,)."""
+        ...
+
+    def client_labels(self, client: int) -> NDArray[np.int64]:
+        """int64 (n,)."""
+        ...
+
+    def client_features(self, client: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """float32 (len(rows), *input_shape), normalised."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class FederatedData:
     """One data set shared out among clients, opened from a partition directory."""
@@ -52,7 +71,7 @@ class FederatedData:
     def open(cls, directory: str | Path) -> Self:
         directory = Path(directory).absolute()
         store = _store_of(directory)
-        spec, mean, std = _read(store / "meta.json", _parse_meta)
+        spec, mean, std = _read(store / "meta.json", parse_meta)
         splits = {split: _load_split(store, split, spec) for split in ("train", "test")}
         order, offsets = (_load(directory / f"{name}.npy", np.int64) for name in ("order", "offsets"))
         num_rows = len(splits["train"][1])
@@ -66,6 +85,20 @@ class FederatedData:
     def __reduce__(self) -> tuple[Callable[[Path], Self], tuple[Path]]:
         # A memory map pickles as a copy of the whole array; the receiver opens its own instead.
         return self.open, (self.directory,)
+
+    @property
+    def meta(self) -> str:
+        """The data set's description as JSON, for clients with examples of their own: `parse_meta` reads it."""
+        spec = self.spec
+        return json.dumps(
+            {
+                "input_shape": spec.input_shape,
+                "class_names": spec.class_names,
+                "kind": spec.kind,
+                "mean": self._mean.tolist(),
+                "std": self._std.tolist(),
+            }
+        )
 
     @property
     def num_clients(self) -> int:
@@ -106,11 +139,15 @@ class FederatedData:
 
     def _examples(self, split: str, rows: NDArray[np.int64] | slice) -> Examples:
         features, labels = self._splits[split]
-        values = features[rows].astype(np.float32)
-        channels = values.reshape(len(values), len(self._mean), -1)  # a view: a vector is one channel
-        channels -= self._mean[:, None]
-        channels /= self._std[:, None]
-        return values, np.array(labels[rows])
+        return normalised(features[rows].astype(np.float32), self._mean, self._std), np.array(labels[rows])
+
+
+def normalised(values: NDArray[np.float32], mean: NDArray[np.float32], std: NDArray[np.float32]) -> NDArray[np.float32]:
+    """`values` (n, …), (x − mean) / std by channel, in place; a vector is one channel."""
+    channels = values.reshape(len(values), len(mean), -1)
+    channels -= mean[:, None]
+    channels /= std[:, None]
+    return values
 
 
 def files_of(directory: Path) -> tuple[Path, list[Path]]:
@@ -129,7 +166,8 @@ def _store_of(directory: Path) -> Path:
     return (directory / _read(directory / PARTITION, lambda link: str(link["data"]))).resolve()
 
 
-def _parse_meta(meta: dict[str, Any]) -> tuple[DataSpec, NDArray[np.float32], NDArray[np.float32]]:
+def parse_meta(meta: dict[str, Any]) -> tuple[DataSpec, NDArray[np.float32], NDArray[np.float32]]:
+    """What a data set is, and the mean and deviation of each channel."""
     names = tuple(map(str, meta["class_names"]))
     spec = DataSpec(tuple(map(int, meta["input_shape"])), len(names), names, meta["kind"])
     if (spec.kind, len(spec.input_shape)) not in {("image", 3), ("vector", 1), ("tokens", 1)}:

@@ -18,7 +18,7 @@ from fl_mlmc.protocol import TrainTask
 from fl_mlmc.rng import stream
 from fl_mlmc.submodels import IndexPlan, plan
 
-from .data import FederatedData
+from .data import LocalData
 from .trainer import Trained, TrainingError, batches, device_of, train
 
 
@@ -29,7 +29,7 @@ class Finder:
     TrainingError where what they find is not finite.
     """
 
-    def __init__(self, task: TrainTask, config: RunConfig, data: FederatedData) -> None:
+    def __init__(self, task: TrainTask, config: RunConfig, data: LocalData) -> None:
         self.model = build_model(config.model, data.spec.input_shape, data.spec.num_classes)
         width, server_round, client = task.width, task.server_round, task.client
         self.own: IndexPlan = plan(self.model.spec, config.width_rule, width, server_round, client, config.seed)
@@ -106,7 +106,7 @@ class Finder:
 class Features:
     """A client's features, read when they are asked for: a round of a few steps needs few of them."""
 
-    data: FederatedData
+    data: LocalData
     client: int
     device: torch.device
 

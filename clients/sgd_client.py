@@ -17,7 +17,8 @@ from fl_mlmc.schemes import Budget, Held, Round, Scheme, Turn
 from fl_mlmc.schemes.base import Find
 from fl_mlmc.wire import decode_payload, encode_payload
 
-from .data import FederatedData
+from .budget import check_budget, uplink_of
+from .data import LocalData
 from .finder import Finder
 from .state import ClientMemory
 from .trainer import threads
@@ -43,7 +44,7 @@ class Job:
     movement: Tensor | None
 
 
-def run_task(task: TrainTask, arrays: Mapping[str, bytes], config: RunConfig, data: FederatedData) -> ClientReply:
+def run_task(task: TrainTask, arrays: Mapping[str, bytes], config: RunConfig, data: LocalData) -> ClientReply:
     """Look at the points that `arrays` hold with the client's own examples, and encode what the scheme sends.
 
     TrainingError if training gives nothing finite or the memory is lost; WireError if a payload is broken.
@@ -51,7 +52,7 @@ def run_task(task: TrainTask, arrays: Mapping[str, bytes], config: RunConfig, da
     return finished(opened(task, arrays, config, data), config)
 
 
-def opened(task: TrainTask, arrays: Mapping[str, bytes], config: RunConfig, data: FederatedData) -> Job:
+def opened(task: TrainTask, arrays: Mapping[str, bytes], config: RunConfig, data: LocalData) -> Job:
     """The job that a message gives; WireError if a payload is broken."""
     finder = Finder(task, config, data)
     return Job(task, finder, *received(arrays, finder.own.size, finder.device))
@@ -66,8 +67,10 @@ def finished(job: Job, config: RunConfig) -> ClientReply:
         is_part = scheme.deals_out and config.cuts_models
         held = Held(finder.model.spec.size, finder.own.indices) if is_part else None
         find = finder.gradient if scheme.moves_itself else finder.step if scheme.takes_minibatches else finder.update
+        uplink = uplink_of(task, config, finder.own.size)
         messages = encode(scheme, find, job.points, task, config, job.movement, held)
         payloads = tuple(encode_payload(message.payload) for message in messages)
+        check_budget(payloads, uplink, task)
         total = time.perf_counter() - start
     num_steps, seconds = (sum(getattr(each, name) for each in finder.trained) for name in ("num_steps", "seconds"))
     first = messages[0]
@@ -85,6 +88,7 @@ def finished(job: Job, config: RunConfig) -> ClientReply:
             levels=list(first.levels),
             probabilities=list(first.probabilities),
             labels=finder.present.nonzero().flatten().tolist() if config.average_by_label else [],
+            compressor="" if uplink is config.uplink else repr(uplink),
         ),
         payloads,
         finder.own.size,
@@ -130,7 +134,8 @@ def encode(
     """The scheme's messages; what it remembers is on disk before they are sent."""
     round = Round(config.seed, task.server_round, config.num_clients, task.cohort_size)
     rng = stream(config.seed, "level", task.server_round, task.client)
-    turn = Turn(round, task.rank, config.uplink, rng, held, Budget(task.gradients, task.messages))
+    uplink = uplink_of(task, config, points[0].numel())
+    turn = Turn(round, task.rank, uplink, rng, held, Budget(task.gradients, task.messages))
     if not scheme.has_memory:
         return scheme.encode(find, points, {}, turn)[0]
     kept = ClientMemory(Path(task.state), task.client)

@@ -1,6 +1,7 @@
 """The run config: parsed once at the edge, passed down in pieces. No function deep inside reads a config key."""
 
 import difflib
+import math
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +15,12 @@ from .compressors.base import Compressor
 from .downlink import DoCoFL, parse_downlink
 from .models import parse_model
 from .optimizers import parse_optimizer
+from .privacy import epsilon
+from .robust import parse_aggregation
 from .schemes import Scheme, parse_scheme, resolve_scheme
 from .submodels.rules import rule_named
 from .submodels.tier import Tier, assign_tiers, parse_tiers, tier_named
+from .trust import check_trust
 
 Scalar = bool | int | float | str
 
@@ -85,8 +89,17 @@ class RunConfig(BaseModel):
     server_optimizer: str = "sgd"
     server_learning_rate: float = Field(1.0, gt=0)
     evaluate_every: int = Field(1, ge=1)
+    over_sampling: float = Field(
+        0.0, ge=0, description="share of clients asked beyond clients-per-round; the round ends when enough replied"
+    )
     quorum: int | float = Field(0.5, description="good replies a round needs: a whole number, or a share such as 0.5")
     round_timeout: float = Field(3600.0, gt=0, description="seconds to wait for a round's replies")
+    max_update_norm: float = Field(0.0, ge=0, description="of a decoded update; a longer one is dropped; 0: any")
+    max_examples: int = Field(2**31, ge=1, le=2**31, description="that a client may declare, and so its weight")
+    aggregation: str = Field("mean", description='"mean", "median" or "trimmed-mean:SHARE", coordinate by coordinate')
+    dp_clip: float = Field(0.0, ge=0, description="norm that updates are shortened to, for differential privacy")
+    dp_noise: float = Field(0.0, ge=0, description="deviation of the noise on their sum, in units of dp-clip")
+    dp_delta: float = Field(1e-5, gt=0, lt=1, description="the δ for which ε is logged")
     checkpoint_every: int = Field(1, ge=1)
     resume: bool = Field(False, description="go on with the run that runs-dir/run-name holds")
     runs_dir: str = "runs"
@@ -156,6 +169,11 @@ class RunConfig(BaseModel):
         # RABO and RAFBO say what an update is; how it travels is their option.
         return repr(parse_bilevel(self.scheme).uploads) if is_bilevel(self.scheme) else self.scheme
 
+    @property
+    def num_asked(self) -> int:
+        """Clients that a round asks: clients-per-round and the over-sampling, at most all."""
+        return min(math.ceil(self.clients_per_round * (1 + self.over_sampling) - 1e-9), self.num_clients)
+
     def learning_rate_in(self, server_round: int) -> float:
         """The clients' learning rate in a round."""
         return self.learning_rate * 0.1 ** sum(server_round > drop for drop in self._drops)
@@ -167,6 +185,10 @@ class RunConfig(BaseModel):
     def least_replies(self, num_sampled: int) -> int:
         """Good replies that a round of so many sampled clients needs."""
         return self.quorum if isinstance(self.quorum, int) else max(1, -int(-self.quorum * num_sampled // 1))
+
+    def epsilon(self, num_rounds: int) -> float:
+        """The ε that so many rounds with dp-noise cost at dp-delta."""
+        return epsilon(self.dp_noise, self.dp_delta, self.clients_per_round, self.num_clients, num_rounds)
 
     @field_validator("compressor", "downlink_compressor")
     @classmethod
@@ -191,6 +213,12 @@ class RunConfig(BaseModel):
     @classmethod
     def _is_downlink_scheme(cls, text: str) -> str:
         parse_downlink(text)
+        return text
+
+    @field_validator("aggregation")
+    @classmethod
+    def _is_aggregation(cls, text: str) -> str:
+        parse_aggregation(text)
         return text
 
     @field_validator("tiers")
@@ -245,6 +273,10 @@ class RunConfig(BaseModel):
             )
         if isinstance(self.quorum, int) and self.quorum > self.clients_per_round:
             raise ValueError(f"quorum is {self.quorum}, more than clients-per-round, {self.clients_per_round}")
+        if self.over_sampling and self.engine != "flower":
+            raise ValueError(
+                f"over-sampling is for engine 'flower', where clients get lost; engine {self.engine!r} loses none"
+            )
         if (self.task == "bilevel") != is_bilevel(self.scheme):
             raise ValueError(
                 f"task 'bilevel' goes with scheme {', '.join(map(repr, METHODS))}, and these with it; got task "
@@ -255,6 +287,7 @@ class RunConfig(BaseModel):
         if self.vectorize:
             self._fits_vectorized(parse_scheme(self._message_scheme))
         self._fits_scheme(parse_scheme(self._message_scheme))
+        check_trust(self)
         if not (self.downlink.is_unbiased or self.downlink_anchors):
             raise ValueError(
                 f"downlink-compressor {self.downlink!r} is biased: clients would train another model than the "

@@ -9,7 +9,7 @@ cannot give an update replies with a `TrainFailure` instead.
 import hashlib
 import math
 from collections.abc import Container, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import Field, asdict, dataclass, fields
 from functools import lru_cache
 from itertools import count, takewhile
 from pathlib import Path
@@ -39,13 +39,20 @@ class ProtocolError(ValueError):
     """A message from elsewhere breaks a rule of the protocol. Drop it, log the drop, go on."""
 
 
+def printable(error: object, most: int = 500) -> str:
+    """What was said by or of a client, fit for logs and terminals: one line, no control characters, not long."""
+    text = "".join(character if character.isprintable() else " " for character in str(error)[: most + 1])
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
 class _Record:
     """A frozen dataclass of plain values that travels as a config record with dashed keys."""
 
     def to_config(self) -> dict[str, Any]:
-        # Flower cannot size an empty list, so one is sent as nothing.
+        # Flower cannot size an empty list or text, so an optional one is sent as nothing.
+        optional = {field.name for field in fields(self) if _is_optional(field)}  # type: ignore[arg-type]
         values = asdict(self).items()  # type: ignore[call-overload]
-        return {name.replace("_", "-"): value for name, value in values if value != []}
+        return {name.replace("_", "-"): value for name, value in values if value or name not in optional}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
@@ -53,11 +60,15 @@ class _Record:
         values = {}
         for field in fields(cls):  # type: ignore[arg-type]
             key = field.name.replace("_", "-")
-            value = config.get(key, [] if field.type is list else None)
+            value = config.get(key, ([] if field.type is list else "") if _is_optional(field) else None)
             if type(value) is not field.type:
                 raise ProtocolError(f"{cls.__name__} has {key} = {value!r}, expected {field.type}")
             values[field.name] = value
         return cls(**values)
+
+
+def _is_optional(field: "Field[Any]") -> bool:
+    return field.type is list or (field.type is str and field.default == "")
 
 
 @dataclass(frozen=True)
@@ -82,6 +93,10 @@ class TrainTask(_Record):
     gradients: int = 1
     """Minibatch gradients to take, and messages to send of them, where the scheme's rounds have a fixed time."""
     messages: int = 1
+    data_meta: str = ""
+    """What the run's data set is, for devices that bring examples of their own."""
+    uplink_budget: int = 0
+    """Bytes that the payload may have, as the node's own config says; 0: any."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +116,8 @@ class TrainUpdate(_Record):
     probabilities: list
     labels: list
     """The classes among the client's examples, where the run averages by label; otherwise empty."""
+    compressor: str = ""
+    """What compressed the update, where that was not the run's own: a device chose a smaller fraction."""
     curvature: float = math.inf
     """vᵀHv / ‖v‖² as a bilevel client measured it; infinite where nothing was measured."""
 

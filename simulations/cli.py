@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from deploy.cli import app as deployment
 from fl_mlmc.config import ConfigError, RunConfig, Scalar
 
 from .launch import RunFailed, execute, load_config, load_run
@@ -18,6 +19,7 @@ from .report import draw, summarise
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 console = Console()
 errors = Console(stderr=True)
+app.add_typer(deployment, name="deploy")
 
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a run-config key.")]
 
@@ -35,13 +37,39 @@ def run(
     ray_address: Annotated[str, typer.Option(metavar="ADDRESS", help="Run on the Ray cluster there.")] = "",
 ) -> None:
     """Run a scenario to its end, and exit with 0 only if it got there."""
+    _run(scenario, settings, resume, in_flower=True, ray_address=ray_address)
+
+
+@deployment.command("run")
+def run_on_devices(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The folder that `init` made.")],
+    scenario: Annotated[Path | None, typer.Argument(metavar="[SCENARIO.toml]", help="Run-config keys in TOML.")] = None,
+    settings: Settings = None,
+    resume: Annotated[Path | None, typer.Option(metavar="RUN_DIR", help="Go on with the run there.")] = None,
+) -> None:
+    """Submit the app to the running server and follow it to its end; Ctrl-C stops the run."""
+
+    def tell(line: str) -> None:
+        errors.print(line, highlight=False, soft_wrap=True, markup=False)
+
+    _run(scenario, settings, resume, {"engine": "flower"}, deployment=directory, tell=tell)
+
+
+def _run(
+    scenario: Path | None,
+    settings: list[str] | None,
+    resume: Path | None,
+    forced: Mapping[str, Scalar] | None = None,
+    **how: Any,
+) -> None:
     signal.signal(signal.SIGTERM, _end)
     try:
         if resume is not None and (scenario or settings):
             raise ConfigError("--resume goes on with the run's own config: leave out the scenario and --set")
-        config = load_run(resume) if resume else load_config(scenario, dict(map(parse_setting, settings or [])))
+        changes = {**dict(map(parse_setting, settings or [])), **(forced or {})}
+        config = load_run(resume) if resume else load_config(scenario, changes)
         with _Bar(config) as bar:
-            result = execute(config, bar.advance, in_flower=True, ray_address=ray_address)
+            result = execute(config, bar.advance, **how)
     except (ConfigError, ValueError, OSError) as error:
         errors.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from None

@@ -22,7 +22,7 @@ from fl_mlmc.roundlog import ROUNDS, RUN, RoundLog
 from strategies.checkpoint import CHECKPOINT, load_checkpoint, load_state
 
 from .run_lock import writing
-from .superlink import LocalSuperLink, RunState, SuperLinkError
+from .superlink import LocalSuperLink, RunState, SuperLinkError, SuperLinkRuns
 
 APP = Path(__file__).parents[1]
 """The folder that `flwr run` takes for the app."""
@@ -87,13 +87,22 @@ def load_run(directory: Path) -> RunConfig:
 
 
 def execute(
-    config: RunConfig, on_round: OnRound | None = None, *, in_flower: bool = False, ray_address: str = ""
+    config: RunConfig,
+    on_round: OnRound | None = None,
+    *,
+    in_flower: bool = False,
+    ray_address: str = "",
+    deployment: Path | None = None,
+    tell: Callable[[str], None] = print,
 ) -> RunResult:
     """Run a config from `load_config` to its end.
 
     Engine `ray` runs in this process, on the cluster at `ray_address` (RAY_ADDRESS by default) if there is one;
-    `in_flower` puts it into a ServerApp process under `flwr run`, where engine `flower` always is.
+    `in_flower` puts it into a ServerApp process under `flwr run`, where engine `flower` always is. `deployment` is the
+    folder of a federation of devices (`fl-mlmc deploy init`) that runs it instead; `tell` hears Flower's commands.
     """
+    if deployment is not None and config.engine != "flower":
+        raise ConfigError(f"devices are engine 'flower', the run config has engine {config.engine!r}")
     if config.engine == "ray":
         ray_address = ray_address or os.environ.get("RAY_ADDRESS", "")
     elif ray_address:
@@ -109,7 +118,9 @@ def execute(
         raise ConfigError(f"{directory} already holds a run; choose another run-name or runs-dir")
     directory.mkdir(parents=True, exist_ok=True)
     try:
-        if config.engine == "flower" or (config.engine == "ray" and in_flower and not ray_address):
+        if deployment is not None:
+            _run_on_devices(config, directory, on_round, deployment.absolute(), tell)
+        elif config.engine == "flower" or (config.engine == "ray" and in_flower and not ray_address):
             _run_on_flower(config, directory, on_round)
         elif ray_address:
             _run_on_cluster(config, directory, on_round, ray_address)
@@ -153,6 +164,36 @@ def _run_here(config: RunConfig, directory: Path, on_round: OnRound | None) -> N
 
 
 def _run_on_flower(config: RunConfig, directory: Path, on_round: OnRound | None) -> None:
+    # Beside our engine Flower's own stands idle; one node with all processors is the least of it.
+    nodes, cpus = (1, os.cpu_count()) if config.engine == "ray" else (config.num_clients, 1)
+    federation = f"num-supernodes={nodes} client-resources-num-cpus={cpus} init-args-num-cpus={os.cpu_count()}"
+    with tempfile.TemporaryDirectory(prefix="fl-mlmc-", ignore_cleanup_errors=True) as home:
+        _submit(LocalSuperLink(Path(home)), Path(home), federation, config, directory, on_round)
+
+
+def _run_on_devices(
+    config: RunConfig, directory: Path, on_round: OnRound | None, deployment: Path, tell: Callable[[str], None]
+) -> None:
+    from deploy.flower import environment, neutral, operator_home, wait_for_superlink
+    from deploy.status import LAST_RUN
+
+    wait_for_superlink(deployment, seconds=20.0)
+    home = operator_home(deployment)
+    (deployment / "state" / LAST_RUN).write_text(f"{directory}\n")
+    link = SuperLinkRuns(environment(home), neutral(home), tell)
+    with tempfile.TemporaryDirectory(prefix="fl-mlmc-") as scratch:
+        _submit(link, Path(scratch), "", config, directory, on_round)
+
+
+def _submit(
+    link: SuperLinkRuns,
+    scratch: Path,
+    federation: str,
+    config: RunConfig,
+    directory: Path,
+    on_round: OnRound | None,
+) -> None:
+    """Run the app on `link` and wait for its end; a run that is left early is stopped."""
     from .server_app import prepare_data
 
     if not (APP / "pyproject.toml").is_file():
@@ -160,28 +201,28 @@ def _run_on_flower(config: RunConfig, directory: Path, on_round: OnRound | None)
             f"engine {config.engine!r} runs the app's folder, and {APP} has no pyproject.toml: "
             "install from a checkout (`pip install -e .`), or use engine = 'local'"
         )
-    with tempfile.TemporaryDirectory(prefix="fl-mlmc-", ignore_cleanup_errors=True) as home:
-        with LocalSuperLink(Path(home)) as link:
-            prepare_data(config)  # while the SuperLink starts; a mistake in the data is heard of here
-            settings = Path(home) / "run.toml"
-            settings.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in config.to_flower().items()))
-            # Beside our engine Flower's own stands idle; one node with all processors is the least of it.
-            nodes, cpus = (1, os.cpu_count()) if config.engine == "ray" else (config.num_clients, 1)
-            federation = f"num-supernodes={nodes} client-resources-num-cpus={cpus} init-args-num-cpus={os.cpu_count()}"
-            run_id = link.submit(stage_app(Path(home) / "app"), settings, federation)
-            rows = _Follower(directory / ROUNDS, on_round)
-            try:
-                while not link.state(run_id).is_finished:
-                    rows.poll()
-                    time.sleep(0.1)
+    with link:
+        prepare_data(config)  # while the SuperLink starts; a mistake in the data is heard of here
+        settings = scratch / "run.toml"
+        settings.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in config.to_flower().items()))
+        run_id = link.submit(stage_app(scratch / "app"), settings, federation)
+        rows = _Follower(directory / ROUNDS, on_round)
+        try:
+            while not link.state(run_id).is_finished:
                 rows.poll()
-                state = link.state(run_id)
-            finally:
-                (directory / "server.log").write_text(link.log(run_id, lines=1_000_000))
-        status = _status(directory)
-        if not state.is_success or status != "completed":
-            reason = status.removeprefix("failed: ") if status.startswith("failed") else _last_words(state, directory)
-            raise RunFailed(directory, reason)
+                time.sleep(0.1)
+            rows.poll()
+            state = link.state(run_id)
+        except (KeyboardInterrupt, SystemExit):
+            with contextlib.suppress(SuperLinkError):
+                link.stop(run_id)
+            raise
+        finally:
+            (directory / "server.log").write_text(link.log(run_id, lines=1_000_000))
+    status = _status(directory)
+    if not state.is_success or status != "completed":
+        reason = status.removeprefix("failed: ") if status.startswith("failed") else _last_words(state, directory)
+        raise RunFailed(directory, reason)
 
 
 def _run_on_cluster(config: RunConfig, directory: Path, on_round: OnRound | None, address: str) -> None:

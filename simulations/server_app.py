@@ -25,6 +25,7 @@ from fl_mlmc.models.norms import fill_statistics, has_static_statistics
 from fl_mlmc.protocol import code_stamp
 from fl_mlmc.roundlog import RoundLog
 from strategies.checkpoint import CHECKPOINT, load_state
+from strategies.device_grid import DeviceGrid
 from strategies.fed_bilevel import FedBilevel
 from strategies.tiered import TieredStrategy, to_arrays
 
@@ -56,6 +57,8 @@ def serve(
     model = _model(config, federated)
     if config.resolved_scheme(model.spec.size).moves_itself:  # refused before anything is written
         need_parameters_only(model.build(model.spec.units))
+    if config.dp_noise:
+        config.epsilon(config.num_rounds)  # likewise
     with writing(directory):
         saved = load_state(directory / CHECKPOINT) if config.resume else None
         if config.resume:
@@ -95,13 +98,16 @@ def _model(config: RunConfig, data: FederatedData) -> Model:
 
 
 def _strategy(config: RunConfig, model: Model, round_log: RoundLog, where: str, data: FederatedData) -> TieredStrategy:
+    meta = data.meta if config.engine == "flower" else ""  # elsewhere clients share the server's disk
     if config.task != "bilevel":
-        return TieredStrategy(config, model, round_log, where, _evaluator(config, model, data))
+        return TieredStrategy(config, model, round_log, where, _evaluator(config, model, data), meta)
     problem = problem_of(config, data.spec.input_shape, data.spec.num_classes)
     features, labels = (torch.from_numpy(part) for part in data.test())
-    return FedBilevel(
-        config, problem, model, round_log, where, lambda state: metrics(config, problem, state, features, labels)
-    )
+
+    def evaluate(state: Tensor) -> Mapping[str, float]:
+        return metrics(config, problem, state, features, labels)
+
+    return FedBilevel(config, problem, model, round_log, where, evaluate, meta)
 
 
 @contextmanager
@@ -120,7 +126,8 @@ def _engine(config: RunConfig, flowers: Grid | None, data: Path) -> Iterator[Gri
         ):
             yield grid
     elif flowers is not None:
-        yield flowers
+        # Flower's simulation passes messages on in memory: nothing is uploaded there, so nothing can stall.
+        yield flowers if type(flowers).__name__ == "InMemoryGrid" else DeviceGrid(flowers)
     else:
         raise ValueError("engine 'flower' needs Flower: use `flwr run` or `fl-mlmc run`")
 

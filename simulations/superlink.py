@@ -9,13 +9,14 @@ import http.client
 import json
 import os
 import re
+import shlex
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,54 +50,33 @@ class RunState:
         return self.status == "finished:completed"
 
 
-class LocalSuperLink:
-    """A private SuperLink for simulations, alive inside a `with` block.
+class SuperLinkRuns:
+    """Runs on the SuperLink that is the default connection of the Flower settings in `env`'s FLWR_HOME.
 
-    `home` becomes its FLWR_HOME: apps, logs and settings. `env` is added to the environment of this process
-    for all that runs on the SuperLink. Entering does not wait for the start; the first `submit` does.
+    Commands run in `neutral`, an empty folder. `tell` hears of each as it could be typed.
     """
 
-    def __init__(self, home: Path, env: Mapping[str, str] | None = None) -> None:
-        self.home = home.resolve()
-        self.port = _free_port()
-        self._env = _environment(self.home, {**os.environ, **(env or {})})
-        self._neutral = self.home / "empty"
+    def __init__(self, env: Mapping[str, str], neutral: Path, tell: Callable[[str], None] | None = None) -> None:
+        self.home = Path(env["FLWR_HOME"])
+        self._env = dict(env)
+        self._neutral = neutral
+        self._tell = tell
         self._family = ProcessFamily()
         self._watchers: dict[int, subprocess.Popen[bytes]] = {}
         self._finished: dict[int, RunState] = {}
 
     def __enter__(self) -> Self:
-        daemon = self._executable("flower-superlink")
-        # Ray lets its workers import from the working directory of the SuperLink before the app's own folder.
-        self._neutral.mkdir(parents=True, exist_ok=True)
-        # With an address in the settings, `flwr` never starts a SuperLink of its own.
-        link = f'[superlink.own]\naddress = "127.0.0.1:{self.port}"\ninsecure = true\n'
-        (self.home / "config.toml").write_text(f'[superlink]\ndefault = "own"\n\n{link}')
-        # Not under `home`: a Unix socket's path ends at about 100 characters, of which Ray's part takes 70.
-        parent = self._env.get("RAY_TMPDIR", "/tmp")
-        self._ray = tempfile.TemporaryDirectory(prefix="fl-mlmc-", dir=parent, ignore_cleanup_errors=True)
-        self._env["RAY_TMPDIR"] = self._ray.name
-        address = ["--host", "127.0.0.1", "--port", str(self.port)]
-        mode = ["--insecure", "--simulation", "--isolation", "subprocess"]
-        self._daemon = self._start([daemon, *mode, *address], self.log_path)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            self._family.end(GRACE_SECONDS)
-        finally:
-            self._ray.cleanup()
+        self._family.end(GRACE_SECONDS)
 
-    @property
-    def log_path(self) -> Path:
-        return self.home / "superlink.log"
-
-    def submit(self, app: Path, run_config: Path, federation_config: str) -> int:
+    def submit(self, app: Path, run_config: Path, federation_config: str = "") -> int:
         """Start a run of the Flower app in `app`, its settings overridden by a TOML file; the run's id."""
-        self._wait_until_healthy()
-        settings = ["--run-config", str(run_config.resolve()), "--federation-config", federation_config]
+        federation = ["--federation-config", federation_config] if federation_config else []
+        settings = ["--run-config", str(run_config.resolve()), *federation]
         run_id = int(self._flwr("run", str(app.resolve()), *settings)["run-id"])
         self._watch(run_id)
         return run_id
@@ -127,20 +107,13 @@ class LocalSuperLink:
         command = [self._executable("flwr"), "log", str(run_id), "--stream"]
         self._watchers[run_id] = self._start(command, self.home / f"run-{run_id}.log")
 
-    def _wait_until_healthy(self) -> None:
-        deadline = time.monotonic() + START_SECONDS
-        while not _is_healthy(self.port):
-            code = self._daemon.poll()
-            if code is not None or time.monotonic() > deadline:
-                what = "did not answer" if code is None else f"exited with code {code}"
-                tail = _tail(self.log_path, 20)
-                raise SuperLinkError(f"the SuperLink on port {self.port} {what}; {self.log_path} ends:\n{tail}")
-            time.sleep(0.05)
-
     def _flwr(self, command: str, *arguments: str) -> dict[str, Any]:
         """What `flwr COMMAND … --format json` answers."""
+        words = [command, *arguments, "--format", "json"]
+        if self._tell is not None:
+            self._tell(f"FLWR_HOME={shlex.quote(str(self.home))} flwr {shlex.join(words)}")
         done = subprocess.run(
-            [self._executable("flwr"), command, *arguments, "--format", "json"],
+            [self._executable("flwr"), *words],
             cwd=self._neutral,
             env={**self._env, **self._family.mark},
             stdin=subprocess.DEVNULL,
@@ -168,6 +141,62 @@ class LocalSuperLink:
             beside = Path(sys.executable).parent
             raise SuperLinkError(f"no `{name}` in {beside} nor on PATH; `pip install 'flwr[simulation]'` brings it")
         return found
+
+
+class LocalSuperLink(SuperLinkRuns):
+    """A private SuperLink for simulations, alive inside a `with` block.
+
+    `home` becomes its FLWR_HOME: apps, logs and settings. `env` is added to the environment of this process
+    for all that runs on the SuperLink. Entering does not wait for the start; the first `submit` does.
+    """
+
+    def __init__(self, home: Path, env: Mapping[str, str] | None = None) -> None:
+        home = home.resolve()
+        super().__init__(_environment(home, {**os.environ, **(env or {})}), home / "empty")
+        self.port = _free_port()
+
+    def __enter__(self) -> Self:
+        daemon = self._executable("flower-superlink")
+        # Ray lets its workers import from the working directory of the SuperLink before the app's own folder.
+        self._neutral.mkdir(parents=True, exist_ok=True)
+        # With an address in the settings, `flwr` never starts a SuperLink of its own.
+        link = f'[superlink.own]\naddress = "127.0.0.1:{self.port}"\ninsecure = true\n'
+        (self.home / "config.toml").write_text(f'[superlink]\ndefault = "own"\n\n{link}')
+        # Not under `home`: a Unix socket's path ends at about 100 characters, of which Ray's part takes 70.
+        parent = self._env.get("RAY_TMPDIR", "/tmp")
+        self._ray = tempfile.TemporaryDirectory(prefix="fl-mlmc-", dir=parent, ignore_cleanup_errors=True)
+        self._env["RAY_TMPDIR"] = self._ray.name
+        address = ["--host", "127.0.0.1", "--port", str(self.port)]
+        mode = ["--insecure", "--simulation", "--isolation", "subprocess"]
+        self._daemon = self._start([daemon, *mode, *address], self.log_path)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            super().__exit__(kind, error, trace)
+        finally:
+            self._ray.cleanup()
+
+    @property
+    def log_path(self) -> Path:
+        return self.home / "superlink.log"
+
+    def submit(self, app: Path, run_config: Path, federation_config: str = "") -> int:
+        """Start a run once the SuperLink answers; the run's id."""
+        self._wait_until_healthy()
+        return super().submit(app, run_config, federation_config)
+
+    def _wait_until_healthy(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while not _is_healthy(self.port):
+            code = self._daemon.poll()
+            if code is not None or time.monotonic() > deadline:
+                what = "did not answer" if code is None else f"exited with code {code}"
+                tail = _tail(self.log_path, 20)
+                raise SuperLinkError(f"the SuperLink on port {self.port} {what}; {self.log_path} ends:\n{tail}")
+            time.sleep(0.05)
 
 
 def _environment(home: Path, outer: Mapping[str, str]) -> dict[str, str]:

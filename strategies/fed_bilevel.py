@@ -48,8 +48,9 @@ class FedBilevel(TieredStrategy):
         round_log: RoundLog,
         data: str = "",
         evaluate_model: Evaluate | None = None,
+        data_meta: str = "",
     ) -> None:
-        super().__init__(config, model, round_log, data, evaluate_model)
+        super().__init__(config, model, round_log, data, evaluate_model, data_meta)
         self._held = Held.of(problem, "nested", 1.0)
         is_personal = not all(problem.travels)
         self._scheme = SchemeServer(config, model.spec.size, lambda client: self._plan(client, 1), is_personal)

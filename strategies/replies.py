@@ -8,11 +8,14 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from logging import WARNING
+from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.common.logger import log
 
+from fl_mlmc import parse
 from fl_mlmc.blocks import Payload
+from fl_mlmc.config import RunConfig
 from fl_mlmc.protocol import (
     ARRAYS,
     CONFIG,
@@ -28,6 +31,9 @@ from fl_mlmc.submodels import IndexPlan
 from fl_mlmc.wire import decode_payload
 
 from .roster import Seat
+
+MOST_DRAWS = 254
+"""As many as MLMC can draw; a row in the log holds them all."""
 
 
 @dataclass(frozen=True)
@@ -90,19 +96,47 @@ def sizes(reply: Message | None) -> dict[str, int]:
     return {"payload_bytes": sum(len(array.data) for array in arrays), "message_bytes": message_bytes}
 
 
-def read_update(reply: Message | None, sent: Sent, num_messages: int = 1) -> tuple[TrainUpdate, list[Payload]]:
+def blank_row(sent: Sent, compressor: str) -> dict[str, Any]:
+    """A task's row in the log before its reply is looked at."""
+    return {
+        "round": sent.task.server_round,
+        "client": sent.task.client,
+        "node": sent.seat.node,
+        "tier": sent.task.tier,
+        "width": sent.task.width,
+        "num_examples": None,
+        "num_parameters": sent.plan.size,
+        "compressor": compressor,
+        "level": None,
+        "probability": None,
+        "payload_bytes": 0,
+        "message_bytes": 0,
+        "downlink_bytes": sent.downlink_bytes,
+        "anchor_bytes": sent.anchor_bytes,
+        "expected_bits": None,
+        "train_seconds": None,
+        "encode_seconds": None,
+        "simulated_seconds": None,
+        "train_loss": None,
+        "status": "ok",
+    }
+
+
+def read_update(
+    reply: Message | None, sent: Sent, config: RunConfig, num_messages: int = 1
+) -> tuple[TrainUpdate, list[Payload]]:
     """The update and the payloads of a reply; ProtocolError or WireError says which rule it breaks."""
     if reply is None:
         raise ProtocolError("no reply in time")
     if reply.has_error():
         raise ProtocolError(f"error {reply.error.code}: {_last_line(reply.error.reason)}")
     records = dict(reply.content)
-    config, arrays = records.get(CONFIG), records.get(ARRAYS)
-    if not isinstance(config, ConfigRecord):
+    facts, arrays = records.get(CONFIG), records.get(ARRAYS)
+    if not isinstance(facts, ConfigRecord):
         raise ProtocolError(f"it has no config record {CONFIG!r}")
-    if "failure" in config:
-        raise ProtocolError(TrainFailure.from_config(config).failure)
-    update = TrainUpdate.from_config(config)
+    if "failure" in facts:
+        raise ProtocolError(TrainFailure.from_config(facts).failure)
+    update = TrainUpdate.from_config(facts)
     if (update.server_round, update.client) != (sent.task.server_round, sent.task.client):
         raise ProtocolError(
             f"it answers round {update.server_round} for client {update.client}, the task was round "
@@ -110,18 +144,26 @@ def read_update(reply: Message | None, sent: Sent, num_messages: int = 1) -> tup
         )
     if update.code_stamp != code_stamp():
         raise ProtocolError(f"it runs code {update.code_stamp}, the server runs {code_stamp()}")
-    if not 0 < update.num_examples <= 2**31:
-        raise ProtocolError(f"it declares {update.num_examples} examples")
+    if not 0 < update.num_examples <= config.max_examples:
+        raise ProtocolError(f"it declares {update.num_examples} examples, 1 to {config.max_examples} are allowed")
     if not 0 <= update.num_steps <= 2**31:
         raise ProtocolError(f"it declares {update.num_steps} steps")
     if not math.isfinite(update.train_loss):
         raise ProtocolError(f"its train-loss is {update.train_loss}")
+    if max(len(update.levels), len(update.probabilities)) > MOST_DRAWS:
+        raise ProtocolError(f"it tells of {max(len(update.levels), len(update.probabilities))} draws")
     if not all(type(level) is int for level in update.levels):
         raise ProtocolError(f"its levels are {update.levels[:3]}, expected whole numbers")
     if not all(type(chance) is float for chance in update.probabilities):
         raise ProtocolError(f"its probabilities are {update.probabilities[:3]}, expected numbers")
+    if update.compressor:
+        _check_compressor(update.compressor)
     names = [payload_name(number) for number in range(num_messages)]
-    return update, [_read_payload(arrays, name, sent.plan.size) for name in names]
+    payloads = [_read_payload(arrays, name, sent.plan.size) for name in names]
+    for payload in payloads if config.max_update_norm else ():
+        if not (norm := float(payload.dense().norm())) <= config.max_update_norm:
+            raise ProtocolError(f"its update has norm {norm:.4g}, max-update-norm is {config.max_update_norm:g}")
+    return update, payloads
 
 
 def _read_payload(arrays: object, name: str, size: int) -> Payload:
@@ -130,6 +172,12 @@ def _read_payload(arrays: object, name: str, size: int) -> Payload:
         found = "no array" if array is None else f"stype {array.stype!r} and shape {array.shape}"
         raise ProtocolError(f"its {name} has {found}, expected {PAYLOAD_STYPE!r} and shape {(size,)}")
     return decode_payload(array.data, size)
+
+
+def _check_compressor(text: str) -> None:
+    if len(text) > 200:
+        raise ProtocolError(f"the name of its compressor has {len(text)} characters")
+    parse(text)
 
 
 def _last_line(reason: str | None) -> str:

@@ -6,12 +6,16 @@ Flower's node ids are random; everything that repeats from run to run uses the c
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from logging import WARNING
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.common.logger import log
 from flwr.serverapp import Grid
 
-from fl_mlmc.protocol import CONFIG, ROSTER_ACTION, ProtocolError, RosterEntry, code_stamp
+from fl_mlmc.protocol import CONFIG, ROSTER_ACTION, ProtocolError, RosterEntry, code_stamp, printable
 from fl_mlmc.submodels.tier import Tier, assign_tiers, tier_named
+
+from .device_grid import DeviceGrid
 
 
 class RosterError(RuntimeError):
@@ -31,12 +35,19 @@ class Roster:
     """Clients 0 to num_clients − 1 of a run and the nodes that host them."""
 
     def __init__(
-        self, tiers: Sequence[Tier], num_clients: int, seed: int, assignment: str = "shares", data: str = ""
+        self,
+        tiers: Sequence[Tier],
+        num_clients: int,
+        seed: int,
+        assignment: str = "shares",
+        data: str = "",
+        meta: str = "",
     ) -> None:
         self._tiers, self._num_clients, self._seed = tuple(tiers), num_clients, seed
-        self._assignment, self._data = assignment, data
+        self._assignment, self._data, self._meta = assignment, data, meta
         self._entries: dict[int, RosterEntry] = {}
         self._refused: dict[int, str] = {}
+        self._silent: dict[int, tuple[float, float]] = {}  # when to ask again, and the pause after that
         self._hosts: dict[int, int] = {}
         self._alike: range | None = None
 
@@ -60,40 +71,61 @@ class Roster:
         tier = tier_named(self._tiers, entry.tier) if entry.tier else self._assigned(client, server_round)
         return Seat(node_id, entry.node, tier)
 
-    def wait(self, grid: Grid, seconds: float = 60.0) -> None:
-        """Ask nodes who they are until every client has one; RosterError if that takes longer than `seconds`."""
+    def wait(self, grid: Grid, least: int | None = None, seconds: float = 60.0) -> None:
+        """Ask nodes who they are until every client has one; after `seconds`, until `least` clients have.
+
+        RosterError if fewer have one by then; `least` is all clients, unless given.
+        """
         deadline = time.monotonic() + seconds
+        least = self._num_clients if least is None else least
         while True:
-            self.refresh(grid)
-            if len(self.clients) == self._num_clients:
+            self.refresh(grid, seconds)
+            found = len(self.clients)
+            if found == self._num_clients:
                 return
             if time.monotonic() > deadline:
+                if found >= least:
+                    log(WARNING, "%d of %d clients have a node, going on with these", found, self._num_clients)
+                    return
                 refused = "".join(f"; node {node} was refused: {reason}" for node, reason in self._refused.items())
                 raise RosterError(
-                    f"{len(self.clients)} of {self._num_clients} clients have a node, after {seconds:g} s{refused}. "
+                    f"{found} of {self._num_clients} clients have a node, after {seconds:g} s{refused}. "
                     f"Give the federation a node for each client, or set num-clients to what it has"
                 )
             time.sleep(0.2)
 
-    def refresh(self, grid: Grid) -> None:
-        """Ask nodes that are new, forget nodes that are gone."""
+    def refresh(self, grid: Grid, seconds: float = 60.0) -> None:
+        """Ask nodes that are new, and wait so long for their answers; forget nodes that are gone."""
         nodes = grid.get_node_ids()
         # A range is an engine's promise: simulated nodes of this very code, node i of n hosts partition i of n.
         self._alike = nodes if isinstance(nodes, range) else None
         if self._alike is not None:
             return
         present = set(nodes)
+        if gone := (self._entries.keys() | self._refused.keys()) - present:
+            self._entries = {node: entry for node, entry in self._entries.items() if node not in gone}
+            self._refused = {}  # a seat may have become free
+            self._hosts = {client: node for client, node in self._hosts.items() if node not in gone}
         known = self._entries.keys() | self._refused.keys()
-        new = sorted(present - known)
-        if not new and known <= present:
-            return
-        self._entries = {node: entry for node, entry in self._entries.items() if node in present}
-        self._refused = {node: reason for node, reason in self._refused.items() if node in present}
-        for reply in grid.send_and_receive([self._query(node) for node in new], timeout=60.0) if new else ():
-            self._add(reply)
-        self._hosts = {client: node for node, entry in self._entries.items() for client in self._hosted(entry)}
+        now = time.monotonic()
+        new = sorted(node for node in present - known if self._silent.get(node, (now, 0.0))[0] <= now)
+        if new:
+            names = grid.names() if isinstance(grid, DeviceGrid) else {}
+            replies = grid.send_and_receive([self._query(node) for node in new], timeout=max(seconds, 1.0))
+            for reply in sorted(replies, key=lambda reply: reply.metadata.src_node_id):
+                self._add(reply, names.get(reply.metadata.src_node_id, ""))
+            self._note_silence(new)
 
-    def _add(self, reply: Message) -> None:
+    def _note_silence(self, asked: Iterable[int]) -> None:
+        """Whoever did not answer is asked again, less and less often: a round must not wait for it each time."""
+        for node in asked:
+            if node in self._entries or node in self._refused:
+                self._silent.pop(node, None)
+            else:
+                pause = self._silent.get(node, (0.0, 5.0))[1]
+                self._silent[node] = (time.monotonic() + pause, min(4 * pause, 3600.0))
+
+    def _add(self, reply: Message, name: str) -> None:
         node_id = reply.metadata.src_node_id
         if reply.has_error():
             return  # it may answer the next time
@@ -105,10 +137,18 @@ class Roster:
                 raise ProtocolError(f"it hosts client {entry.first} and every {entry.stride}th, both must be 0 or more")
             if entry.tier:
                 tier_named(self._tiers, entry.tier)
-        except (KeyError, ValueError) as error:
-            self._refused[node_id] = str(error)
+            if name and (entry.stride or name != f"client-{entry.first}"):
+                raise ProtocolError(f"it hosts client {entry.first}, and was registered as {name!r}")
+            if len(entry.node) > 100:
+                raise ProtocolError(f"its name has {len(entry.node)} characters, 100 are allowed")
+            if (clash := next((client for client in self._hosted(entry) if client in self._hosts), None)) is not None:
+                raise ProtocolError(f"client {clash} has a node already")
+        except (KeyError, TypeError, ValueError) as error:
+            self._refused[node_id] = printable(error)
+            log(WARNING, "node %d is left out: %s", node_id, self._refused[node_id])
         else:
             self._entries[node_id] = entry
+            self._hosts.update(dict.fromkeys(self._hosted(entry), node_id))
 
     def _hosted(self, entry: RosterEntry) -> Iterable[int]:
         if entry.stride:
@@ -120,5 +160,5 @@ class Roster:
         return self._tiers[assign_tiers(self._tiers, self._num_clients, self._seed, self._assignment, when)[client]]
 
     def _query(self, node_id: int) -> Message:
-        content = RecordDict({CONFIG: ConfigRecord({"data": self._data})})
+        content = RecordDict({CONFIG: ConfigRecord({"data": self._data, "data-meta": self._meta})})
         return Message(content, dst_node_id=node_id, message_type=f"{MessageType.QUERY}.{ROSTER_ACTION}")

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fl_mlmc.aggregate import CoverageMean, Mean
+from fl_mlmc.aggregate import Mean
 from fl_mlmc.blocks import Payload
 from fl_mlmc.config import RunConfig
 from fl_mlmc.schemes import Budget, Held, Round, State
@@ -16,6 +16,8 @@ from fl_mlmc.schemes.shadowheart import Shadowheart
 from fl_mlmc.submodels import IndexPlan, Tier
 from fl_mlmc.submodels.tier import simulated_seconds
 from fl_mlmc.wire import encode_payload
+
+from .folding import Fold, Folding
 
 ROUNDS, MOVEMENT = "memory-rounds", "movement/"
 
@@ -41,15 +43,18 @@ class SchemeServer:
         self._holders = torch.ones(size, dtype=torch.float64)
         self._round = Round(config.seed, 0, config.num_clients, config.clients_per_round)
         self._ranks: dict[int, int] = {}
-        self._means: list[CoverageMean] = []
+        self._folding = Folding(config, size)
+        self._means: list[Fold] = []
         self._budgets: dict[int, Budget] = {}
         self.lasting: float | None = None
         """Simulated seconds of a round, where the scheme fixes them."""
 
     def meet(self, clients: Iterable[int], tier_of: Callable[[int], Tier]) -> None:
         """Count how many of all `clients` hold each coordinate, and what each has time for; before the first round."""
+        clients = list(clients)
+        self._folding.meet(map(self._plan_of, clients))
         if isinstance(self.scheme, Shadowheart):
-            self._share_time(self.scheme, list(clients), tier_of)
+            self._share_time(self.scheme, clients, tier_of)
         if self.scheme.has_memory:
             holders = torch.zeros_like(self._holders)
             for client in clients:
@@ -74,7 +79,7 @@ class SchemeServer:
         """A new round of `cohort` from the model `vector`; the points to broadcast, float32."""
         self._round = replace(self._round, number=server_round, cohort_size=len(cohort))
         self._ranks = {client: rank for rank, client in enumerate(cohort)}
-        self._means = [CoverageMean(self._size) for _ in range(self.scheme.num_messages)]
+        self._means = [self._folding.start() for _ in range(self.scheme.num_messages)]
         if self._state is None:
             self._state = self.scheme.init_server(vector.double())
         model = vector.double() if self._state else vector

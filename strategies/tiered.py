@@ -15,7 +15,8 @@ from torch import Tensor
 from fl_mlmc.aggregate import Mean
 from fl_mlmc.config import RunConfig
 from fl_mlmc.models import Model
-from fl_mlmc.protocol import ANCHOR, ARRAYS, CONFIG, MOVEMENT, PAYLOAD_STYPE, TrainTask, TrainUpdate
+from fl_mlmc.privacy import secret_generator
+from fl_mlmc.protocol import ANCHOR, ARRAYS, CONFIG, MOVEMENT, PAYLOAD_STYPE, TrainTask, TrainUpdate, printable
 from fl_mlmc.rng import stream
 from fl_mlmc.roundlog import RoundLog
 from fl_mlmc.submodels import IndexPlan, plan
@@ -24,7 +25,8 @@ from fl_mlmc.submodels.tier import Tier, simulated_seconds
 
 from .broadcast import Broadcast
 from .checkpoint import CHECKPOINT, ServerState, save_state
-from .replies import Sent, in_client_order, read_update, sizes
+from .device_grid import DeviceGrid
+from .replies import Sent, blank_row, in_client_order, read_update, sizes
 from .roster import Roster
 from .scheme_server import SchemeServer
 from .server_optimizer import ServerOptimizer
@@ -59,13 +61,14 @@ class TieredStrategy(Strategy):
         round_log: RoundLog,
         data: str = "",
         evaluate_model: Evaluate | None = None,
+        data_meta: str = "",
     ) -> None:
         self.config = config
         self.model = model
         self.round_log = round_log
-        self.roster = Roster(config.tier_list, config.num_clients, config.seed, config.tier_assignment, data)
+        self.roster = Roster(config.tier_list, config.num_clients, config.seed, config.tier_assignment, data, data_meta)
         self._watch = CoverageWatch(model.spec)
-        self._data = data
+        self._data, self._data_meta = data, data_meta
         self._evaluate_model = evaluate_model
         self._optimizer = ServerOptimizer(config.server_optimizer, config.server_learning_rate, model.spec.size)
         self._scheme = SchemeServer(config, model.spec.size, lambda client: self._plan(client, 1))
@@ -76,6 +79,7 @@ class TieredStrategy(Strategy):
         self._started = 0.0
         self._cumulative_uplink_bytes = 0
         self._rounds_done = 0
+        self._num_late = 0
 
     def summary(self) -> None:
         """Say what this run is."""
@@ -105,7 +109,7 @@ class TieredStrategy(Strategy):
         for server_round in range(self._rounds_done + 1, num_rounds + 1):
             log(INFO, "[ROUND %s/%s]", server_round, num_rounds)
             messages = self.configure_train(server_round, result.arrays, train_config or ConfigRecord(), grid)
-            replies = grid.send_and_receive(messages, timeout=timeout)
+            replies = self._replies(grid, messages, timeout)
             stepped, _ = self.aggregate_train(server_round, replies)
             result.arrays = stepped or result.arrays
             if evaluate_fn and (metrics := evaluate_fn(server_round, result.arrays)):
@@ -113,6 +117,14 @@ class TieredStrategy(Strategy):
             if server_round % self.config.checkpoint_every == 0 or server_round == num_rounds:
                 self._checkpoint(server_round, from_arrays(result.arrays))
         return result
+
+    def _replies(self, grid: Grid, messages: Iterable[Message], timeout: float) -> Iterable[Message]:
+        if not isinstance(grid, DeviceGrid):
+            if self.config.over_sampling:
+                raise ValueError("over-sampling is for real devices, of which some get lost; a simulation loses none")
+            return grid.send_and_receive(messages, timeout=timeout)
+        self._num_late = grid.take_late()
+        return grid.collect(messages, timeout, self.config.clients_per_round if self.config.over_sampling else 0)
 
     def restore(self, state: ServerState) -> None:
         """Go on after the round of `state`; pass its vector to `start`."""
@@ -140,11 +152,20 @@ class TieredStrategy(Strategy):
         self._started = time.perf_counter()
         self._vector = from_arrays(arrays)
         if self.roster.is_empty:
-            self.roster.wait(grid)
+            # A memory's share counts all clients; other runs begin without devices that are down.
+            is_real = isinstance(grid, DeviceGrid)
+            least = self._least if is_real and not self._scheme.scheme.has_memory else None
+            self.roster.wait(grid, least, max(60.0, self.config.round_timeout) if is_real else 60.0)
             self._scheme.meet(self.roster.clients, lambda client: self.roster.seat(client).tier)
         self.roster.refresh(grid)
+        if len(self.roster.clients) < self._least:
+            self.roster.wait(grid, self._least, self.config.round_timeout)
         self._sent = {}
         return self._messages(server_round)
+
+    @property
+    def _least(self) -> int:
+        return self.config.least_replies(self.config.clients_per_round)
 
     def _messages(self, server_round: int) -> Iterator[Message]:
         cohort = self._scheme.active(self._cohort(server_round))
@@ -171,11 +192,16 @@ class TieredStrategy(Strategy):
     def _task(self, client: int, tier: Tier, server_round: int) -> TrainTask:
         state = str(self.round_log.directory / MEMORIES) if self._scheme.remembers else ""
         turn = self._scheme.turn(client)
-        return TrainTask(server_round, client, tier.name, tier.width, self._data, state, **turn)
+        meta = self._data_meta
+        return TrainTask(server_round, client, tier.name, tier.width, self._data, state, data_meta=meta, **turn)
 
     def _cohort(self, server_round: int) -> list[int]:
         clients = self.roster.clients
-        count = min(self.config.clients_per_round, len(clients))
+        count = min(self.config.num_asked, len(clients))
+        if self.config.dp_noise:
+            # From all, wherever they are: the privacy of a sample counts on its being uniform, and a secret.
+            drawn = secret_generator().choice(self.config.num_clients, self.config.clients_per_round, replace=False)
+            return sorted(set(drawn.tolist()).intersection(clients))
         rng = stream(self.config.seed, "cohort", server_round)
         if self.config.least_coverage == 0:
             return sorted(clients[index] for index in rng.choice(len(clients), count, replace=False))
@@ -205,6 +231,7 @@ class TieredStrategy(Strategy):
             "round": server_round,
             "num_sampled": len(rows),
             "num_ok": num_ok,
+            "num_late": self._num_late,
             "coverage_min": int(result.coverage.min()),
             "coverage_mean": float(result.coverage.double().mean()),
             "uplink_bytes": uplink_bytes,
@@ -217,9 +244,11 @@ class TieredStrategy(Strategy):
                 for name, held in coverage_by_tensor(self.model.spec, result.coverage).items()
             },
         }
+        if self.config.dp_noise:
+            self._row["epsilon"] = self.config.epsilon(server_round)
         self._row |= self._round_row(result)
         self._warn_of_uncovered(result.coverage, server_round)
-        needed = self.config.least_replies(len(rows))
+        needed = self.config.least_replies(min(len(rows), self.config.clients_per_round))
         if num_ok < needed:
             self._close_round(aggregating)
             reasons = sorted({row["status"] for row in rows if row["status"] != "ok"})
@@ -247,39 +276,20 @@ class TieredStrategy(Strategy):
 
     def _fold(self, sent: Sent, reply: Message | None) -> Row:
         """Add one reply to the means, if it keeps the rules; its row in the log."""
-        row: Row = {
-            "round": sent.task.server_round,
-            "client": sent.task.client,
-            "node": sent.seat.node,
-            "tier": sent.task.tier,
-            "width": sent.task.width,
-            "num_examples": None,
-            "num_parameters": sent.plan.size,
-            "compressor": self.config.compressor,
-            "level": None,
-            "probability": None,
-            "payload_bytes": 0,
-            "message_bytes": 0,
-            "downlink_bytes": sent.downlink_bytes,
-            "anchor_bytes": sent.anchor_bytes,
-            "expected_bits": None,
-            "train_seconds": None,
-            "encode_seconds": None,
-            "simulated_seconds": None,
-            "train_loss": None,
-            "status": "ok",
-        }
+        row = blank_row(sent, self.config.compressor)
         try:
             row |= sizes(reply)
-            update, payloads = read_update(reply, sent, self._scheme.scheme.num_messages)
+            update, payloads = read_update(reply, sent, self.config, self._scheme.scheme.num_messages)
             labels = update.labels if self.config.average_by_label else None
             weight = 1 if self.config.weighting == "clients" else update.num_examples
             self._scheme.add(sent.task.client, sent.plan, payloads, weight, labels)
         except ValueError as error:
-            log(WARNING, "client %d dropped in round %d: %s", sent.task.client, sent.task.server_round, error)
-            return row | {"status": f"dropped: {error}"}
+            reason = printable(error)
+            log(WARNING, "client %d dropped in round %d: %s", sent.task.client, sent.task.server_round, reason)
+            return row | {"status": f"dropped: {reason}"}
         return row | {
             "num_examples": update.num_examples,
+            "compressor": update.compressor or self.config.compressor,
             "level": _one_or_all(update.levels),
             "probability": _one_or_all(update.probabilities),
             "expected_bits": update.expected_bits,

@@ -10,6 +10,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
 from clients.client_app import app
+from clients.data import FederatedData
 from fl_mlmc.blocks import DenseBlock, Payload
 from fl_mlmc.config import RunConfig
 from fl_mlmc.models import build_model
@@ -22,14 +23,16 @@ from simulations.server_app import prepare_data
 ROOT = Path(__file__).parents[2]
 
 
-def ask(config: RunConfig, data: str, width: float = 0.5, values: torch.Tensor | None = None) -> Message:
+def ask(
+    config: RunConfig, data: str, width: float = 0.5, values: torch.Tensor | None = None, meta: str = ""
+) -> Message:
     identify_process()
     model = build_model(config.model, (1, 8, 8), 10)
     own = plan(model.spec, "nested", width)
     if values is None:
         values = own.gather(model.initial(0))
     payload = encode_payload(Payload(len(values), (DenseBlock(values),)))
-    task = TrainTask(1, 2, "small", width, data)
+    task = TrainTask(1, 2, "small", width, data, data_meta=meta)
     array = Array("float32", (len(values),), PAYLOAD_STYPE, payload)
     content = RecordDict({ARRAYS: ArrayRecord({PAYLOAD: array}), CONFIG: ConfigRecord(task.to_config())})
     return Message(content, dst_node_id=3, message_type="train", group_id="1/2")
@@ -102,6 +105,55 @@ def test_a_node_may_measure_its_tier(small: RunConfig) -> None:
     for text, expected in tiers.items():
         reply = app(query, context(small.changed(tiers=text), tier="auto"))
         assert RosterEntry.from_config(reply.content.config_records[CONFIG]).tier == expected
+
+
+def test_a_device_trains_on_its_own_file_or_says_what_is_wrong_with_it(small: RunConfig, tmp_path: Path) -> None:
+    directory = prepare_data(small)
+    meta = FederatedData.open(directory).meta
+    own = tmp_path / "own.csv"
+    own.write_text(
+        "label," + ",".join(map(str, range(64))) + "\n" + "".join(f"{n},{','.join(['7'] * 64)}\n" for n in "123")
+    )
+    reply = app(ask(small, str(directory), meta=meta), context(small, **{"data-path": str(own)}))
+    assert reply.content.config_records[CONFIG]["num-examples"] == 3
+    for path, reason in ((tmp_path / "gone.csv", "does not exist on this device"), (tmp_path, "has no folders")):
+        reply = app(ask(small, str(directory), meta=meta), context(small, **{"data-path": str(path)}))
+        assert reason in str(reply.content.config_records[CONFIG]["failure"])
+    # With no path of its own it reads what the server prepared, if they share a disk.
+    reply = app(ask(small, str(directory), meta=meta), context(small))
+    assert reply.content.config_records[CONFIG]["num-examples"] > 3
+
+
+def test_a_device_keeps_its_uplink_budget_and_says_how(small: RunConfig) -> None:
+    data = str(prepare_data(small))
+    for budget in (100, 200):
+        reply = app(ask(small, data), context(small, **{"uplink-budget": budget}))
+        update = TrainUpdate.from_config(reply.content.config_records[CONFIG])
+        payload = reply.content.array_records[ARRAYS][PAYLOAD].data
+        assert 0.5 * budget < len(payload) <= budget
+        assert update.compressor.startswith("MLMC(TopK(fraction=0.0")
+    free = TrainUpdate.from_config(app(ask(small, data), context(small)).content.config_records[CONFIG])
+    assert free.compressor == ""
+    failure = app(
+        ask(dense := small.changed(compressor="Identity()"), data), context(dense, **{"uplink-budget": 400})
+    ).content.config_records[CONFIG]["failure"]
+    assert "is over the uplink-budget of 400, and Identity() has no fraction to choose" in str(failure)
+
+
+def test_a_scheme_with_memory_does_not_change_its_compressor(small: RunConfig, tmp_path: Path) -> None:
+    config = small.changed(scheme="ef21", compressor="TopK(fraction=0.5)")
+    node = {"uplink-budget": 200, "state-path": str(tmp_path)}
+    failure = app(ask(config, str(prepare_data(config))), context(config, **node)).content.config_records[CONFIG][
+        "failure"
+    ]
+    assert "has its steps from TopK(fraction=0.5)" in str(failure)
+
+
+def test_memories_of_two_runs_on_one_device_lie_apart(small: RunConfig, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        config = small.changed(scheme="ef21", compressor="TopK(fraction=0.5)", run_name=name)
+        app(ask(config, str(prepare_data(config))), context(config, **{"state-path": str(tmp_path)}))
+    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.npz")} == {"one/2/1.npz", "two/2/1.npz"}
 
 
 def test_a_device_needs_no_more_than_flwr_torch_and_numpy() -> None:

@@ -12,7 +12,7 @@ def test_a_record_survives_the_trip(record: TrainTask | TrainUpdate) -> None:
 
 
 def test_keys_are_dashed() -> None:
-    plain = {"server-round", "client", "tier", "width", "data", "state", "memory-round"}
+    plain = {"server-round", "client", "tier", "width", "data", "memory-round", "uplink-budget"}
     assert set(TASK.to_config()) == plain | {"checkpoint-round", "rank", "cohort-size", "gradients", "messages"}
 
 

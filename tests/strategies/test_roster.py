@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
@@ -8,6 +8,7 @@ from clients import client_app
 from fl_mlmc.protocol import CONFIG, RosterEntry
 from fl_mlmc.submodels.tier import parse_tiers
 from simulations.local_grid import LocalGrid
+from strategies.device_grid import DeviceGrid
 from strategies.roster import Roster, RosterError
 
 TIERS = parse_tiers("small:0.5:0.5,full:1.0:0.5")
@@ -58,3 +59,66 @@ def test_a_node_that_does_not_fit_is_refused_by_name(
 ) -> None:
     with pytest.raises(RosterError, match=f"2 of 3 clients have a node.*node 2 was refused: .*{reason}"):
         Roster(TIERS, 3, seed=0).wait(grid(3, change), seconds=0)
+
+
+class Registered(DeviceGrid):
+    """The same nodes behind a SuperLink that knows them by name."""
+
+    def __init__(self, inner: LocalGrid, names: dict[int, str], silent: set[int]) -> None:
+        self.inner, self.registered, self.silent, self.asked = inner, names, silent, []  # type: ignore[var-annotated]
+
+    def names(self) -> dict[int, str]:
+        return self.registered
+
+    def get_node_ids(self) -> Iterable[int]:
+        return self.inner.get_node_ids()
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        heard = [message for message in messages if message.metadata.dst_node_id not in self.silent]
+        self.asked.append(len(heard))
+        return self.inner.send_and_receive(heard)
+
+
+def single(first: Callable[[RosterEntry], int]) -> Callable[[RosterEntry], dict[str, object]]:
+    return lambda entry: {"first": first(entry), "stride": 0}
+
+
+def test_a_node_is_held_to_the_client_that_it_was_registered_for() -> None:
+    claims = grid(3, single(lambda entry: 0 if entry.first == 2 else entry.first))  # node 3 wants client 0
+    names = {1: "client-0", 2: "client-1", 3: "client-2"}
+    roster = Roster(TIERS, 3, seed=0)
+    with pytest.raises(RosterError, match="node 3 was refused: it hosts client 0, and was registered as 'client-2'"):
+        roster.wait(Registered(claims, names, set()), seconds=0)
+    roster.wait(Registered(claims, names, set()), least=2, seconds=0)
+    assert [roster.seat(client).node_id for client in roster.clients] == [1, 2]
+
+
+def test_a_registered_node_hosts_one_client_only() -> None:
+    roster = Roster(TIERS, 2, seed=0)
+    with pytest.raises(RosterError, match="it hosts client 0, and was registered as 'client-0'"):
+        roster.wait(Registered(grid(1), {1: "client-0"}, set()), seconds=0)
+
+
+def test_a_seat_that_is_taken_stays_with_its_node() -> None:
+    roster = Roster(TIERS, 3, seed=0)
+    with pytest.raises(RosterError, match="node 3 was refused: client 0 has a node already"):
+        roster.wait(grid(3, single(lambda entry: 0 if entry.first == 2 else entry.first)), seconds=0)
+    assert [roster.seat(client).node_id for client in roster.clients] == [1, 2]
+
+
+def test_a_silent_node_is_not_waited_for_in_every_round() -> None:
+    nodes = Registered(grid(3, single(lambda entry: entry.first)), {}, silent={2})
+    roster = Roster(TIERS, 3, seed=0)
+    roster.wait(nodes, least=2, seconds=0)
+    for _ in range(5):
+        roster.refresh(nodes)
+    assert nodes.asked == [2]
+    assert list(roster.clients) == [0, 2]
+
+
+def test_what_a_node_says_of_itself_is_fit_for_a_log() -> None:
+    roster = Roster(TIERS, 1, seed=0)
+    with pytest.raises(RosterError) as error:
+        roster.wait(grid(1, lambda entry: {"code-stamp": "\x1b[2J" + "x" * 100_000}), seconds=0)
+    assert len(str(error.value)) < 1000
+    assert "\x1b" not in str(error.value)

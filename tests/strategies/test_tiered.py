@@ -110,13 +110,18 @@ def size_of(reply: Message) -> int:
 
 
 def not_finite(message: Message, reply: Message) -> Message:
-    values = torch.ones(size_of(reply))
+    values = torch.from_numpy(np.random.default_rng(0).normal(size=size_of(reply))).float()
     data = encode_payload(Payload(len(values), (DenseBlock(values),)))
     return replaced(message, reply, sealed(data[:-4] + np.float32("nan").tobytes()))
 
 
 def too_large(message: Message, reply: Message) -> Message:
     values = torch.zeros(size_of(reply) + 1)
+    return replaced(message, reply, encode_payload(Payload(len(values), (DenseBlock(values),))))
+
+
+def long_update(message: Message, reply: Message) -> Message:
+    values = torch.full((size_of(reply),), 10.0)
     return replaced(message, reply, encode_payload(Payload(len(values), (DenseBlock(values),))))
 
 
@@ -149,6 +154,10 @@ HOSTILE: dict[str, tuple[Reply, str]] = {
     "empty list": (lambda m, r: replaced(m, r, labels=[]), "it holds an empty list"),
     "levels in bytes": (lambda m, r: replaced(m, r, levels=[b"x"]), "its levels are"),
     "chances in text": (lambda m, r: replaced(m, r, probabilities=["x"]), "its probabilities are"),
+    "a million draws": (lambda m, r: replaced(m, r, levels=[1] * 10**6), "tells of 1000000 draws"),
+    "no such compressor": (lambda m, r: replaced(m, r, compressor="Zip()"), "unknown compressor 'Zip'"),
+    "long compressor": (lambda m, r: replaced(m, r, compressor="x" * 10**6), "has 1000000 characters"),
+    "terminal": (lambda m, r: replaced(m, r, failure="\x1b[2J" + "no" * 10**6), r" \[2Jnono.{0,600}$"),
     "loss not finite": (lambda m, r: replaced(m, r, **{"train-loss": float("nan")}), "train-loss"),
 }
 
@@ -206,3 +215,48 @@ def test_coordinates_that_nobody_held_keep_their_values(small: RunConfig) -> Non
     assert torch.equal(got[held == 0], before[held == 0])
     assert not torch.equal(got[held > 0], before[held > 0])
     assert read_rounds(directory(config))["coverage_min"].tolist() == [0, 0]
+
+
+def test_what_a_client_may_weigh_and_how_far_it_may_move_the_mean_can_be_bounded(small: RunConfig) -> None:
+    config = everyone(small, num_rounds=1, compressor="Identity()", max_update_norm=50.0, max_examples=1000)
+    run(config, long_update, victims=(2,))
+    rows = read_clients(directory(config)).set_index("client")["status"]
+    assert rows.drop(2).tolist() == ["ok"] * 5
+    assert re.search(r"its update has norm \d+(\.\d+)?, max-update-norm is 50", rows.loc[2])
+    run(more := config.changed(run_name="more"), too_many_examples, victims=(2,))
+    rows = read_clients(directory(more)).set_index("client")["status"]
+    assert (rows.loc[2], rows.loc[3]) == ("dropped: it declares 1001 examples, 1 to 1000 are allowed", "ok")
+
+
+def too_many_examples(message: Message, reply: Message) -> Message:
+    return replaced(message, reply, **{"num-examples": 1001})
+
+
+@pytest.mark.parametrize("aggregation", ["median", "trimmed-mean:0.34"])
+def test_one_liar_moves_a_robust_mean_little_and_the_plain_mean_far(small: RunConfig, aggregation: str) -> None:
+    config = everyone(small, num_rounds=1, compressor="Identity()", tiers="full:1.0:1.0", aggregation=aggregation)
+    honest = run(config)
+    robust = run(config.changed(run_name="robust"), long_update, victims=(2,))
+    plain = run(config.changed(run_name="plain", aggregation="mean"), long_update, victims=(2,))
+    assert (robust - honest).abs().max() < 0.5 < 1.0 < (plain - honest).abs().max()
+    assert not torch.equal(honest, run(config.changed(run_name="mean", aggregation="mean")))
+
+
+def test_private_runs_draw_from_all_clients_never_repeat_and_tell_their_epsilon(small: RunConfig) -> None:
+    pytest.importorskip("dp_accounting")
+    config = small.changed(compressor="Identity()", dp_clip=0.5, dp_noise=1.0)
+    first, second = run(config), run(again := config.changed(run_name="again"))
+    assert not torch.equal(first, second)
+    spent = read_rounds(directory(config))["epsilon"].tolist()
+    assert 0 < spent[0] < spent[1]
+    assert spent == read_rounds(directory(again))["epsilon"].tolist() == [config.epsilon(1), config.epsilon(2)]
+
+
+def test_a_private_mean_is_the_clipped_one_when_there_is_no_noise(
+    small: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RunConfig, "epsilon", lambda *_: 1.0)
+    config = everyone(small, num_rounds=1, compressor="Identity()", tiers="full:1.0:1.0", dp_clip=1e-3, dp_noise=1e-9)
+    before = build_model(config.model, (1, 8, 8), 10).initial(config.seed)
+    moved = float((run(config) - before).norm())
+    assert 1e-4 < moved <= 1.0001e-3

@@ -1,0 +1,89 @@
+"""A process that is started again whenever it ends, a little later each time."""
+
+import ctypes
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+Tell = Callable[[str], None]
+
+FIRST_SECONDS, MOST_SECONDS = 1.0, 60.0
+STEADY_SECONDS = 60.0
+"""A process that lived so long starts anew without delay."""
+GRACE_SECONDS = 10.0
+
+
+class Supervisor:
+    """Keeps one process alive until `stop`."""
+
+    def __init__(self, command: Sequence[str], cwd: Path, env: Mapping[str, str], tell: Tell) -> None:
+        self._command, self._cwd, self._env, self._tell = list(command), cwd, dict(env), tell
+        self._stopped = threading.Event()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def run(self) -> None:
+        """Start the process and start it again when it ends; returns after `stop`."""
+        delay = FIRST_SECONDS
+        try:
+            while not self._stopped.is_set():
+                started = time.monotonic()
+                self._process = subprocess.Popen(
+                    self._command, cwd=self._cwd, env=self._env, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent
+                )
+                code = self._wait()
+                if self._stopped.is_set():
+                    return
+                if time.monotonic() - started >= STEADY_SECONDS:
+                    delay = FIRST_SECONDS
+                self._tell(f"{self._command[0]} ended with code {code}; starting it again in {delay:g} s")
+                self._stopped.wait(delay)
+                delay = min(2 * delay, MOST_SECONDS)
+        finally:
+            self._end()
+
+    def stop(self) -> None:
+        """Have `run` end the process and return."""
+        self._stopped.set()
+
+    def _wait(self) -> int:
+        assert self._process is not None
+        while True:
+            with suppress(subprocess.TimeoutExpired):
+                return self._process.wait(timeout=0.2)
+            if self._stopped.is_set():
+                return self._end()
+
+    def _end(self) -> int:
+        process = self._process
+        if process is None:
+            return 0
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(GRACE_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        return process.wait()
+
+
+def stop_on_signals(*stop: Callable[[], None]) -> None:
+    """Have SIGTERM and Ctrl-C call `stop`."""
+
+    def handle(number: int, frame: object) -> None:
+        for function in stop:
+            function()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handle)
+
+
+def die_with_parent() -> None:
+    """To be called in a new process: it gets SIGTERM when the thread that started it is gone."""
+    # A supervisor that is killed must not leave a node that nobody watches.
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG

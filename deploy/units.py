@@ -1,0 +1,19 @@
+"""systemd units, filled in for this machine."""
+
+import getpass
+import sys
+from pathlib import Path
+from string import Template
+
+TEMPLATES = Path(__file__).parent / "units"
+KINDS = ("server", "node")
+
+
+def unit(kind: str, directory: Path, user: str = "") -> str:
+    """The text of a unit that runs `deploy KIND DIRECTORY` at boot; a path with spaces is quoted."""
+    return Template((TEMPLATES / f"{kind}.service").read_text()).substitute(
+        python=sys.executable,
+        app=Path(__file__).parents[1],
+        directory=directory.absolute(),
+        user=user or getpass.getuser(),
+    )

@@ -1,0 +1,125 @@
+"""A device's own files: what is read, and what is said of a file that cannot be."""
+
+import csv
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from clients.device_data import DeviceData, DeviceDataError
+
+META = json.dumps(
+    {"input_shape": [1, 2, 2], "class_names": ["cat", "dog"], "kind": "image", "mean": [10.0], "std": [2.0]}
+)
+PIXELS = np.array([[0, 10, 20, 30], [4, 4, 4, 255]], dtype=np.uint8)
+
+
+def write_csv(
+    path: Path, labels: tuple[object, ...] = ("cat", "dog"), header: tuple[str, ...] = ("a", "b", "c", "d")
+) -> Path:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["label", *header])
+        writer.writerows([[label, *row] for label, row in zip(labels, PIXELS.tolist(), strict=True)])
+    return path
+
+
+def as_csv(folder: Path) -> Path:
+    return write_csv(folder / "own.csv")
+
+
+def as_numbers(folder: Path) -> Path:
+    return write_csv(folder / "own.CSV", (0, 1))
+
+
+def as_parquet(folder: Path) -> Path:
+    frame = pd.DataFrame(PIXELS, columns=list("abcd")).assign(label=["cat", "dog"])
+    frame.to_parquet(folder / "own.parquet")
+    return folder / "own.parquet"
+
+
+def as_images(folder: Path) -> Path:
+    for name, row in zip(("cat", "dog"), PIXELS, strict=True):
+        (folder / "own" / name).mkdir(parents=True)
+        Image.fromarray(row.reshape(2, 2)).save(folder / "own" / name / "one.png")
+    return folder / "own"
+
+
+def as_parquet_of_images(folder: Path) -> Path:
+    root = as_images(folder)
+    files = [(root / name / "one.png").read_bytes() for name in ("cat", "dog")]
+    frame = pd.DataFrame({"image": [{"bytes": data, "path": None} for data in files], "label": [0, 1]})
+    frame.to_parquet(folder / "images.parquet")
+    return folder / "images.parquet"
+
+
+@pytest.mark.parametrize("write", [as_csv, as_numbers, as_parquet, as_images, as_parquet_of_images])
+def test_every_form_gives_the_same_examples(tmp_path: Path, write: Callable[[Path], Path]) -> None:
+    features, labels = DeviceData.open(write(tmp_path), META).client(17)
+    np.testing.assert_array_equal(features, (PIXELS.reshape(2, 1, 2, 2).astype(np.float32) - 10) / 2)
+    np.testing.assert_array_equal(labels, [0, 1])
+    assert (features.dtype, labels.dtype) == (np.float32, np.int64)
+
+
+def test_vectors_are_read_as_they_are(tmp_path: Path) -> None:
+    meta = json.dumps({"input_shape": [2], "class_names": ["0", "1"], "kind": "vector", "mean": [0.0], "std": [1.0]})
+    (tmp_path / "own.csv").write_text("x,label,y\n0.5,1,-2e3\n")
+    features, labels = DeviceData.open(tmp_path / "own.csv", meta).client(0)
+    np.testing.assert_array_equal(features, np.float32([[0.5, -2000]]))
+    assert labels.tolist() == [1]
+
+
+BROKEN = {
+    "missing.csv": (None, "does not exist on this device"),
+    "empty.csv": ("", "is empty"),
+    "header.csv": ("label,a,b,c,d\n", "holds no examples"),
+    "own.txt": ("label\n", "is no .csv, no .parquet and no folder of images"),
+    "label.csv": ("a,b,c,d\n1,2,3,4\n", "has no column 'label'; it has a, b, c, d"),
+    "short.csv": ("label,a,b,c,d\ncat,1,2,3\n", "line 2 has 4 fields, its header 5"),
+    "width.csv": ("label,a\ncat,1\n", "has 1 columns beside 'label', the data set has 4"),
+    "text.csv": ("label,a,b,c,d\ncat,1,2,x,4\n", "column 'c' holds something that is no number"),
+    "nan.csv": ("label,a,b,c,d\ncat,1,2,nan,4\n", "pixels are 0 to 255|not finite"),
+    "range.csv": ("label,a,b,c,d\ncat,1,2,3,256\n", "values from 1 to 256, pixels are 0 to 255"),
+    "class.csv": ("label,a,b,c,d\ncow,1,2,3,4\n", "has the label 'cow'; the classes are cat, dog, or 0 to 1"),
+    "high.csv": ("label,a,b,c,d\n2,1,2,3,4\n", "has the label '2'"),
+    "bytes.csv": (b"label\xff\n", "is not CSV"),
+    "bad.parquet": ("no parquet", "is not Parquet"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_file_is_reported_with_its_name_and_what_was_seen(tmp_path: Path, name: str) -> None:
+    content, reason = BROKEN[name]
+    if content is not None:
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(DeviceDataError, match=f"{name}.*({reason})"):
+        DeviceData.open(tmp_path / name, META)
+
+
+def test_images_of_another_size_and_no_images_are_reported(tmp_path: Path) -> None:
+    (tmp_path / "own" / "cat").mkdir(parents=True)
+    with pytest.raises(DeviceDataError, match="own holds no examples"):
+        DeviceData.open(tmp_path / "own", META)
+    Image.new("L", (3, 2)).save(tmp_path / "own" / "cat" / "one.png")
+    with pytest.raises(DeviceDataError, match=r"one.png has 3x2 pixels, expected 2x2"):
+        DeviceData.open(tmp_path / "own", META)
+    (tmp_path / "own" / "cat" / "one.png").write_bytes(b"\x89PNG no more")
+    with pytest.raises(DeviceDataError, match=r"one.png is no image"):
+        DeviceData.open(tmp_path / "own", META)
+
+
+@pytest.mark.parametrize(
+    ("module", "write", "needs"), [("pyarrow", as_parquet, "pyarrow"), ("PIL", as_images, "[pP]illow")]
+)
+def test_a_missing_library_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, write: Callable[[Path], Path], needs: str
+) -> None:
+    path = write(tmp_path)
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(DeviceDataError, match=f"needs {needs}: `pip install"):
+        DeviceData.open(path, META)

@@ -1,0 +1,176 @@
+"""A whole federation on loopback: TLS, node authentication, three tiers, a stranger and a liar."""
+
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from flwr.app import Context, Error, Message
+from flwr.clientapp import ClientApp
+
+from clients import client_app
+from clients.data import FederatedData
+from deploy.federation import add_node
+from fl_mlmc.config import RunConfig
+from fl_mlmc.models import build_model
+from fl_mlmc.protocol import CONFIG
+from fl_mlmc.roundlog import RoundLog
+from simulations.launch import load_config
+from simulations.local_grid import LocalGrid
+from simulations.server_app import prepare_data
+from strategies.checkpoint import load_state
+from strategies.tiered import TieredStrategy, from_arrays, to_arrays
+
+if TYPE_CHECKING:
+    from .conftest import Deployment
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="processes are watched through /proc"),
+    pytest.mark.timeout(900),  # a minute on two idle cores; nodes start a Python with torch for every message
+]
+
+LIES = """
+from flwr.clientapp import ClientApp
+
+honest = ClientApp.__call__
+
+
+def lying(self, message, context):
+    reply = honest(self, message, context)
+    if message.metadata.message_type != "train":
+        return reply
+    from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+    config, array = reply.content["config"], reply.content["arrays"]["payload"]
+    kind = KINDS[int(config["server-round"]) - 1]
+    data, shape, stype = array.data, array.shape, array.stype
+    if kind == "noise":
+        data = b"MLMC" + bytes(range(256)) * 4
+    elif kind in ("norm", "nan"):
+        import struct, zlib
+        import numpy as np, torch
+        from fl_mlmc.blocks import DenseBlock, Payload
+        from fl_mlmc.wire import encode_payload
+        values = torch.from_numpy(np.random.default_rng(0).normal(1e6, 1e5, shape)).float()
+        data = encode_payload(Payload(shape[0], (DenseBlock(values),)))
+        if kind == "nan":
+            body = data[14:-4] + struct.pack("<f", float("nan"))
+            data = data[:10] + struct.pack("<I", zlib.crc32(body, zlib.crc32(data[:10] + bytes(4)))) + body
+    elif kind == "examples":
+        config["num-examples"] = 10**6
+    elif kind == "stype":
+        stype = "numpy.ndarray"
+    elif kind == "shape":
+        shape = (10**12,)
+    elif kind == "other client":
+        config["client"] = 0
+    elif kind == "other code":
+        config["code-stamp"] = "\\x1b[2Jmine"
+    elif kind == "types":
+        config["train-loss"] = "low"
+    elif kind == "no records":
+        return Message(RecordDict({"config": ArrayRecord({})}), reply_to=message)
+    elif kind == "exception":
+        raise RuntimeError("on purpose")
+    elif kind == "death":
+        import os
+        os._exit(1)
+    else:
+        raise AssertionError(kind)
+    arrays = ArrayRecord({"payload": Array("float32", shape, stype, data)})
+    return Message(RecordDict({"arrays": arrays, "config": ConfigRecord(dict(config))}), reply_to=message)
+
+
+ClientApp.__call__ = lying
+"""
+
+REASONS = {
+    "noise": "format version|checksum",
+    "norm": "its update has norm .*, max-update-norm is 100",
+    "nan": "not finite|NaN",
+    "examples": "it declares 1000000 examples, 1 to 5000 are allowed",
+    "stype": "has stype 'numpy.ndarray'",
+    "shape": "and shape .1000000000000",
+    "other client": "it answers round .* for client 0",
+    "other code": r"it runs code  \[2Jmine, the server runs",
+    "types": "train-loss = 'low'",
+    "no records": "it has no config record",
+    "exception": "error 2: .*on purpose",
+    "death": "error 8|no reply in time",
+}
+
+
+def without(config: RunConfig, client: int | None, tmp_path: Path) -> torch.Tensor:
+    """The model that `config` trains in this process when the replies of `client` never come."""
+    app = ClientApp()
+    app.query("roster")(client_app.who)
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        if message.content.config_records[CONFIG]["client"] == client:
+            return Message(Error(0, "gone"), reply_to=message)
+        return client_app.train(message, context)
+
+    data = prepare_data(config)
+    spec = FederatedData.open(data).spec
+    model = build_model(config.model, spec.input_shape, spec.num_classes)
+    strategy = TieredStrategy(config, model, RoundLog.create(tmp_path / "reference", {}), str(data))
+    grid = LocalGrid(app, config.num_clients, config.to_flower())
+    return from_arrays(strategy.start(grid, to_arrays(model.initial(config.seed)), config.num_rounds).arrays)
+
+
+def final(deployment: "Deployment", name: str) -> torch.Tensor:
+    state = load_state(deployment.runs / name / "checkpoint")
+    assert state is not None
+    return state.vector
+
+
+TIERS = {0: "sensor", 1: "phone", 2: "gateway", 3: "phone"}
+ASSIGNMENT = "tier-assignment=" + ",".join(f"{client}:{tier}" for client, tier in TIERS.items())
+GUARDS = ("max-update-norm=100.0", "max-examples=5000")
+
+
+def lies(deployment: "Deployment", tmp_path: Path, kinds: list[str]) -> None:
+    """A run of three honest tiers and a liar with another lie in each round."""
+    deployment.add(*TIERS)
+    for client in range(3):
+        deployment.start_node(client, TIERS[client])
+    deployment.start_patched_node(3, TIERS[3], f"KINDS = {kinds!r}\n{LIES}")
+    settings = ("num-clients=4", "clients-per-round=4", f"num-rounds={len(kinds)}", ASSIGNMENT, *GUARDS)
+    done = deployment.run("lies", *settings)
+    assert done.returncode == 0, done.stderr + deployment.logs()
+    for client in range(3):
+        assert deployment.statuses("lies", client) == ["ok"] * len(kinds)
+    for kind, status in zip(kinds, deployment.statuses("lies", 3), strict=True):
+        assert re.match(f"dropped: .*({REASONS[kind]})", status), (kind, status)
+    config = load_config(deployment.directory.parent / "scenario.toml", {}).changed(
+        engine="local",
+        num_clients=4,
+        clients_per_round=4,
+        num_rounds=len(kinds),
+        tier_assignment=ASSIGNMENT.partition("=")[2],
+    )
+    assert torch.equal(final(deployment, "lies"), without(config, 3, tmp_path))
+
+
+def test_three_tiers_learn_while_one_node_lies_and_a_stranger_is_refused(
+    deployment: "Deployment", tmp_path: Path
+) -> None:
+    stranger = add_node(deployment.directory, 9, "phone")
+    (deployment.directory / "nodes" / "client-9.pub").unlink()
+    deployment.start_node(9, "phone")
+    lies(deployment, tmp_path, ["norm", "nan", "examples", "other code", "exception"])
+    rounds = deployment.rows("lies", "rounds.jsonl")
+    assert [row["num_ok"] for row in rounds] == [3] * 5
+    assert rounds[-1]["accuracy"] > max(0.5, rounds[0]["accuracy"])
+    assert {row["tier"] for row in deployment.rows("lies")} == {"sensor", "phone", "gateway"}
+    assert "No SuperNode found with the given public key" in deployment.log("server") or "2004" in deployment.log(
+        "node-9"
+    )
+    assert not (stranger / "state" / "memory").exists()
+
+
+@pytest.mark.slow
+def test_no_other_lie_is_taken_either(deployment: "Deployment", tmp_path: Path) -> None:
+    lies(deployment, tmp_path, ["noise", "stype", "shape", "other client", "types", "no records"])

@@ -1,0 +1,128 @@
+"""Processes that come back, and go when they are told to."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from deploy import supervise
+from deploy.federation import DeployError, NodeSettings, init
+from deploy.flower import supernode_command, wait_for_superlink
+from deploy.supervise import Supervisor
+from simulations.cli import app
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], Path]:
+    """A command that notes its process id and stays, and where it notes it."""
+    monkeypatch.setattr(supervise, "FIRST_SECONDS", 0.05)
+    note = tmp_path / "pids"
+    code = f"import os, time; open({str(note)!r}, 'a').write(f'{{os.getpid()}}\\n'); time.sleep(600)"
+    return [sys.executable, "-c", code], note
+
+
+def pids(note: Path) -> list[int]:
+    return [int(line) for line in note.read_text().splitlines()] if note.exists() else []
+
+
+def test_a_killed_process_comes_back_and_a_stopped_one_does_not(
+    started: tuple[list[str], Path], tmp_path: Path
+) -> None:
+    command, note = started
+    said: list[str] = []
+    supervisor = Supervisor(command, tmp_path, os.environ, said.append)
+    thread = threading.Thread(target=supervisor.run)
+    thread.start()
+    wait_for(lambda: len(pids(note)) == 1)
+    os.kill(pids(note)[0], signal.SIGKILL)
+    wait_for(lambda: len(pids(note)) == 2)
+    supervisor.stop()
+    thread.join(20.0)
+    assert not thread.is_alive()
+    assert not any(map(alive, pids(note)))
+    assert said == [f"{sys.executable} ended with code -9; starting it again in 0.05 s"]
+
+
+def test_each_pause_is_twice_the_last(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(supervise, "FIRST_SECONDS", 0.01)
+    monkeypatch.setattr(supervise, "MOST_SECONDS", 0.03)
+    said: list[str] = []
+
+    def tell(line: str) -> None:
+        said.append(line.rsplit(" in ")[-1])
+        if len(said) == 4:
+            supervisor.stop()
+
+    supervisor = Supervisor([sys.executable, "-c", "raise SystemExit(3)"], tmp_path, os.environ, tell)
+    supervisor.run()
+    assert said == ["0.01 s", "0.02 s", "0.03 s", "0.03 s"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a signal at the parent's death is Linux's")
+def test_a_killed_supervisor_takes_its_process_along(started: tuple[list[str], Path], tmp_path: Path) -> None:
+    command, note = started
+    code = (
+        "import os, sys; from pathlib import Path; from deploy.supervise import Supervisor;"
+        f"Supervisor({command!r}, Path('.'), os.environ, print).run()"
+    )
+    supervisor = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
+    wait_for(lambda: len(pids(note)) == 1)
+    supervisor.kill()
+    supervisor.wait()
+    wait_for(lambda: not alive(pids(note)[0]))
+
+
+def test_the_node_is_told_its_tier_client_data_and_budget(tmp_path: Path) -> None:
+    import tomllib
+
+    init(tmp_path / "fed", ["127.0.0.1"], "127.0.0.1:1", 2, {4: ""})
+    device = tmp_path / "fed/devices/client-4"
+    (device / "state").mkdir()
+    command = supernode_command(device, NodeSettings("10.0.0.1:9443", 4, "auto", '/a b/it\'s "x".csv', 5000, 9100))
+    assert command[:3] == ["flower-supernode", "--superlink", "10.0.0.1:9443"]
+    assert "--insecure" not in command
+    assert command[command.index("--auth-supernode-private-key") + 1] == str(device / "node.key")
+    assert tomllib.loads(Path(command[-1]).read_text()) == {
+        "partition-id": 4,
+        "tier": "auto",
+        "data-path": '/a b/it\'s "x".csv',
+        "uplink-budget": 5000,
+        "state-path": str(device / "state/memory"),
+    }
+
+
+def test_commands_that_find_no_superlink_say_what_to_start(tmp_path: Path) -> None:
+    init(tmp_path / "fed", ["127.0.0.1"], "127.0.0.1:1", free_port(), {})
+    with pytest.raises(DeployError, match=r"no SuperLink answers on 127.0.0.1:.*is `fl-mlmc deploy server"):
+        wait_for_superlink(tmp_path / "fed", seconds=0.0)
+    done = CliRunner().invoke(app, ["deploy", "run", str(tmp_path / "nowhere")])
+    assert done.exit_code == 2
+    assert "there is no" in done.output
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
