@@ -19,7 +19,7 @@ from fl_mlmc.theory.steps import Method
 
 CLIENTS, SIZE = 8, 40
 TARGET, SIGMA = 0.05, 1.0
-STEPS = (0.5, 0.25, 0.125)
+STEPS = (0.5, 0.25)
 BATCHES = (1, 8, 64)
 """Gradients a round; for Shadowheart σ²/ε."""
 WHOLE = 32.0 * SIZE
@@ -27,15 +27,12 @@ WHOLE = 32.0 * SIZE
 
 _SPREAD = tuple(float(2**number) for number in range(CLIENTS))
 CLOCKS: Mapping[str, Clock] = {
-    "equal clients, links as fast": Clock((1.0,) * CLIENTS, (1 / WHOLE,) * CLIENTS),
-    "equal clients, slow links": Clock((1.0,) * CLIENTS, (100 / WHOLE,) * CLIENTS),
+    "equal clients, messages of 10 s": Clock((1.0,) * CLIENTS, (10 / WHOLE,) * CLIENTS),
     "gradients of 1 to 128 s, fast links": Clock(_SPREAD, (0.1 / WHOLE,) * CLIENTS),
     "messages of 1 to 128 s": Clock((1.0,) * CLIENTS, tuple(each / WHOLE for each in _SPREAD)),
-    "both of 1 to 128 s": Clock(_SPREAD, tuple(each / WHOLE for each in _SPREAD)),
 }
 METHODS: list[tuple[str, str]] = [
     ("direct", "Identity()"),
-    ("direct", "RandK(count=4)"),
     ("direct", "MLMC(TopK(count=4))"),
     ("ef21_sgdm", "TopK(count=4)"),
     ("shadowheart", "RandK(count=4)"),
@@ -48,7 +45,7 @@ def cells() -> list[tuple[str, str, str]]:
     return [(clock, *method) for clock in CLOCKS for method in METHODS]
 
 
-def best(cell: tuple[str, str, str], max_rounds: int = 300) -> dict[str, Any]:
+def best(cell: tuple[str, str, str], max_rounds: int = 200) -> dict[str, Any]:
     """The row of a cell: seconds to the target at the best setting, and which that is; None where none gets there."""
     clock, scheme, compressor = cell
     tries = [
