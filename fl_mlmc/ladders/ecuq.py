@@ -56,16 +56,16 @@ class ECUQRungs(LatticeRungs):
         return np.append(np.minimum(coded, 32.0 * self.size), 32.0 * self.size)
 
 
-def _lattice(counts: np.ndarray, bits: float, low: float, high: float) -> Lattice:
-    """The largest K that keeps to `bits`, by doubling and then bisection."""
-    bits = bits * (1 - _CODING) - _HEADER / counts.sum()
-    good = max(int(2**bits), 1)
-    while good < _MOST and _coded_bits(counts, min(2 * good, _MOST)) <= bits:
+def _lattice(counts: np.ndarray, bits: int, low: float, high: float) -> Lattice:
+    """The largest K that keeps to `bits`, by doubling, then bisection; 2^bits letters need no coder to keep to it."""
+    allowed = bits * (1 - _CODING) - _HEADER / counts.sum()
+    good = 2**bits
+    while good < _MOST and _coded_bits(counts, min(2 * good, _MOST)) <= allowed:
         good = min(2 * good, _MOST)
     bad = min(2 * good, _MOST + 1)
     while bad - good > 1:
         middle = (good + bad) // 2
-        good, bad = (middle, bad) if _coded_bits(counts, middle) <= bits else (good, middle)
+        good, bad = (middle, bad) if _coded_bits(counts, middle) <= allowed else (good, middle)
     step = (high - low) / good
     return Lattice(good, step, 0, low + step / 2)
 

@@ -91,13 +91,13 @@ def test_one_client_with_bad_data_is_dropped_and_the_round_goes_on(
 ) -> None:
     from clients.data import FederatedData
 
-    plain = FederatedData.client
+    plain = FederatedData.client_features
 
-    def client(self: FederatedData, number: int) -> tuple[np.ndarray, np.ndarray]:
-        features, labels = plain(self, number)
-        return (features * np.nan if number == 1 else features), labels
+    def client_features(self: FederatedData, client: int, rows: np.ndarray) -> np.ndarray:
+        features = plain(self, client, rows)
+        return features * np.nan if client == 1 else features
 
-    monkeypatch.setattr(FederatedData, "client", client)
+    monkeypatch.setattr(FederatedData, "client_features", client_features)
     result = run(None, **settings(small, clients_per_round=6))
     bad = result.clients["client"] == 1
     assert result.clients.loc[bad, "status"].str.contains("training loss is nan").all()
