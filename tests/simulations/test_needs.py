@@ -99,7 +99,7 @@ def at_most(visits: list, amount, by_tier: dict[str, Need]) -> float:  # type: i
 
 
 def test_a_need_that_no_machine_meets_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("simulations.ray_grid.WAIT_FOR_NODES_SECONDS", 1.0)
+    monkeypatch.setattr("simulations.ray_crew.WAIT_FOR_NODES_SECONDS", 1.0)
     needs = Needs(by_tier={"sensor": Need(1), "gateway": Need(64)})
     with (
         RayGrid(client_app(), 2, {}, needs) as grid,
