@@ -75,9 +75,12 @@ def ray() -> Iterator[None]:
 def test_no_machine_and_no_gpu_carries_more_than_it_can() -> None:
     by_tier = {"sensor": Need(1), "phone": Need(0.5, 0.25), "gateway": Need(2, 1)}
     order = ["sensor", "gateway", "phone", "phone", "sensor"] * 8
-    messages = (message(node, tier) for node, tier in enumerate(order, start=1))
     with RayGrid(client_app(), len(order), {}, Needs(by_tier=by_tier)) as grid:
-        replies = list(grid.send_and_receive(messages))
+        replies = []
+        while not replies or len(grid._crew.ready) < len(grid._crew.workers):  # all workers are there to be misused
+            messages = (message(node, tier) for node, tier in enumerate(order, start=1))
+            replies = list(grid.send_and_receive(messages))
+        replies = list(grid.send_and_receive(message(node, tier) for node, tier in enumerate(order, start=1)))
     visits = [reply.content["seen"] for reply in replies]
     assert sorted(str(visit["tier"]) for visit in visits) == sorted(order)
     assert {str(visit["gpu"]) for visit in visits if visit["tier"] != "sensor"} == {"0", "1"}
