@@ -46,6 +46,7 @@ from clients.data import parse_meta
 from fl_mlmc.blocks import DenseBlock, Payload
 from fl_mlmc.config import RunConfig
 from fl_mlmc.models import build_model
+from fl_mlmc.protocol import TrainTask
 from fl_mlmc.submodels import plan
 from fl_mlmc.wire import encode_payload
 
@@ -55,8 +56,7 @@ spec, _, _ = parse_meta(json.loads(asked["meta"]))
 model = build_model(config.model, spec.input_shape, spec.num_classes)
 own = plan(model.spec, "nested", asked["width"])
 payload = encode_payload(Payload(own.size, (DenseBlock(own.gather(model.initial(0))),)))
-task = {"server-round": 1, "client": 0, "tier": asked["tier"], "width": asked["width"], "data": "", "memory-round": 0}
-task |= {"uplink-budget": 0, "data-meta": asked["meta"]}
+task = TrainTask(1, 0, asked["tier"], asked["width"], "", data_meta=asked["meta"]).to_config()
 arrays = ArrayRecord({"payload": Array("float32", (own.size,), "fl_mlmc.payload/1", payload)})
 message = Message(RecordDict({"arrays": arrays, "config": ConfigRecord(task)}), dst_node_id=1, message_type="train")
 message.metadata.__dict__["_message_id"] = "1"
