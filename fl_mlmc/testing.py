@@ -288,6 +288,10 @@ def _sample_blocks() -> Mapping[str, tuple[Block, ...]]:
         "sparse-first": (SparseBlock(50, indices[:1], values[:1]),),
         "dense-as-sparse-is-longer": (SparseBlock(2, torch.tensor([0, 1]), torch.tensor([1.0, 2.0])),),
         "sparse-bfloat16": (SparseBlock(100, indices[:3], torch.tensor([1.5, -2.0, 2.0**-130])),),
+        "lettered": (SparseBlock(300, torch.arange(0, 300, 3), (_digits(100) % 2 - 0.5) * 3),),
+        "lettered-and-others": (
+            SparseBlock(300, torch.arange(0, 300, 3), torch.where(_digits(100) % 9 == 0, _digits(100) / 7, 0.25)),
+        ),
         "masked": (DenseBlock(torch.arange(90).float() * (torch.arange(90) % 5 == 0)),),
         "seeded": (SeededBlock(1000, 2**63 + 5, values),),
         "seeded-most": (SeededBlock(20, 5, torch.arange(1.0, 15.0)),),

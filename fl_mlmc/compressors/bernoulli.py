@@ -58,7 +58,9 @@ class Bernoulli(Compressor):
 
 
 def kept_entries(vector: Tensor, places: np.ndarray, scale: float) -> SparseBlock:
-    """The coordinates at `places`, each over its chance of being kept."""
+    """The coordinates at `places`, each over its chance of being kept: ±1 / scale, or itself where it is certain."""
     indices = torch.from_numpy(places.astype(np.int64)).to(vector.device)
     entries = vector[indices]
-    return SparseBlock(vector.numel(), indices, (entries.double() / inclusion(entries, scale)).float())
+    # Exactly equal magnitudes, which take a bit each on the wire; v / (|v| · scale) could differ in its last place.
+    shared = torch.full_like(entries, 1 / scale).copysign_(entries)
+    return SparseBlock(vector.numel(), indices, torch.where(inclusion(entries, scale) < 1, shared, entries))

@@ -11,11 +11,12 @@ from .errors import WireError
 from .rice import decode_indices, encode_indices
 from .symbols import decode_symbols, encode_symbols
 
-DENSE, SPARSE, MASKED, SEEDED, SYMBOLS, POWERS, CUT, WIDE = range(1, 9)
+DENSE, SPARSE, MASKED, SEEDED, SYMBOLS, POWERS, CUT, WIDE, LETTERED = range(1, 10)
 BFLOAT16 = 0x80
 """Set in a kind whose values are bfloat16: the upper halves of float32 numbers."""
 
 _SPARSE = struct.Struct("<I")  # number of entries
+_LETTERED = struct.Struct("<IIBI")  # number of entries, of them that have no letter, of letters, length of their stream
 _MASKED = struct.Struct("<I")  # length of the mask
 _SEEDED = struct.Struct("<Q")  # seed
 _SYMBOLS = struct.Struct("<BH")  # form of the alphabet, its size
@@ -23,6 +24,8 @@ _LATTICE = struct.Struct("<ffi")  # offset, step, first
 _POWERS = struct.Struct("<ffBBI")  # scale, extra, bits of the numbers, smallest exponent, length of the signs
 _LATTICE_FORM, _TABLE_FORM = 0, 1
 _MAX_ALPHABET = 2**15
+_MOST_SHARED = 254  # values that get a letter
+_GLANCE = 256  # values that show whether many are equal
 
 
 def encode_block(block: Block) -> tuple[int, bytes]:
@@ -80,6 +83,8 @@ def decode_body(kind: int, body: memoryview, size: int, held_limit: int) -> Bloc
             return _decode_masked(body, size, width)
         case 4:
             return _decode_seeded(body, size, width, held_limit)
+        case 9:
+            return _decode_lettered(body, size, width, held_limit)
     raise WireError(f"payload has a block of unknown kind {kind}")
 
 
@@ -182,7 +187,11 @@ def _encode_sparse(block: SparseBlock) -> tuple[int, bytes]:
         return DENSE, b""
     code = encode_indices(block.indices.cpu().numpy(), block.size)
     width, values = _encode_floats(block.values)
-    return width | SPARSE, _SPARSE.pack(block.indices.numel()) + values + code
+    plain = (width | SPARSE, _SPARSE.pack(block.indices.numel()) + values + code)
+    if (lettered := _encode_lettered(block.values)) is None:
+        return plain
+    kind, body = lettered
+    return min(plain, (kind, body + code), key=lambda form: len(form[1]))
 
 
 def _decode_sparse(body: memoryview, size: int, width: int, held_limit: int) -> SparseBlock:
@@ -196,6 +205,55 @@ def _decode_sparse(body: memoryview, size: int, width: int, held_limit: int) -> 
     indices = decode_indices(body[values_end:], count, size)
     values = _decode_floats(body[_SPARSE.size : values_end], width)
     return SparseBlock(size, torch.from_numpy(indices), values)
+
+
+def _encode_lettered(values: Tensor) -> tuple[int, bytes] | None:
+    """Kind and body, but for the index code, where many entries are equal: then a letter each does; None elsewhere."""
+    words = _words(values)
+    glance = words[:_GLANCE]
+    if 2 * np.unique(glance).size > glance.size:
+        return None
+    distinct, counts = np.unique(words, return_counts=True)
+    shared = np.sort(distinct[np.argsort(-counts, kind="stable")[:_MOST_SHARED]])
+    shared = shared[np.isin(shared, distinct[counts > 2])]  # a letter costs as much as a value
+    if shared.size == 0:
+        return None
+    letters = np.searchsorted(shared, words).clip(max=shared.size - 1).astype(np.uint8)
+    others = shared[letters] != words
+    width, rest = _encode_floats(values.cpu()[torch.from_numpy(others)])
+    coded = encode_symbols(letters[~others], shared.size)
+    head = _LETTERED.pack(words.size, int(np.count_nonzero(others)), shared.size, len(coded))
+    if others.any():
+        mask = encode_symbols(others.view(np.uint8), 2)
+        rest += _MASKED.pack(len(mask)) + mask
+    return width | LETTERED, head + shared.tobytes() + coded + rest
+
+
+def _decode_lettered(body: memoryview, size: int, width: int, held_limit: int) -> SparseBlock:
+    if len(body) < _LETTERED.size:
+        raise WireError(f"lettered block has {len(body)} bytes, its header alone needs {_LETTERED.size}")
+    count, num_others, num_shared, coded_length = _LETTERED.unpack_from(body)
+    coded_start = _LETTERED.size + 4 * num_shared
+    others_start = coded_start + coded_length
+    mask_start = others_start + width * num_others
+    _allow(12 * count, held_limit)
+    if num_shared == 0 or num_others > count or count > sparse_limit(size) or mask_start > len(body):
+        raise WireError(f"lettered block of {len(body)} bytes cannot hold {count} entries with {num_shared} letters")
+    is_other, code = np.zeros(count, bool), body[mask_start:]
+    if num_others:
+        length = _MASKED.unpack_from(code)[0] if len(code) >= _MASKED.size else len(code)
+        if length > len(code) - _MASKED.size:
+            raise WireError(f"lettered block has a mask of {length} bytes where {len(code)} are left")
+        is_other = decode_symbols(code[_MASKED.size : _MASKED.size + length], count, 2).view(bool)
+        code = code[_MASKED.size + length :]
+    if np.count_nonzero(is_other) != num_others:
+        raise WireError(f"lettered block has {num_others} values for {np.count_nonzero(is_other)} entries without one")
+    indices = decode_indices(code, count, size)
+    table = np.frombuffer(body[_LETTERED.size : coded_start], "<f4")
+    values = np.zeros(count, np.float32)
+    values[~is_other] = table[decode_symbols(body[coded_start:others_start], count - num_others, num_shared)]
+    values[is_other] = _decode_floats(body[others_start:mask_start], width).numpy()
+    return SparseBlock(size, torch.from_numpy(indices), _finite(values))
 
 
 def _decode_seeded(body: memoryview, size: int, width: int, held_limit: int) -> SeededBlock:

@@ -98,6 +98,26 @@ def test_systematic_sampling_is_never_worse_than_algorithm_3(name: str, fraction
     assert sent.expected_bits == pytest.approx(adaptive.compress(vector, np.random.default_rng(1)).expected_bits)
 
 
+@pytest.mark.parametrize("name", VECTORS)
+def test_at_equal_bytes_systematic_sampling_has_a_third_of_the_variance(name: str) -> None:
+    # Its values are one magnitude but for the largest: a sign each, where MLMC over Top-k sends floats.
+    vector, rng = VECTORS[name], np.random.default_rng(4)
+    systematic, adaptive = Systematic(fraction=0.03), MLMC(TopK(fraction=0.01))
+    assert len(systematic.encode(vector, rng)) < len(adaptive.encode(vector, rng))
+    assert systematic.omega(vector) < adaptive.omega(vector) / 2.5
+
+
+@pytest.mark.parametrize("compressor", [Systematic(count=500), Bernoulli(count=500), Importance(draws=500)], ids=repr)
+def test_equal_magnitudes_take_a_bit_each(compressor: Compressor) -> None:
+    compressed = compressor.compress(VECTORS["normal"], np.random.default_rng(0))
+    [block] = compressed.payload.blocks
+    count = block.indices.numel()  # type: ignore[attr-defined]
+    places = (math.lgamma(SIZE + 1) - math.lgamma(count + 1) - math.lgamma(SIZE - count + 1)) / math.log(2)
+    num_others = count - int(block.values.abs().unique(return_counts=True)[1].max())  # type: ignore[attr-defined]
+    assert num_others < 10
+    assert 8 * (len(encode_payload(compressed.payload)) - OVERHEAD) <= 1.02 * places + 1.03 * count + 40 * num_others
+
+
 def test_draws_without_replacement_are_never_worse() -> None:
     for vector in VECTORS.values():
         with_replacement = MLMC(TopK(fraction=0.001), draws=20).omega(vector)
@@ -154,9 +174,9 @@ def test_fixed_point_with_a_unit_sends_neighbours_on_a_lattice() -> None:
     )
 
 
-def test_at_equal_bytes_a_unit_beats_the_sparsifiers() -> None:
+def test_at_equal_bytes_a_unit_beats_top_k() -> None:
     vector, rng = VECTORS["student"], np.random.default_rng(0)
-    digits, sparse = MLMC(FixedPoint(unit=2.0), "fixed"), Systematic(fraction=0.04)
+    digits, sparse = MLMC(FixedPoint(unit=2.0), "fixed"), MLMC(TopK(fraction=0.04))
     assert np.mean([len(digits.encode(vector, rng)) for _ in range(20)]) < len(sparse.encode(vector, rng))
     assert digits.omega(vector) < sparse.omega(vector) / 12
 

@@ -51,6 +51,22 @@ def test_an_index_stream_is_within_two_percent_of_the_bound(share: float) -> Non
     assert stream_bits <= 1.02 * _log2_binomial(size, count)
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_equal_entries_survive_the_trip_and_never_make_it_longer(data: st.DataObject) -> None:
+    size, count = 8000, data.draw(st.integers(1, 1000))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    letters = rng.standard_normal(data.draw(st.integers(1, 300)))
+    values = torch.from_numpy(rng.choice(letters, count)).float()
+    others = torch.from_numpy(rng.random(count) < data.draw(st.sampled_from([0.0, 0.1, 0.4])))
+    values[others] = torch.randn(int(others.sum()))
+    indices = torch.from_numpy(np.sort(rng.choice(size, count, replace=False)))
+    payload = Payload(size, (SparseBlock(size, indices, values),))
+    check_round_trip(payload)
+    other = Payload(size, (SparseBlock(size, indices, torch.randn(count)),))
+    assert len(encode_payload(payload)) <= len(encode_payload(other))
+
+
 def test_a_block_is_dense_once_dense_is_smaller() -> None:
     size = 1000
     block = SparseBlock(size, torch.arange(size), torch.ones(size))
