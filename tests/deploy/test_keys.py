@@ -1,6 +1,7 @@
 """Keys: who can read them, what they vouch for, and that none is ever written over."""
 
 import os
+import shutil
 import ssl
 import stat
 import subprocess
@@ -175,3 +176,16 @@ def test_units_run_the_commands_of_this_folder(made: Path) -> None:
         assert f'-m deploy {kind} "{made}"' in done.output
         assert "User=fl" in done.output
         assert "$" not in done.output
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
+@pytest.mark.parametrize("kind", ["server", "node"])
+def test_systemd_takes_the_units(made: Path, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"fl-mlmc-{kind}.service"
+    path.write_text(CliRunner().invoke(app, ["unit", kind, str(made), "--user", "root"]).output)
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(path)], capture_output=True, text=True, check=False
+    )
+    # It also looks at what the machine's own units say, and exits with 0 at a key that it does not know.
+    assert done.returncode == 0, done.stderr
+    assert path.name not in done.stderr, done.stderr
