@@ -1,6 +1,7 @@
 """The bodies of blocks, one kind each: how a block becomes bytes and back."""
 
 import struct
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -270,16 +271,21 @@ def _decode_seeded(body: memoryview, size: int, width: int, held_limit: int) -> 
 
 
 def _encode_symbols(block: SymbolBlock) -> bytes:
-    alphabet = block.alphabet
+    alphabet, counts = block.alphabet, block.counts
     _check_finite(np.array(0.0 if alphabet.is_finite() else np.inf))
+    symbols = block.symbols.cpu().numpy()
+    if isinstance(alphabet, Lattice) and alphabet.count > 256:
+        low, high = int(symbols.min()), int(symbols.max())
+        if high - low < 256:  # few neighbours of many letters are an alphabet of one byte
+            alphabet, counts = replace(alphabet, count=high - low + 1, first=alphabet.first + low), None
+            symbols = (symbols - low).astype(np.uint8)
     if isinstance(alphabet, Lattice):
         form, letters = _LATTICE_FORM, _LATTICE.pack(alphabet.offset, alphabet.step, alphabet.first)
     else:
         form, letters = _TABLE_FORM, alphabet.values().astype("<f4").tobytes()
-    symbols = block.symbols.cpu().numpy()
     if alphabet.count > 256:
         symbols = symbols.astype(np.uint16)
-    return _SYMBOLS.pack(form, alphabet.count) + letters + encode_symbols(symbols, alphabet.count, counts=block.counts)
+    return _SYMBOLS.pack(form, alphabet.count) + letters + encode_symbols(symbols, alphabet.count, counts=counts)
 
 
 def _decode_symbols(body: memoryview, size: int, held_limit: int) -> SymbolBlock:

@@ -139,6 +139,14 @@ def test_a_small_alphabet_is_within_three_percent_of_its_entropy(spread: float, 
     _check_near_entropy(SymbolBlock(torch.from_numpy(symbols), Lattice(letters, 0.1, -half)))
 
 
+@pytest.mark.parametrize("letters", [513, 32767])
+def test_few_letters_around_the_middle_of_many_are_near_their_entropy(letters: int) -> None:
+    values = np.random.default_rng(9).standard_normal(300_000) * 5
+    block = SymbolBlock(torch.from_numpy((np.round(values) + letters // 2).astype(np.int16)), Lattice(letters, 0.1, -9))
+    check_round_trip(Payload(block.size, (block,)))
+    _check_near_entropy(block)
+
+
 def test_clustered_indices_take_less_than_spread_ones() -> None:
     rng = np.random.default_rng(10)
     inside = np.sort(rng.choice(20_000, 10_000, replace=False))
