@@ -36,7 +36,7 @@ from strategies.server_optimizer import ServerOptimizer
 
 SCENARIOS = Path(__file__).parents[1] / "simulations" / "scenarios" / "paper"
 SEEDS = (0, 1, 2)
-GRIDS = {"sgd": (0.01, 0.03, 0.1, 0.3), "adamw": (3e-4, 1e-3, 3e-3, 1e-2)}
+GRIDS = {"sgd": (0.01, 0.03, 0.1, 0.3, 1.0, 3.0), "adamw": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)}
 PLAIN = "SGD"
 
 
@@ -78,10 +78,11 @@ FINER = [
     Method("rounding", "RTN 4 bit", "RTN(bits=4)"),
     Method("rounding", "stochastic 4 bit", "StochasticRounding(bits=4)"),
 ]
-LINES = [
-    *((clients, method) for clients in (4, 32) for method in METHODS),
-    *((4, method) for method in FINER + ADAMW + sparse(5)),
-]
+LINES = {
+    "mlp": [(clients, method) for clients in (4, 32) for method in METHODS + FINER + sparse(5) + ADAMW],
+    "cnn": [(4, method) for method in METHODS[:5]],
+}
+PREFIXES = {"mlp": "", "cnn": "cnn-"}
 
 
 @dataclass(frozen=True)
@@ -106,37 +107,39 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data_dir", type=Path)
     parser.add_argument("--csv", type=Path, required=True)
+    parser.add_argument("--model", choices=list(LINES), default="mlp", help="whose scenarios; each has its own CSV")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no run after so many")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--figures", type=Path, help="folder for the pictures and the table")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     end = time.time() + 60 * arguments.minutes
-    done = _read(arguments.csv)
+    done, lines, prefix = _read(arguments.csv), LINES[arguments.model], PREFIXES[arguments.model]
     with ProcessPoolExecutor(arguments.workers, get_context("fork"), torch.set_num_threads, (1,)) as pool:
-        for job in [pool.submit(_line, clients, method, arguments.data_dir, done, end) for clients, method in LINES]:
+        jobs = [pool.submit(_line, prefix, *line, arguments.data_dir, done, end) for line in lines]
+        for job in jobs:
             if len(rows := job.result()):
                 rows.to_csv(arguments.csv, mode="a", index=False, header=not arguments.csv.exists())
     done = _read(arguments.csv)
-    if any(_missing(clients, method, done) for clients, method in LINES):
+    if any(_missing(clients, method, done) for clients, method in lines):
         print("runs are missing: the same command goes on")
     if arguments.figures:
         best = _chosen(pd.read_csv(arguments.csv))
-        _table(best).to_csv(arguments.figures / "paper-table.csv", index=False)
+        _table(best).to_csv(arguments.figures / f"paper-{prefix}table.csv", index=False)
         print(_table(best).to_string(index=False))
-        for clients, lines in best.groupby("clients"):
-            _draw(lines, arguments.figures / f"paper-m{clients}.png")
+        for clients, shown in best.groupby("clients"):
+            _draw(shown, arguments.figures / f"paper-{prefix}m{clients}.png")
 
 
 def _read(csv: Path) -> pd.DataFrame:
     return pd.read_csv(csv) if csv.exists() else pd.DataFrame(columns=[*KEY, "accuracy"])
 
 
-def _line(clients: int, method: Method, data_dir: Path, done: pd.DataFrame, end: float) -> pd.DataFrame:
+def _line(prefix: str, clients: int, method: Method, data_dir: Path, done: pd.DataFrame, end: float) -> pd.DataFrame:
     """The rows of a line's runs that `done` lacks, as far as they are started before `end`."""
     fresh: list[pd.DataFrame] = []
     while time.time() < end and (run := _missing(clients, method, pd.concat([done, *fresh]))):
-        fresh.append(_measure(run, data_dir))
+        fresh.append(_measure(run, data_dir, prefix))
         print(f"{astuple(run)}: {fresh[-1]['accuracy'].iloc[-1]:.4f}", flush=True)
     return pd.concat(fresh) if fresh else pd.DataFrame()
 
@@ -158,7 +161,7 @@ def _best_rate(line: pd.DataFrame) -> float:
     return float(final.idxmax())
 
 
-def config_of(run: Run, data_dir: Path, **changes: int) -> RunConfig:
+def config_of(run: Run, data_dir: Path, prefix: str = "", **changes: int) -> RunConfig:
     """The federated run that a line stands for: `fl-mlmc run` of the scenario with these settings."""
     is_plain = run.server == "sgd"
     settings = {
@@ -170,12 +173,12 @@ def config_of(run: Run, data_dir: Path, **changes: int) -> RunConfig:
         "server_learning_rate": 1.0 if is_plain else run.rate,
         "seed": run.seed,
     }
-    return load_config(SCENARIOS / f"m{run.clients}.toml", {**settings, **changes})
+    return load_config(SCENARIOS / f"{prefix}m{run.clients}.toml", {**settings, **changes})
 
 
-def _measure(run: Run, data_dir: Path) -> pd.DataFrame:
+def _measure(run: Run, data_dir: Path, prefix: str = "") -> pd.DataFrame:
     """The evaluations of one run, a row each; accuracy 0 at the end of a run that left the numbers."""
-    rows = list(play(config_of(run, data_dir)))
+    rows = list(play(config_of(run, data_dir, prefix)))
     return pd.DataFrame([asdict(run)] * len(rows)).join(pd.DataFrame(rows).round(4))
 
 
@@ -199,7 +202,8 @@ def play(config: RunConfig) -> Iterator[dict[str, float]]:
         rows = [rngs[client].permutation(len(own_labels[client]))[: config.batch_size] for client in clients]
         inputs = [torch.from_numpy(data.client_features(client, rows[client])) for client in clients]
         wanted = torch.stack([own_labels[client][rows[client]] for client in clients])
-        updates = -config.learning_rate * gradients(vector, torch.stack(inputs), wanted)
+        found = gradients(vector, torch.stack(inputs), wanted)
+        updates = (vector - config.learning_rate * found) - vector  # after − before, rounded as on a client
         gathered = Gathered(size, scheme.num_messages)
         if not bool(updates.isfinite().all()):
             yield {"round": config.num_rounds, "cumulative_uplink_bytes": sent, "loss": float("nan"), "accuracy": 0.0}

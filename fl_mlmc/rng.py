@@ -4,7 +4,7 @@ import hashlib
 
 import numpy as np
 
-_DRAWN = 1 << 14  # numbers at a time
+_DRAWN = 1 << 14  # numbers at a time, at most
 
 
 def stream(seed: int, *path: object) -> np.random.Generator:
@@ -27,7 +27,7 @@ def random_mask(size: int, count: int, seed: int) -> np.ndarray:
     raw, chosen = np.random.Philox(key=seed), np.zeros(size, bool)
     while count > 0:
         # 53 bits a number: no value is likelier than another by more than size / 2⁵³
-        fresh = ((raw.random_raw(_DRAWN) >> np.uint64(11)) * (size / 2**53)).astype(np.int64)
+        fresh = ((raw.random_raw(min(_DRAWN, 2 * count + 16)) >> np.uint64(11)) * (size / 2**53)).astype(np.int64)
         fresh = fresh[~chosen[fresh]]
         values, first_seen = np.unique(fresh, return_index=True)
         new = values[np.argsort(first_seen)[:count]]

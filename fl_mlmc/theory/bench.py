@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,7 +12,6 @@ from torch import Tensor
 from ..compressors.base import Compressed, Compressor
 from ..rng import stream
 from ..schemes import Budget, Round, Scheme, State, Turn
-from ..schemes.base import Find
 from ..schemes.controlled import ControlledSteps
 from ..schemes.shadowheart import Shadowheart
 from .problems import Problem
@@ -96,22 +96,23 @@ def run(
     model, server = problem.start.clone(), scheme.init_server(problem.start)
     memories: dict[int, State] = {}
     lasting, budgets = _budgets(scheme, method.compressor, clock, problem)
+    streams = [stream(seed, "client", client) for client in range(everyone)]
     best, sent, steps, seconds = problem.loss(problem.solution), 0.0, 0, 0.0
     rows = [(_error(model, problem), problem.loss(model) - best, 0.0, 0, 0.0)]
     for number in range(1, num_rounds + 1):
         round = Round(seed, number, everyone, cohort_size)
         points = scheme.points(model, server)
+        oracle = _Oracle(problem, points, sigma, round)
         gathered = Gathered(size, scheme.num_messages)
         turns = {
             client: turn
-            for client, turn in _turns(round, method.compressor, budgets)
+            for client, turn in _turns(round, method.compressor, budgets, streams)
             if turn.budget is None or turn.budget.messages
         }
         slowest = lasting
         for client, turn in turns.items():
             memory = memories.get(client) or scheme.init_client(model)
-            find = _oracle(problem, client, sigma, round)
-            messages, memories[client] = scheme.encode(find, points, memory, turn)
+            messages, memories[client] = scheme.encode(partial(oracle.find, client), points, memory, turn)
             gathered.add(messages, scheme.speaks_of(size, round, turn.rank), turn.budget.weight if turn.budget else 1.0)
             bits = sum(message.expected_bits for message in messages)
             sent += bits / everyone
@@ -174,27 +175,45 @@ def _budgets(
     return scheme.budgets(clock.compute, [message * bit for bit in clock.bit])
 
 
-def _turns(round: Round, compressor: Compressor, budgets: Sequence[Budget | None]) -> Iterator[tuple[int, Turn]]:
+def _turns(
+    round: Round, compressor: Compressor, budgets: Sequence[Budget | None], streams: Sequence[np.random.Generator]
+) -> Iterator[tuple[int, Turn]]:
     picked = range(round.num_clients)
     if round.cohort_size < round.num_clients:
         chosen = round.shared("cohort").choice(round.num_clients, round.cohort_size, replace=False)
         picked = sorted(int(client) for client in chosen)  # type: ignore[assignment]
     for rank, client in enumerate(picked):
-        rng = stream(round.seed, "client", round.number, client)
-        yield client, Turn(round, rank, compressor, rng, budget=budgets[client])
+        yield client, Turn(round, rank, compressor, streams[client], budget=budgets[client])
 
 
-def _oracle(problem: Problem, client: int, sigma: float, round: Round) -> Find:
-    if not sigma:
-        return lambda point, sample=0: problem.gradient(client, point)
+class _Oracle:
+    """What the clients find in a round; at the broadcast `points` all gradients are worked out at once."""
 
-    def find(point: Tensor, sample: int = 0) -> Tensor:
+    def __init__(self, problem: Problem, points: Sequence[Tensor], sigma: float, round: Round) -> None:
+        self._problem, self._points, self._round = problem, points, round
+        self._scale = sigma / math.sqrt(problem.size)
+        self._gradients: dict[int, Tensor] = {}
+        self._noise: dict[int, Tensor] = {}
+
+    def find(self, client: int, point: Tensor, sample: int = 0) -> Tensor:
+        gradient = self._gradient(client, point)
+        return gradient + self._noise_of(sample)[client] if self._scale else gradient
+
+    def _gradient(self, client: int, point: Tensor) -> Tensor:
+        for number, broadcast in enumerate(self._points):
+            if point is broadcast:
+                if number not in self._gradients:
+                    self._gradients[number] = self._problem.gradients(point)
+                return self._gradients[number][client]
+        return self._problem.gradient(client, point)
+
+    def _noise_of(self, sample: int) -> Tensor:
         # One sample, one noise: differences of two points do not carry it.
-        rng = stream(round.seed, "noise", round.number, client, *([sample] if sample else []))
-        noise = torch.from_numpy(rng.standard_normal(problem.size) * (sigma / math.sqrt(problem.size)))
-        return problem.gradient(client, point) + noise
-
-    return find
+        if sample not in self._noise:
+            rng = stream(self._round.seed, "noise", self._round.number, sample)
+            drawn = rng.standard_normal((self._problem.num_clients, self._problem.size))
+            self._noise[sample] = torch.from_numpy(drawn * self._scale)
+        return self._noise[sample]
 
 
 def _error(model: Tensor, problem: Problem) -> float:

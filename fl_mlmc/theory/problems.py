@@ -50,6 +50,10 @@ class Problem(ABC):
         """∇f_i at `point`."""
 
     @abstractmethod
+    def gradients(self, point: Tensor) -> Tensor:
+        """(n, d) the ∇f_i at one `point`, all at once."""
+
+    @abstractmethod
     def loss(self, point: Tensor) -> float:
         """f at `point`."""
 
@@ -79,6 +83,9 @@ class Quadratic(Problem):
     def gradient(self, client: int, point: Tensor) -> Tensor:
         return torch.mv(self._matrices[client], point) - self._offsets[client]
 
+    def gradients(self, point: Tensor) -> Tensor:
+        return self._matrices @ point - self._offsets
+
     def loss(self, point: Tensor) -> float:
         return float(point @ (self._mean @ point) / 2 - self._offset @ point)
 
@@ -87,7 +94,7 @@ def homogeneous(num_clients: int, size: int = 40, convexity: float = 0.01, dista
     """All clients share H = diag(log-spaced μ … 1); x* = 0 and ‖x₁‖ = `distance`."""
     matrix = torch.diag(torch.logspace(math.log10(convexity), 0, size, dtype=torch.float64))
     start = torch.full((size,), distance / math.sqrt(size), dtype=torch.float64)
-    matrices = matrix.expand(num_clients, size, size)
+    matrices = matrix.repeat(num_clients, 1, 1)
     return Quadratic("homogeneous quadratic", matrices, torch.zeros(num_clients, size, dtype=torch.float64), start)
 
 
@@ -133,6 +140,10 @@ class Logistic(Problem):
 
     def gradient(self, client: int, point: Tensor) -> Tensor:
         return self._slope(self._parts[client], point)
+
+    def gradients(self, point: Tensor) -> Tensor:
+        pull = torch.sigmoid(-(self._parts @ point))[:, None, :] @ self._parts
+        return self._ridge * point - pull[:, 0] / self._parts.shape[1]
 
     def loss(self, point: Tensor) -> float:
         margins = self._parts @ point
