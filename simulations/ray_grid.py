@@ -7,7 +7,6 @@ of its message and its node's state. A client that takes its worker down twice i
 import itertools
 import logging
 import math
-import pickle
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -25,7 +24,7 @@ from .grid import SimulatedGrid
 from .needs import Needs
 from .ray_crew import Crew, Member
 from .ray_queue import QUEUED_BATCHES, Cost, Job, Queue
-from .ray_worker import Answer, AtOnce, Parcel, Setting
+from .ray_worker import AtOnce, Parcel, Setting
 
 MAX_KILLS = 2
 CRASHED = 8  # flwr's ErrorCode.CLIENT_APP_CRASHED
@@ -112,7 +111,7 @@ class RayGrid(SimulatedGrid):
             if number is None:
                 worker.greet()
                 return
-            answers: list[Answer] = pickle.loads(ray.get(worker.batches[number].ref))
+            answers = ray.get(worker.batches[number].ref).open()
         except RayTaskError:
             raise
         except RayError as error:

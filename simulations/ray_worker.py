@@ -2,6 +2,7 @@
 
 A batch travels as one pickle in which clients that get the same submodel share one copy. Arrays of `SHARED_BYTES`
 and more stay out of it: the driver puts each once into Ray's object store, and each worker reads it once a round.
+Answers come back the same way, each large array with one copy into the object store and one out of it.
 """
 
 import copyreg
@@ -16,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import ray
 import torch
 from flwr.app import Array, Context, Message, RecordDict
@@ -60,13 +62,13 @@ class Worker:
         """The GPUs that this process sees, by Ray's numbers; the answer says that it has started, too."""
         return tuple(map(str, ray.get_gpu_ids()))
 
-    def run(self, parcel: "Parcel") -> bytes:
-        """The pickled Answers to a batch."""
+    def run(self, parcel: "Parcel") -> "Return":
+        """The packed Answers to a batch."""
         jobs = [(message, self._context(message, state)) for message, state in parcel.open(self._broadcasts.of(parcel))]
         answers = self._at_once(parcel.number, jobs) if parcel.at_once else None
         answers = answers or self._one_by_one(parcel.number, jobs)
         self._limit.lift()
-        return pickle.dumps(answers, protocol=5)
+        return Return.pack(answers)
 
     def _context(self, message: Message, state: RecordDict | None) -> Context:
         setting = self._setting
@@ -131,23 +133,47 @@ class Parcel(NamedTuple):
     ) -> "Parcel":
         """Pack jobs; `put` lays bytes into the object store, once for the same bytes object."""
         shared: dict[ray.ObjectRef, int] = {}
-        order: list[int] = []
-
-        def reduce_array(array: Array) -> Any:
-            if len(array.data) < SHARED_BYTES:
-                return array.__reduce_ex__(5)
-            order.append(shared.setdefault(put(array.data), len(shared)))
-            return Array, (array.dtype, array.shape, array.stype, pickle.PickleBuffer(array.data))
-
-        file = io.BytesIO()
-        pickler = pickle.Pickler(file, protocol=5, buffer_callback=lambda buffer: None)
-        pickler.dispatch_table = {**copyreg.dispatch_table, Array: reduce_array}
-        pickler.dump(list(jobs))
-        return cls(number, server_round, file.getvalue(), list(shared), order, at_once)
+        pickled, large = _pickled_apart(list(jobs))
+        order = [shared.setdefault(put(data), len(shared)) for data in large]
+        return cls(number, server_round, pickled, list(shared), order, at_once)
 
     def open(self, shared: Sequence[bytes]) -> list[Job]:
         """The jobs, given the bytes of `shared`."""
         return pickle.loads(self.jobs, buffers=[shared[index] for index in self.order])
+
+
+class Return(NamedTuple):
+    """The answers to a batch on their way back; Ray copies large arrays into its object store and nowhere else."""
+
+    answers: bytes
+    large: list[np.ndarray]
+    """uint8, the bytes of each large array in the order of unpickling."""
+
+    @classmethod
+    def pack(cls, answers: Sequence[Answer]) -> "Return":
+        pickled, large = _pickled_apart(list(answers))
+        return cls(pickled, [np.frombuffer(data, np.uint8) for data in large])
+
+    def open(self) -> list[Answer]:
+        # Copied out of the object store: whoever keeps a reply must not keep a batch there.
+        return pickle.loads(self.answers, buffers=[data.tobytes() for data in self.large])
+
+
+def _pickled_apart(value: object) -> tuple[bytes, list[bytes]]:
+    """A pickle of `value` without the data of large Arrays, and these in the order of unpickling."""
+    large: list[bytes] = []
+
+    def reduce_array(array: Array) -> Any:
+        if len(array.data) < SHARED_BYTES:
+            return array.__reduce_ex__(5)
+        large.append(array.data)
+        return Array, (array.dtype, array.shape, array.stype, pickle.PickleBuffer(array.data))
+
+    file = io.BytesIO()
+    pickler = pickle.Pickler(file, protocol=5, buffer_callback=lambda buffer: None)
+    pickler.dispatch_table = {**copyreg.dispatch_table, Array: reduce_array}
+    pickler.dump(value)
+    return file.getvalue(), large
 
 
 class _Broadcasts:

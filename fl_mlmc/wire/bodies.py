@@ -10,7 +10,7 @@ from torch import Tensor
 from ..blocks import Block, DenseBlock, Lattice, PowerBlock, SeededBlock, SparseBlock, SymbolBlock, Table
 from .errors import WireError
 from .rice import decode_indices, encode_indices
-from .symbols import decode_symbols, encode_symbols
+from .symbols import decode_symbols, encode_mask, encode_symbols
 
 DENSE, SPARSE, MASKED, SEEDED, SYMBOLS, POWERS, CUT, WIDE, LETTERED = range(1, 10)
 BFLOAT16 = 0x80
@@ -103,22 +103,23 @@ def _allow(held_bytes: int, limit: int) -> None:
 
 
 def _encode_dense(values: Tensor) -> tuple[int, bytes]:
+    words = _words(values)
     width, plain = _encode_floats(values)
     forms = [(width | DENSE, plain)]
-    filled = (values.contiguous().view(torch.int32) != 0).numpy()
+    filled = words != 0
     num_filled = int(np.count_nonzero(filled))
-    if (values.numel() - num_filled) * 32 > values.numel():  # a mask costs a bit a coordinate at most
-        mask = encode_symbols(filled.view(np.uint8), 2)
-        width, entries = _encode_floats(values[torch.from_numpy(filled)])
+    if (words.size - num_filled) * 32 > words.size:  # a mask costs a bit a coordinate at most
+        mask = encode_mask(filled)
+        width, entries = _encode_floats(torch.from_numpy(words[filled].view("<f4").astype(np.float32, copy=False)))
         forms.append((width | MASKED, _MASKED.pack(len(mask)) + mask + entries))
-    if kept := _num_kept_bits(values):
-        forms.append((CUT, _encode_cut(values, kept)))
+    if kept := _num_kept_bits(words):
+        forms.append((CUT, _encode_cut(words, kept)))
     return min(forms, key=lambda form: len(form[1]))
 
 
-def _num_kept_bits(values: Tensor) -> int:
+def _num_kept_bits(words: np.ndarray) -> int:
     """Upper bits without which no value would be the same, 9 to 31; 0 if these are all, or none of them are zero."""
-    union = int(np.bitwise_or.reduce(_words(values)))
+    union = int(np.bitwise_or.reduce(words))
     num_zeros = min((union & -union).bit_length() - 1, 23) if union else 0
     return 32 - num_zeros if num_zeros else 0
 
@@ -127,8 +128,8 @@ def _words(values: Tensor) -> np.ndarray:
     return values.detach().cpu().contiguous().numpy().astype("<f4", copy=False).view("<u4")
 
 
-def _encode_cut(values: Tensor, kept: int) -> bytes:
-    return bytes([kept]) + _encode_words(_words(values) >> np.uint32(32 - kept), kept)
+def _encode_cut(words: np.ndarray, kept: int) -> bytes:
+    return bytes([kept]) + _encode_words(words >> np.uint32(32 - kept), kept)
 
 
 def _decode_cut(body: memoryview, size: int) -> DenseBlock:
@@ -176,8 +177,8 @@ def _decode_masked(body: memoryview, size: int, width: int) -> DenseBlock:
     if len(body) - end != width * num_filled:
         raise WireError(f"masked block has {len(body) - end} bytes for {num_filled} values of {width} bytes")
     values = np.zeros(size, np.float32)
-    values[filled] = _decode_floats(body[end:], width).numpy()
-    return DenseBlock(torch.from_numpy(values))
+    values[filled] = _floats(body[end:], width)
+    return DenseBlock(_finite(values))
 
 
 # Sparse values, with indices that travel and with indices that both sides draw.
@@ -398,19 +399,24 @@ def _encode_floats(values: Tensor) -> tuple[int, bytes]:
     array = values.detach().cpu().contiguous().numpy()
     if array.size:
         _check_finite(np.array([array.min(), array.max()]))
-    words = array.astype("<f4", copy=False).view("<u2")
-    if array.size and not words[::2].any():
-        return BFLOAT16, words[1::2].tobytes()
+    words = array.astype("<f4", copy=False).view("<u4")
+    if words.size and not int(np.bitwise_or.reduce(words)) & 0xFFFF:
+        return BFLOAT16, words.view("<u2")[1::2].tobytes()
     return 0, words.tobytes()
 
 
 def _decode_floats(body: memoryview, width: int) -> Tensor:
-    values = np.zeros(len(body) // width, np.float32)
-    if width == 2:
-        values.view("<u2")[1::2] = np.frombuffer(body, "<u2")
-    else:
-        values[:] = np.frombuffer(body, "<f4")
-    return _finite(values)
+    values = _floats(body, width)
+    return _finite(values if values.flags.writeable else values.astype(np.float32))
+
+
+def _floats(body: memoryview, width: int) -> np.ndarray:
+    """The values in `body`, `width` bytes each; those of four bytes are not copied."""
+    if width == 4:
+        return np.frombuffer(body, "<f4")
+    values = np.zeros(len(body) // width, "<f4")
+    values.view("<u2")[1::2] = np.frombuffer(body, "<u2")
+    return values
 
 
 def _finite(values: np.ndarray) -> Tensor:

@@ -6,6 +6,7 @@ what the receiver expects before it allocates; bytes that break a rule raise `Wi
 
 import struct
 import zlib
+from functools import reduce
 
 from ..blocks import Block, DenseBlock, Payload
 from .bodies import decode_body, encode_block
@@ -27,12 +28,13 @@ def encode_payload(payload: Payload) -> bytes:
         raise ValueError(f"a payload holds at most 255 blocks, this one has {len(payload.blocks)}")
     if sum(block.held_bytes for block in payload.blocks) > held_limit(payload.size):
         payload = Payload(payload.size, (DenseBlock(payload.dense()),))
-    blocks = [_framed(block) for block in payload.blocks]
-    if len(blocks) > 1 and sum(map(len, blocks)) > 4 * payload.size:
-        blocks = [_framed(DenseBlock(payload.dense()))]
-    body = b"".join(blocks)
+    blocks = [encode_block(block) for block in payload.blocks]
+    if len(blocks) > 1 and sum(_BLOCK.size + len(body) for _, body in blocks) > 4 * payload.size:
+        blocks = [encode_block(DenseBlock(payload.dense()))]
+    parts = [part for kind, body in blocks for part in (_BLOCK.pack(kind, len(body)), body)]
     head = _HEADER.pack(MAGIC, VERSION, len(blocks), payload.size, 0)
-    return _HEADER.pack(MAGIC, VERSION, len(blocks), payload.size, _checksum(head, body)) + body
+    checksum = _checksum(head, *parts)
+    return b"".join([_HEADER.pack(MAGIC, VERSION, len(blocks), payload.size, checksum), *parts])
 
 
 def decode_payload(data: bytes, size: int) -> Payload:
@@ -76,10 +78,5 @@ def _read_blocks(body: memoryview, num_blocks: int, size: int) -> list[Block]:
     return blocks
 
 
-def _framed(block: Block) -> bytes:
-    kind, body = encode_block(block)
-    return _BLOCK.pack(kind, len(body)) + body
-
-
-def _checksum(head: bytes, body: bytes | memoryview) -> int:
-    return zlib.crc32(body, zlib.crc32(head))
+def _checksum(*parts: bytes | memoryview) -> int:
+    return reduce(lambda so_far, part: zlib.crc32(part, so_far), parts, 0)

@@ -41,6 +41,16 @@ def encode_symbols(symbols: np.ndarray, alphabet: int, depth: int = 0, counts: n
     return coded
 
 
+def encode_mask(marks: np.ndarray) -> bytes:
+    """A stream of two letters for bool `marks` that may come in runs, as the zeros of units that never fire do."""
+    packed = _pack(marks, 2)
+    runs = bytes([DEFLATED]) + _deflate(packed, zlib.Z_RLE)
+    num_marks = int(np.count_nonzero(marks))
+    if 8 * len(runs) <= marks.size * _entropy(np.array([marks.size - num_marks, num_marks])):
+        return runs
+    return min(runs, encode_symbols(marks.view(np.uint8), 2), key=len)
+
+
 def _encode_symbols(symbols: np.ndarray, alphabet: int, depth: int, counts: np.ndarray | None) -> bytes:
     if alphabet > 256:
         low = encode_symbols((symbols & 255).astype(np.uint8), 256, depth)
@@ -286,8 +296,8 @@ def _entropy(counts: np.ndarray) -> float:
     return float(-(shares * np.log2(shares)).sum())
 
 
-def _deflate(data: bytes) -> bytes:
-    coder = zlib.compressobj(1, zlib.DEFLATED, -15, 9, zlib.Z_HUFFMAN_ONLY)
+def _deflate(data: bytes, strategy: int = zlib.Z_HUFFMAN_ONLY) -> bytes:
+    coder = zlib.compressobj(1, zlib.DEFLATED, -15, 9, strategy)
     # By the piece: growing one output would touch memory twice.
     pieces = [coder.compress(memoryview(data)[start : start + _PIECE]) for start in range(0, len(data), _PIECE)]
     return b"".join([*pieces, coder.flush()])

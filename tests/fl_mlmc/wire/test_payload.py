@@ -176,3 +176,17 @@ def test_many_blocks_that_say_little_are_refused_before_they_fill_the_memory(blo
     many = one[:5] + b"\xff" + one[6:14] + one[14:] * 255
     assert decode_within_memory(sealed(many), block.size) is None
     assert check_round_trip(Payload(block.size, (block,) * 255)) is None  # the writer joins them instead
+
+
+@pytest.mark.parametrize("runs", [1, 4, 400])
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.5, 0.95])
+def test_a_mask_costs_no_more_than_its_entropy_and_less_where_zeros_come_in_runs(share: float, runs: int) -> None:
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal(40_000).astype(np.float32)
+    values[np.repeat(rng.random(40_000 // runs) < share, runs)] = 0.0
+    data = encode_payload(Payload(40_000, (DenseBlock(torch.from_numpy(values)),)))
+    zeros = np.mean(values == 0)
+    entropy = -zeros * np.log2(zeros) - (1 - zeros) * np.log2(1 - zeros)
+    mask_bytes = len(data) - 4 * np.count_nonzero(values)
+    assert mask_bytes <= 1.03 * entropy / 8 * 40_000 / min(runs, 4) ** 0.5 + 48
+    np.testing.assert_array_equal(decode_payload(data, 40_000).dense().numpy(), values)
