@@ -18,13 +18,14 @@ from fl_mlmc.config import RunConfig
 from fl_mlmc.protocol import TrainTask, TrainUpdate, code_stamp
 from fl_mlmc.rng import stream
 from fl_mlmc.submodels import plan
+from fl_mlmc.threads import threads
 from fl_mlmc.wire import encode_payload
 
 from .budget import check_budget, uplink_of
 from .data import LocalData
 from .sgd_client import ClientReply, encode, received
 from .state import ClientMemory
-from .trainer import TrainingError, device_of, threads
+from .trainer import TrainingError, device_of
 
 PERSONAL = "personal"
 """The folder of the run's memories where the clients' own parts of the point lie, beside what schemes remember."""

@@ -25,13 +25,14 @@ from fl_mlmc.protocol import (
     payload_name,
 )
 from fl_mlmc.submodels.measure import widest_tier
+from fl_mlmc.threads import threads
 
 from .bilevel_client import DivergedError, run_bilevel_task
 from .data import FederatedData, LocalData
 from .device_data import DeviceData
 from .sgd_client import ClientReply, Job, finished, opened, run_task
 from .together import find_together
-from .trainer import TrainingError, device_of, threads
+from .trainer import TrainingError, device_of
 
 app = ClientApp()
 

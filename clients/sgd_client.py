@@ -15,13 +15,13 @@ from fl_mlmc.protocol import ANCHOR, MOVEMENT, TrainTask, TrainUpdate, code_stam
 from fl_mlmc.rng import stream
 from fl_mlmc.schemes import Budget, Held, Round, Scheme, Turn
 from fl_mlmc.schemes.base import Find
+from fl_mlmc.threads import threads
 from fl_mlmc.wire import decode_payload, encode_payload
 
 from .budget import check_budget, uplink_of
 from .data import LocalData
 from .finder import Finder
 from .state import ClientMemory
-from .trainer import threads
 
 
 @dataclass(frozen=True)

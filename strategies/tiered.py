@@ -22,6 +22,7 @@ from fl_mlmc.roundlog import RoundLog
 from fl_mlmc.submodels import IndexPlan, plan
 from fl_mlmc.submodels.coverage import CoverageWatch, coverage_by_tensor, guarded_cohort
 from fl_mlmc.submodels.tier import Tier, simulated_seconds
+from fl_mlmc.threads import threads
 
 from .broadcast import Broadcast
 from .checkpoint import CHECKPOINT, ServerState, save_state
@@ -218,9 +219,10 @@ class TieredStrategy(Strategy):
         """Average the good updates and step the model; every sampled client gets its row in the log."""
         rows: list[Row] = []
         aggregating = _Stopwatch()
-        for client, reply in in_client_order(self._sent, replies):
-            with aggregating:
-                rows.append(self._fold(self._sent[client], reply))
+        with threads():  # an engine's clients compute meanwhile, on all processors
+            for client, reply in in_client_order(self._sent, replies):
+                with aggregating:
+                    rows.append(self._fold(self._sent[client], reply))
         self.round_log.append_clients(rows)
         num_ok = sum(row["status"] == "ok" for row in rows)
         with aggregating:

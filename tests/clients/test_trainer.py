@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from clients.trainer import TrainingError, batches, threads, train
+from clients.trainer import TrainingError, batches, train
 from fl_mlmc.config import RunConfig
+from fl_mlmc.threads import threads
 
 
 def indices(num_examples: int, config: RunConfig) -> list[list[int]]:

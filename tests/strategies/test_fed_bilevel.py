@@ -14,13 +14,13 @@ from rich.console import Console
 
 from clients.bilevel_client import PERSONAL
 from clients.data import FederatedData
-from clients.trainer import threads
 from fl_mlmc.bilevel import DivergenceError, Held, NotStronglyConvexError, Rafbo, Shard, Steps, simulate
 from fl_mlmc.bilevel.quadratic import quadratic
 from fl_mlmc.bilevel.run import data_of, first_point, problem_of, scheme_of
 from fl_mlmc.config import ConfigError, RunConfig
 from fl_mlmc.frames import read_clients, read_rounds
 from fl_mlmc.rng import stream
+from fl_mlmc.threads import threads
 from simulations.launch import execute, load_config, load_run
 from simulations.report import summarise
 from simulations.server_app import prepare_data, serve
@@ -450,6 +450,7 @@ def problem(model):
 CONCAVE = """
 import dataclasses
 from fl_mlmc.bilevel.tasks import hyper_representation
+from fl_mlmc.threads import threads
 
 def problem(model):
     plain = hyper_representation(model, strong_convexity={ridge}, lower='{lower}')

@@ -9,11 +9,12 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 
 from clients.data import FederatedData
-from clients.trainer import threads, train
+from clients.trainer import train
 from fl_mlmc.config import RunConfig
 from fl_mlmc.models import build_model
 from fl_mlmc.models.base import load_vector, to_vector
 from fl_mlmc.rng import stream
+from fl_mlmc.threads import threads
 from simulations import run
 from simulations.local_grid import LocalGrid
 from simulations.server_app import prepare_data

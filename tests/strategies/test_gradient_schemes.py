@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from clients.data import FederatedData
-from clients.trainer import threads
 from fl_mlmc.config import RunConfig
 from fl_mlmc.frames import read_clients
 from fl_mlmc.models import build_model
@@ -18,6 +17,7 @@ from fl_mlmc.schemes import Budget, Round, State, Turn
 from fl_mlmc.schemes.shadowheart import Shadowheart
 from fl_mlmc.submodels.tier import parse_tiers, simulated_seconds
 from fl_mlmc.theory.bench import Gathered
+from fl_mlmc.threads import threads
 from simulations.launch import RunResult, execute, load_config
 from simulations.server_app import prepare_data
 
