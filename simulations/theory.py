@@ -76,7 +76,9 @@ def problem_named(name: str) -> Problem:
     return logistic(name, np.asarray(features), np.asarray(labels, bool))
 
 
-def logistic(name: str, features: np.ndarray, labels: np.ndarray, num_clients: int = 8, ridge: float = 0.1) -> Logistic:
+def logistic(
+    name: str, features: np.ndarray, labels: np.ndarray, num_clients: int = 8, ridge: float = 0.01
+) -> Logistic:
     """Logistic regression on standardised columns and a constant one, rows dealt out by the sum of their features."""
     spread = features.std(axis=0)
     kept = (features - features.mean(axis=0))[:, spread > 0] / spread[spread > 0]
