@@ -30,7 +30,9 @@ def vectors(size: int) -> list[torch.Tensor]:
     normal = torch.from_numpy(rng.normal(size=size)).float()
     spiky = normal.clone()
     spiky[: size // 3] *= 1e4  # one cluster of large entries
-    return [normal, spiky, torch.ones(size), torch.zeros(size)]
+    # Entries of one magnitude share values once they are bfloat16, and shared values travel shorter; these do not.
+    wide = torch.from_numpy(np.exp(10 * rng.normal(size=size))).float()
+    return [wide, normal, spiky, torch.ones(size), torch.zeros(size)]
 
 
 @pytest.mark.parametrize("text", COMPRESSORS)
@@ -39,10 +41,10 @@ def test_no_payload_is_longer_than_the_bound(text: str, size: int) -> None:
     compressor = parse(text)
     bound = longest(compressor, size)
     assert bound is not None
-    for vector in vectors(size):
-        lengths = [len(compressor.encode(vector, np.random.default_rng(seed))) for seed in range(10)]
-        assert max(lengths) <= bound
-    assert max(lengths) <= bound <= 1.3 * len(compressor.encode(vectors(size)[0], np.random.default_rng(0))) + 64
+    lengths = [
+        len(compressor.encode(vector, np.random.default_rng(seed))) for vector in vectors(size) for seed in range(10)
+    ]
+    assert max(lengths) <= bound <= 1.3 * max(lengths) + 64
 
 
 @pytest.mark.parametrize("text", COMPRESSORS)
