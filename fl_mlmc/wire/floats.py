@@ -1,0 +1,54 @@
+"""Float values: float32, or the upper halves of float32 numbers where that loses nothing."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import WireError
+from .kinds import BFLOAT16
+
+
+def encode_floats(values: Tensor) -> tuple[int, bytes]:
+    """(BFLOAT16 if every value is one, else 0; the bytes)."""
+    array = values.detach().cpu().contiguous().numpy()
+    if array.size:
+        check_finite(np.array([array.min(), array.max()]))
+    words = array.astype("<f4", copy=False).view("<u4")
+    if words.size and not int(np.bitwise_or.reduce(words)) & 0xFFFF:
+        return BFLOAT16, words.view("<u2")[1::2].tobytes()
+    return 0, words.tobytes()
+
+
+def decode_floats(body: memoryview, width: int) -> Tensor:
+    values = floats(body, width)
+    return finite(values if values.flags.writeable else values.astype(np.float32))
+
+
+def floats(body: memoryview, width: int) -> np.ndarray:
+    """The values in `body`, `width` bytes each; those of four bytes are not copied."""
+    if width == 4:
+        return np.frombuffer(body, "<f4")
+    values = np.zeros(len(body) // width, "<f4")
+    values.view("<u2")[1::2] = np.frombuffer(body, "<u2")
+    return values
+
+
+def finite(values: np.ndarray) -> Tensor:
+    if values.size and not np.isfinite([values.min(), values.max()]).all():
+        raise WireError("payload holds values that are not finite")
+    return torch.from_numpy(values)
+
+
+def check_finite(values: np.ndarray) -> None:
+    if not np.isfinite(values).all():
+        raise ValueError(
+            "a payload's values must be finite; rescaled, these leave float32's range: scale the vector down"
+        )
+
+
+def words_of(values: Tensor) -> np.ndarray:
+    return values.detach().cpu().contiguous().numpy().astype("<f4", copy=False).view("<u4")
+
+
+def tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(array if array.flags.writeable else array.copy())

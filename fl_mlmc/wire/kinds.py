@@ -1,0 +1,5 @@
+"""The number of each kind of block."""
+
+DENSE, SPARSE, MASKED, SEEDED, SYMBOLS, POWERS, CUT, WIDE, LETTERED = range(1, 10)
+BFLOAT16 = 0x80
+"""Set in a kind whose values are bfloat16: the upper halves of float32 numbers."""

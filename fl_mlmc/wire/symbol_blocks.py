@@ -1,0 +1,82 @@
+"""A letter for each coordinate: symbols of up to 32768 letters, entropy-coded, and wide ones of a larger lattice."""
+
+import struct
+from dataclasses import replace
+
+import numpy as np
+
+from ..blocks import Lattice, SymbolBlock, Table
+from .errors import WireError
+from .floats import check_finite, tensor
+from .limits import allow
+from .symbols import decode_symbols, encode_symbols
+from .words import decode_words, encode_words
+
+MAX_ALPHABET = 2**15
+_SYMBOLS = struct.Struct("<BH")  # form of the alphabet, its size
+_LATTICE = struct.Struct("<ffi")  # offset, step, first
+_LATTICE_FORM, _TABLE_FORM = 0, 1
+
+
+def encode_symbol_block(block: SymbolBlock) -> bytes:
+    alphabet, counts = block.alphabet, block.counts
+    check_finite(np.array(0.0 if alphabet.is_finite() else np.inf))
+    symbols = block.symbols.cpu().numpy()
+    if isinstance(alphabet, Lattice) and alphabet.count > 256:
+        low, high = int(symbols.min()), int(symbols.max())
+        if high - low < 256:  # few neighbours of many letters are an alphabet of one byte
+            alphabet, counts = replace(alphabet, count=high - low + 1, first=alphabet.first + low), None
+            symbols = (symbols - low).astype(np.uint8)
+    if isinstance(alphabet, Lattice):
+        form, letters = _LATTICE_FORM, _LATTICE.pack(alphabet.offset, alphabet.step, alphabet.first)
+    else:
+        form, letters = _TABLE_FORM, alphabet.values().astype("<f4").tobytes()
+    if alphabet.count > 256:
+        symbols = symbols.astype(np.uint16)
+    return _SYMBOLS.pack(form, alphabet.count) + letters + encode_symbols(symbols, alphabet.count, counts=counts)
+
+
+def decode_symbol_block(body: memoryview, size: int, held_limit: int) -> SymbolBlock:
+    if len(body) < _SYMBOLS.size:
+        raise WireError(f"symbol block has {len(body)} bytes, its header alone needs {_SYMBOLS.size}")
+    form, count = _SYMBOLS.unpack_from(body)
+    letters_end = _SYMBOLS.size + (_LATTICE.size if form == _LATTICE_FORM else 4 * count)
+    if (
+        form not in (_LATTICE_FORM, _TABLE_FORM)
+        or not 0 < count <= MAX_ALPHABET
+        or letters_end >= len(body)
+        or len(body) > 4 * size
+    ):
+        raise WireError(f"symbol block of {len(body)} bytes has no alphabet of {count} letters in form {form}")
+    allow((2 if count > 256 else 1) * size + (4 * count if form == _TABLE_FORM else 0), held_limit)
+    letters = body[_SYMBOLS.size : letters_end]
+    alphabet: Lattice | Table
+    if form == _LATTICE_FORM:
+        offset, step, first = _LATTICE.unpack(letters)
+        alphabet = Lattice(count, step, first, offset)
+    else:
+        alphabet = Table(np.frombuffer(letters, "<f4").astype(np.float64))
+    with np.errstate(over="ignore", invalid="ignore"):
+        if not alphabet.is_finite():
+            raise WireError("payload holds values that are not finite")
+    symbols = decode_symbols(body[letters_end:], size, count)
+    return SymbolBlock(tensor(symbols if count <= 256 else symbols.view(np.int16)), alphabet)
+
+
+def encode_wide(symbols: np.ndarray, alphabet: Lattice) -> bytes:
+    check_finite(np.array(0.0 if alphabet.is_finite() else np.inf))
+    width = (alphabet.count - 1).bit_length()
+    head = _LATTICE.pack(alphabet.offset, alphabet.step, alphabet.first)
+    return head + bytes([width]) + encode_words(symbols.astype("<i4", copy=False).view("<u4"), width)
+
+
+def decode_wide(body: memoryview, size: int) -> SymbolBlock:
+    width = body[_LATTICE.size] if len(body) > _LATTICE.size else 0
+    if not 16 <= width <= 31:
+        raise WireError(f"wide block has symbols of {width} bits, expected 16 to 31")
+    offset, step, first = _LATTICE.unpack_from(body)
+    alphabet = Lattice(2**width, step, first, offset)
+    if not alphabet.is_finite():
+        raise WireError("payload holds values that are not finite")
+    words = decode_words(body[_LATTICE.size + 1 :], size, width)
+    return SymbolBlock(tensor(words.astype(np.uint32, copy=False).view(np.int32)), alphabet)
