@@ -14,7 +14,7 @@ test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -m "not slow"
 
 test-slow: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -m slow --durations=10
 
 fuzz: $(VENV)/.installed-dev
 	@new=$$(mktemp -d) && $(BIN)/python tests/fuzz/fuzz_payload.py -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 \

@@ -20,7 +20,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from .keys import create_authority, create_node_key, create_server_certificate, is_private, write_public
 
@@ -35,13 +35,16 @@ class DeployError(ValueError):
 class _Settings:
     """A frozen dataclass kept as a flat TOML file with dashed keys."""
 
+    WHOSE: ClassVar[str]
+    """What folder has such a file."""
+
     @classmethod
     def read(cls, path: Path) -> Self:
         """The settings in a file; DeployError names what does not fit."""
         try:
             content = tomllib.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise DeployError(f"there is no {path}; `fl-mlmc deploy init` makes such a folder") from None
+            raise DeployError(f"there is no {path}; give {cls.WHOSE}, as `fl-mlmc deploy init` made it") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise DeployError(f"{path} is not TOML: {error}") from None
         known = {field.name.replace("_", "-"): field for field in fields(cls)}  # type: ignore[arg-type]
@@ -64,6 +67,8 @@ class _Settings:
 class Federation(_Settings):
     """What the server's folder says."""
 
+    WHOSE: ClassVar[str] = "the server's folder"
+
     address: str
     """HOST:PORT under which devices reach the server."""
     listen: str = f"0.0.0.0:{DEFAULT_PORT}"
@@ -75,6 +80,8 @@ class Federation(_Settings):
 @dataclass(frozen=True)
 class NodeSettings(_Settings):
     """What a device's folder says."""
+
+    WHOSE: ClassVar[str] = "a device's folder, devices/client-N of the server's"
 
     server: str
     """HOST:PORT of the server."""

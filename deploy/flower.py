@@ -11,15 +11,21 @@ import sys
 import time
 import tomllib
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from .federation import FEDERATION, DeployError, Federation, NodeSettings, split_address, toml
 from .supervise import Tell
 
+LEAST_FLWR = (1, 38)
+"""Since then a node is registered by name, which is how the server holds it to its client number."""
+
 CONNECTION = "federation"
 """The name of the SuperLink in the operator's settings."""
 
+
+INSTALL = "`pip install -r clients/requirements-edge.txt` on a device, `pip install --editable .` on the server"
 
 SETTINGS = {
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
@@ -29,6 +35,17 @@ SETTINGS = {
     "FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE": "262144",
 }
 """What Flower's processes are told by their environment, beside FLWR_HOME."""
+
+
+def check_flwr() -> None:
+    """DeployError if flwr is missing, or older than what this deployment speaks."""
+    least = ".".join(map(str, LEAST_FLWR))
+    try:
+        found = version("flwr")
+    except PackageNotFoundError:
+        raise DeployError(f"flwr is not installed in {sys.prefix}, {least} or newer is needed: {INSTALL}") from None
+    if tuple(int(part) for part in re.findall(r"\d+", found)[:2]) < LEAST_FLWR:
+        raise DeployError(f"flwr {found} is installed in {sys.prefix}, {least} or newer is needed: {INSTALL}")
 
 
 def environment(home: Path) -> dict[str, str]:

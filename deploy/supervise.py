@@ -19,10 +19,11 @@ GRACE_SECONDS = 10.0
 
 
 class Supervisor:
-    """Keeps one process alive until `stop`."""
+    """Keeps one process alive until `stop`; `advice` is told the first time that it ends by itself."""
 
-    def __init__(self, command: Sequence[str], cwd: Path, env: Mapping[str, str], tell: Tell) -> None:
+    def __init__(self, command: Sequence[str], cwd: Path, env: Mapping[str, str], tell: Tell, advice: str = "") -> None:
         self._command, self._cwd, self._env, self._tell = list(command), cwd, dict(env), tell
+        self._advice = advice
         self._stopped = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -41,6 +42,9 @@ class Supervisor:
                 if time.monotonic() - started >= STEADY_SECONDS:
                     delay = FIRST_SECONDS
                 self._tell(f"{self._command[0]} ended with code {code}; starting it again in {delay:g} s")
+                if self._advice:
+                    self._tell(self._advice)
+                    self._advice = ""
                 self._stopped.wait(delay)
                 delay = min(2 * delay, MOST_SECONDS)
         finally:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -23,6 +24,9 @@ from strategies.checkpoint import CHECKPOINT, load_checkpoint, load_state
 
 from .run_lock import writing
 from .superlink import LocalSuperLink, RunState, SuperLinkError, SuperLinkRuns
+
+SERVER_LOG = "server.log"
+"""The file of a run's directory with all that Flower's processes wrote."""
 
 APP = Path(__file__).parents[1]
 """The folder that `flwr run` takes for the app."""
@@ -182,7 +186,17 @@ def _run_on_devices(
     (deployment / "state" / LAST_RUN).write_text(f"{directory}\n")
     link = SuperLinkRuns(environment(home), neutral(home), tell)
     with tempfile.TemporaryDirectory(prefix="fl-mlmc-") as scratch:
-        _submit(link, Path(scratch), "", config, directory, on_round)
+        try:
+            _submit(link, Path(scratch), "", config, directory, on_round)
+        finally:
+            tell_of_refused(directory / SERVER_LOG, tell)
+
+
+def tell_of_refused(log: Path, tell: Callable[[str], None]) -> None:
+    """A node that was left out has no row in the round log: say so here."""
+    if log.exists():
+        for line in dict.fromkeys(re.findall(r"node \S+ is left out: .*", log.read_text())):
+            tell(f"WARNING: {line}")
 
 
 def _submit(
@@ -218,7 +232,7 @@ def _submit(
                 link.stop(run_id)
             raise
         finally:
-            (directory / "server.log").write_text(link.log(run_id, lines=1_000_000))
+            (directory / SERVER_LOG).write_text(link.log(run_id, lines=1_000_000))
     status = _status(directory)
     if not state.is_success or status != "completed":
         reason = status.removeprefix("failed: ") if status.startswith("failed") else _last_words(state, directory)
@@ -267,7 +281,7 @@ def _status(directory: Path) -> str:
 
 
 def _last_words(state: RunState, directory: Path) -> str:
-    log = (directory / "server.log").read_text().strip().splitlines()
+    log = (directory / SERVER_LOG).read_text().strip().splitlines()
     return f"Flower says {state.status} {state.details}\n" + "\n".join(log[-15:])
 
 

@@ -168,9 +168,10 @@ def read_update(
 
 def _read_payload(arrays: object, name: str, size: int) -> Payload:
     array = arrays.get(name) if isinstance(arrays, ArrayRecord) else None
-    if array is None or array.stype != PAYLOAD_STYPE or array.shape != (size,):
-        found = "no array" if array is None else f"stype {array.stype!r} and shape {array.shape}"
-        raise ProtocolError(f"its {name} has {found}, expected {PAYLOAD_STYPE!r} and shape {(size,)}")
+    expected = ("float32", PAYLOAD_STYPE, (size,))
+    if array is None or (array.dtype, array.stype, array.shape) != expected:
+        found = "no array" if array is None else f"dtype {array.dtype!r}, stype {array.stype!r} and shape {array.shape}"
+        raise ProtocolError(f"its {name} has {found}, expected {expected[0]!r}, {expected[1]!r} and {expected[2]}")
     return decode_payload(array.data, size)
 
 

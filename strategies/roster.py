@@ -145,7 +145,7 @@ class Roster:
                 raise ProtocolError(f"client {clash} has a node already")
         except (KeyError, TypeError, ValueError) as error:
             self._refused[node_id] = printable(error)
-            log(WARNING, "node %d is left out: %s", node_id, self._refused[node_id])
+            log(WARNING, "node %s is left out: %s", name or node_id, self._refused[node_id])
         else:
             self._entries[node_id] = entry
             self._hosts.update(dict.fromkeys(self._hosted(entry), node_id))

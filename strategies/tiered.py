@@ -187,7 +187,7 @@ class TieredStrategy(Strategy):
                 dst_node_id=seat.node_id,
                 message_type=MessageType.TRAIN,
                 group_id=f"{server_round}/{client}",  # comes back on error replies too
-                ttl=self.config.round_timeout,
+                ttl=2 * self.config.round_timeout,  # what is late is counted, if it is not later than this
             )
 
     def _task(self, client: int, tier: Tier, server_round: int) -> TrainTask:

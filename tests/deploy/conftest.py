@@ -34,7 +34,7 @@ tiers = "sensor:0.25:0.34,phone:0.5:0.33,gateway:1.0:0.33"
 compressor = "MLMC(TopK(fraction=0.2))"
 local-steps = 20
 learning-rate = 0.2
-round-timeout = 150.0
+round-timeout = 600.0
 """
 
 
@@ -79,7 +79,7 @@ class Deployment:
         env = {**environment(home), "PYTHONPATH": str(device / "patch")}
         self._start(f"node-{client}", supernode_command(device, settings), neutral(home), env)
 
-    def run(self, name: str, *settings: str, timeout: float = 600.0) -> subprocess.CompletedProcess[str]:
+    def run(self, name: str, *settings: str, timeout: float = 1200.0) -> subprocess.CompletedProcess[str]:
         """`fl-mlmc deploy run` with config keys, to its end."""
         with suppress(subprocess.TimeoutExpired):
             return self._finish(self.submit(name, *settings), timeout)
@@ -91,7 +91,7 @@ class Deployment:
         ]
         return self._cli(str(self._logs / "scenario.toml"), *given)
 
-    def resume(self, name: str, timeout: float = 600.0) -> subprocess.CompletedProcess[str]:
+    def resume(self, name: str, timeout: float = 1200.0) -> subprocess.CompletedProcess[str]:
         return self._finish(self._cli("--resume", str(self.runs / name)), timeout)
 
     def rows(self, name: str, file: str = "clients.jsonl") -> list[dict[str, Any]]:
@@ -112,6 +112,10 @@ class Deployment:
 
     def process(self, name: str) -> "subprocess.Popen[bytes]":
         return self._processes[name]
+
+    def find(self, name: str, command: str) -> list[int]:
+        """The processes that `name` started, and those that they did, with `command` in their command line."""
+        return [pid for pid in descendants(self._processes[name].pid) if command in command_line(pid)]
 
     def kill(self, name: str) -> None:
         """Pull the plug of a process and of all that it started."""
@@ -172,12 +176,14 @@ class Deployment:
             )
 
 
-@pytest.fixture
-def deployment(tmp_path: Path) -> Iterator[Deployment]:
-    """A server that runs, without nodes."""
-    federation = Deployment(tmp_path)
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """A server that runs, without nodes; the tests of a file share it."""
+    federation = Deployment(tmp_path_factory.mktemp("federation"))
     try:
-        federation.start_server()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("FL_MLMC_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+            federation.start_server()
         yield federation
     finally:
         federation.close()
@@ -207,6 +213,12 @@ def descendants(pid: int) -> list[int]:
         found += children
         queue += children
     return found
+
+
+def command_line(pid: int) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").replace("\0", " ")
+    return ""
 
 
 def _is_alive(pid: int) -> bool:

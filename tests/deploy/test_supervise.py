@@ -3,17 +3,20 @@
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from deploy import supervise
+from deploy import flower, serve, supervise
 from deploy.federation import DeployError, NodeSettings, init
 from deploy.flower import supernode_command, wait_for_superlink
 from deploy.supervise import Supervisor
@@ -52,7 +55,7 @@ def test_a_killed_process_comes_back_and_a_stopped_one_does_not(
 ) -> None:
     command, note = started
     said: list[str] = []
-    supervisor = Supervisor(command, tmp_path, os.environ, said.append)
+    supervisor = Supervisor(command, tmp_path, os.environ, said.append, "have a look")
     thread = threading.Thread(target=supervisor.run)
     thread.start()
     wait_for(lambda: len(pids(note)) == 1)
@@ -62,7 +65,7 @@ def test_a_killed_process_comes_back_and_a_stopped_one_does_not(
     thread.join(20.0)
     assert not thread.is_alive()
     assert not any(map(alive, pids(note)))
-    assert said == [f"{sys.executable} ended with code -9; starting it again in 0.05 s"]
+    assert said == [f"{sys.executable} ended with code -9; starting it again in 0.05 s", "have a look"]
 
 
 def test_each_pause_is_twice_the_last(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -126,3 +129,62 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def test_a_node_says_what_is_in_its_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    init(tmp_path / "fed", ["127.0.0.1"], "127.0.0.1:9443", 9444, {0: "phone"})
+    init(tmp_path / "other", ["127.0.0.1"], "127.0.0.1:9443", 9444, {})
+    device = tmp_path / "fed" / "devices" / "client-0"
+    said: list[str] = []
+    monkeypatch.setattr(serve.Supervisor, "run", lambda self: None)
+    monkeypatch.setattr(serve, "stop_on_signals", lambda *stop: None)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        settings = NodeSettings("127.0.0.1:1", 0, port=taken.getsockname()[1])
+        with pytest.raises(DeployError, match=f"cannot listen on 127.0.0.1:{settings.port}.*a port of its own, --port"):
+            serve.run_node(device, settings, said.append)
+    serve.run_node(device, settings, said.append)
+    assert "WARNING: no server answers at 127.0.0.1:1 (Connection refused); the node tries on" in said[0]
+    for folder, verdict in (("fed", ""), ("other", "is this the folder of another federation")):
+        with tls_server(tmp_path / folder) as port:
+            said.clear()
+            serve.run_node(device, replace(settings, server=f"127.0.0.1:{port}"), said.append)
+            assert [line for line in said if "WARNING" in line] == [
+                line for line in said if verdict and verdict in line
+            ]
+            assert bool(verdict) == any("WARNING" in line for line in said)
+
+
+@contextmanager
+def tls_server(directory: Path) -> Iterator[int]:
+    """A port on which the certificate of the federation in `directory` is shown to one who asks."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(directory / "server.crt", directory / "server.key")
+
+    def shake() -> None:
+        with suppress(OSError):
+            link, _ = listener.accept()
+            context.wrap_socket(link, server_side=True).close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=shake)
+        thread.start()
+        try:
+            yield int(listener.getsockname()[1])
+        finally:
+            thread.join(20.0)
+
+
+@pytest.mark.parametrize(("found", "is_enough"), [("1.37.0", False), ("0.99", False), ("1.38.0", True), ("2.0", True)])
+def test_a_flwr_that_is_too_old_is_refused_at_the_start(
+    found: str, is_enough: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flower, "version", lambda name: found)
+    for start in (
+        lambda: serve.serve(tmp_path, print),
+        lambda: serve.run_node(tmp_path, NodeSettings("a:1", 0), print),
+    ):
+        reason = "there is no" if is_enough else f"flwr {found} is installed in .*, 1.38 or newer is needed: `pip"
+        with pytest.raises(DeployError, match=reason):
+            start()

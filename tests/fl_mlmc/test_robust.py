@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from fl_mlmc import robust
 from fl_mlmc.blocks import DenseBlock, Payload
 from fl_mlmc.models import build_model
 from fl_mlmc.robust import TrimmedMean, parse_aggregation, trimmed_mean
@@ -40,6 +41,27 @@ def test_only_clients_that_hold_a_coordinate_count() -> None:
     result = fold.result()
     np.testing.assert_allclose(result.update, np.nanmedian(table, axis=0), rtol=1e-6, atol=1e-7)
     np.testing.assert_array_equal(result.coverage, (~np.isnan(table)).sum(0))
+
+
+def test_a_long_model_is_sorted_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = build_model("mlp(hidden=(8,))", (1, 2, 2), 3).spec
+    own, rng = plan(spec, "nested", 1.0), np.random.default_rng(0)
+    fold = TrimmedMean(spec.size, 0.5)
+    for _ in range(3):
+        update = torch.from_numpy(rng.normal(size=own.size)).float()
+        fold.add(own, Payload(own.size, (DenseBlock(update),)), weight=1)
+    whole = fold.result().update
+    monkeypatch.setattr(robust, "_STRETCH", 7)
+    assert torch.equal(fold.result().update, whole)
+
+
+def test_an_update_of_another_size_and_parts_of_updates_are_refused() -> None:
+    own = plan(build_model("mlp(hidden=(8,))", (1, 2, 2), 3).spec, "nested", 1.0)
+    fold, short = TrimmedMean(own.size, 0.5), Payload(own.size - 1, (DenseBlock(torch.zeros(own.size - 1)),))
+    with pytest.raises(ValueError, match=f"has {own.size - 1} coordinates, its plan {own.size}"):
+        fold.add(own, short, 1)
+    with pytest.raises(ValueError, match="parts of updates are for aggregation 'mean'"):
+        fold.add(own, Payload(own.size, (DenseBlock(torch.zeros(own.size)),)), 1, labels=[0])
 
 
 def test_nobody_gives_zero() -> None:

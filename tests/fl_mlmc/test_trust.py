@@ -8,6 +8,7 @@ from fl_mlmc.config import ConfigError, RunConfig
 
 MEDIAN: dict[str, Any] = {"aggregation": "median"}
 PRIVATE: dict[str, Any] = {"dp_noise": 1.0, "dp_clip": 0.5}
+INDUCED = "Induced(TopK(fraction=0.1), RandK(fraction=0.1))"
 
 
 @pytest.mark.parametrize(
@@ -24,6 +25,9 @@ PRIVATE: dict[str, Any] = {"dp_noise": 1.0, "dp_clip": 0.5}
         ({"dp_clip": 1.0}, "give both or none, got 0 and 1"),
         ({**PRIVATE, "compressor": "MLMC(TopK(fraction=0.1))"}, "would cut most of them and bias the mean"),
         ({**PRIVATE, "compressor": "RandK(fraction=0.1)"}, "those of RandK are rescaled"),
+        ({**PRIVATE, "compressor": "Bernoulli(fraction=0.1)"}, "those of Bernoulli are rescaled"),
+        ({**PRIVATE, "compressor": "Importance(draws=9)"}, "those of Importance are rescaled"),
+        ({**PRIVATE, "compressor": INDUCED}, "those of Induced are rescaled"),
         ({**PRIVATE, "scheme": "ef14", "compressor": "TopK(fraction=0.1)"}, "would count again in later rounds"),
         ({**PRIVATE, **MEDIAN}, "adds noise to a sum"),
         ({**PRIVATE, "least_coverage": 2}, "counts on a cohort drawn uniformly"),
@@ -54,3 +58,5 @@ def test_over_sampling_asks_more_but_never_more_than_all() -> None:
     assert config.changed(over_sampling=0.15).num_asked == 12
     assert config.changed(over_sampling=3.0).num_asked == 12
     assert config.num_asked == 10
+    many = RunConfig(engine="flower", num_clients=200, clients_per_round=100, over_sampling=0.1)
+    assert many.num_asked == 110, "100 * 1.1 is a little above 110 in floating point"

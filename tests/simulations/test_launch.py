@@ -11,7 +11,7 @@ import pytest
 from fl_mlmc.config import ConfigError, RunConfig
 from fl_mlmc.frames import read_clients
 from simulations import RunFailed, run
-from simulations.launch import load_config
+from simulations.launch import SERVER_LOG, load_config, tell_of_refused
 
 TIMING = ["train_seconds", "encode_seconds", "message_bytes"]
 
@@ -118,3 +118,12 @@ def test_both_engines_give_the_same_bytes(small: RunConfig) -> None:
     for name, array in here.arrays.items():
         np.testing.assert_array_equal(array, flower.arrays[name])
     assert here.rounds["accuracy"].tolist() == flower.rounds["accuracy"].tolist()
+
+
+def test_nodes_that_were_left_out_are_named_once_with_the_reason(tmp_path: Path) -> None:
+    line = "\x1b[93mWARNING\x1b[0m :   node client-3 is left out: unknown tier 'fone'; known: sensor, phone"
+    (tmp_path / SERVER_LOG).write_text(f"INFO :   [ROUND 1/2]\n{line}\n{line}\nINFO :   [ROUND 2/2]\n")
+    said: list[str] = []
+    tell_of_refused(tmp_path / SERVER_LOG, said.append)
+    tell_of_refused(tmp_path / "nothing.log", said.append)
+    assert said == ["WARNING: node client-3 is left out: unknown tier 'fone'; known: sensor, phone"]

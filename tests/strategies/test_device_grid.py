@@ -112,6 +112,28 @@ def test_a_round_ends_when_enough_good_replies_are_there() -> None:
     assert time.monotonic() - start < 5.0
 
 
+def test_what_came_after_enough_was_there_is_late_but_an_error_is_no_reply() -> None:
+    enough = threading.Event()
+
+    def after(message: Message) -> Message | None:
+        return reply(message) if enough.is_set() else None
+
+    def failing_after(message: Message) -> Message | None:
+        return Message(Error(2, "no"), reply_to=message) if enough.is_set() else None
+
+    grid = DeviceGrid(FakeLink({1: reply, 2: reply, 3: after, 4: failing_after}))
+    replies = grid.collect(ask(1, 2, 3, 4), 30.0, wanted=2)
+    assert next(replies).has_content()
+    enough.set()
+    time.sleep(0.5)  # replies 3 and 4 are fetched while the round still takes the first two
+    assert len(list(replies)) == 1
+    deadline = time.monotonic() + 5.0
+    late = grid.take_late()
+    while late == 0 and time.monotonic() < deadline:
+        late += grid.take_late()
+    assert late == 1
+
+
 def test_a_reply_that_cannot_be_read_is_an_error_of_its_sender() -> None:
     def nonsense(message: Message) -> Message:
         raise ValueError("no such\x1b[31m record")

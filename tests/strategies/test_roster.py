@@ -1,3 +1,4 @@
+import time
 from collections.abc import Callable, Iterable
 
 import pytest
@@ -106,7 +107,7 @@ def test_a_seat_that_is_taken_stays_with_its_node() -> None:
     assert [roster.seat(client).node_id for client in roster.clients] == [1, 2]
 
 
-def test_a_silent_node_is_not_waited_for_in_every_round() -> None:
+def test_a_silent_node_is_not_waited_for_in_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
     nodes = Registered(grid(3, single(lambda entry: entry.first)), {}, silent={2})
     roster = Roster(TIERS, 3, seed=0)
     roster.wait(nodes, least=2, seconds=0)
@@ -114,6 +115,13 @@ def test_a_silent_node_is_not_waited_for_in_every_round() -> None:
         roster.refresh(nodes)
     assert nodes.asked == [2]
     assert list(roster.clients) == [0, 2]
+    asked_at, start = [], time.monotonic()
+    for seconds in range(1, 115):
+        monkeypatch.setattr(time, "monotonic", lambda now=start + seconds: now)
+        before = len(nodes.asked)
+        roster.refresh(nodes)
+        asked_at += [seconds] * (len(nodes.asked) - before)
+    assert asked_at == pytest.approx([5, 25, 105], abs=1), "pauses of 5, 20 and 80 seconds"
 
 
 def test_what_a_node_says_of_itself_is_fit_for_a_log() -> None:

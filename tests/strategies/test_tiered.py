@@ -135,6 +135,13 @@ def plain_array(message: Message, reply: Message) -> Message:
     return Message(content, reply_to=message)
 
 
+def other_dtype(message: Message, reply: Message) -> Message:
+    old = reply.content.array_records[ARRAYS][PAYLOAD]
+    array = Array("float64", old.shape, old.stype, old.data)
+    content = RecordDict({ARRAYS: ArrayRecord({PAYLOAD: array}), CONFIG: reply.content.config_records[CONFIG]})
+    return Message(content, reply_to=message)
+
+
 HOSTILE: dict[str, tuple[Reply, str]] = {
     "error": (lambda message, _: Message(Error(2, "trace\nValueError: boom"), reply_to=message), "error 2: .*boom"),
     "empty": (lambda message, _: Message(RecordDict(), reply_to=message), "no config record 'config'"),
@@ -145,6 +152,7 @@ HOSTILE: dict[str, tuple[Reply, str]] = {
     "too large": (too_large, "coordinates, expected"),
     "no array": (without_array, "no array"),
     "plain array": (plain_array, "stype 'numpy.ndarray'"),
+    "other dtype": (other_dtype, "dtype 'float64'"),
     "wrong round": (lambda m, r: replaced(m, r, **{"server-round": 7}), "it answers round 7"),
     "wrong client": (lambda m, r: replaced(m, r, client=0), "for client 0, the task was"),
     "other code": (lambda m, r: replaced(m, r, **{"code-stamp": "old"}), "it runs code old"),
@@ -222,7 +230,12 @@ def test_what_a_client_may_weigh_and_how_far_it_may_move_the_mean_can_be_bounded
     run(config, long_update, victims=(2,))
     rows = read_clients(directory(config)).set_index("client")["status"]
     assert rows.drop(2).tolist() == ["ok"] * 5
-    assert re.search(r"its update has norm \d+(\.\d+)?, max-update-norm is 50", rows.loc[2])
+    found = re.search(r"its update has norm (\d+(\.\d+)?), max-update-norm is 50", rows.loc[2])
+    assert found is not None
+    for factor, status in ((1.01, "ok"), (0.99, "dropped: its update has norm")):
+        close = config.changed(run_name=f"close-{factor}", max_update_norm=factor * float(found[1]))
+        run(close, long_update, victims=(2,))
+        assert read_clients(directory(close)).set_index("client")["status"].loc[2].startswith(status)
     run(more := config.changed(run_name="more"), too_many_examples, victims=(2,))
     rows = read_clients(directory(more)).set_index("client")["status"]
     assert (rows.loc[2], rows.loc[3]) == ("dropped: it declares 1001 examples, 1 to 1000 are allowed", "ok")

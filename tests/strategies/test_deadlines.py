@@ -1,0 +1,100 @@
+"""The strategy on devices that lag: the deadline of a round, over-sampling, and what becomes of late replies."""
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+import torch
+from flwr.app import Message
+
+from clients.client_app import app
+from clients.data import FederatedData
+from fl_mlmc.config import RunConfig
+from fl_mlmc.frames import read_clients, read_rounds
+from fl_mlmc.models import build_model
+from fl_mlmc.protocol import CONFIG
+from fl_mlmc.roundlog import RoundLog
+from simulations.local_grid import LocalGrid
+from simulations.server_app import prepare_data, run_directory
+from strategies import device_grid
+from strategies.device_grid import DeviceGrid
+from strategies.tiered import TieredStrategy, from_arrays, to_arrays
+
+Held = Callable[[int, int], bool]
+"""Whether the reply of (client, round) is still on its way."""
+
+
+class Link(LocalGrid):
+    """A SuperLink that has every reply when it is asked for, if not `held`; tasks end with their time to live."""
+
+    def __init__(self, config: RunConfig, held: Held) -> None:
+        super().__init__(app, config.num_clients, config.to_flower())
+        self._held, self._tasks, self._one = held, dict[str, Message](), threading.Lock()
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        tasks = {message.metadata.message_id: message for message in map(self.number, messages)}
+        self._tasks |= tasks
+        return list(tasks)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        (name,) = message_ids
+        task = self._tasks[name]
+        facts = task.content.config_records[CONFIG]
+        is_over = time.time() > task.metadata.created_at + task.metadata.ttl
+        if is_over or ("client" in facts and self._held(facts["client"], facts["server-round"])):  # type: ignore[arg-type]
+            return []
+        with self._one:
+            return [self._answer(task)]
+
+    def get_nodes(self) -> Any:
+        return []
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_grid, "POLL_SECONDS", 0.01)
+
+
+def run(config: RunConfig, held: Held) -> torch.Tensor:
+    data = prepare_data(config)
+    spec = FederatedData.open(data).spec
+    model = build_model(config.model, spec.input_shape, spec.num_classes)
+    strategy = TieredStrategy(config, model, RoundLog.create(run_directory(config), {}), str(data))
+    start, grid = to_arrays(model.initial(config.seed)), DeviceGrid(Link(config, held))
+    return from_arrays(strategy.start(grid, start, config.num_rounds, timeout=config.round_timeout).arrays)
+
+
+def num_rounds_done(config: RunConfig) -> int:
+    log = run_directory(config) / "rounds.jsonl"
+    return log.read_text().count("\n") if log.exists() else 0
+
+
+def test_a_reply_after_the_deadline_is_counted_in_a_later_round_and_changes_nothing(small: RunConfig) -> None:
+    config = small.changed(engine="flower", num_rounds=4, clients_per_round=6, round_timeout=4.0)
+    late = run(config, lambda client, in_round: (client, in_round) == (2, 1) and num_rounds_done(config) < 1)
+    rounds, clients = read_rounds(run_directory(config)), read_clients(run_directory(config))
+    assert clients[clients["client"] == 2]["status"].tolist() == ["dropped: no reply in time", "ok", "ok", "ok"]
+    assert set(clients[clients["client"] != 2]["status"]) == {"ok"}
+    assert rounds["num_late"].sum() == 1
+    assert rounds["num_late"].iloc[0] == 0
+    assert rounds["seconds"].iloc[0] == pytest.approx(4.0, abs=1.0)
+    assert rounds["seconds"].iloc[1:].max() < 4.0
+    never = config.changed(run_name="never")
+    assert torch.equal(late, run(never, lambda client, in_round: (client, in_round) == (2, 1)))
+    assert read_rounds(run_directory(never))["num_late"].sum() == 0
+
+
+def test_over_sampling_ends_a_round_with_the_fastest(small: RunConfig) -> None:
+    config = small.changed(
+        engine="flower", num_rounds=3, clients_per_round=4, over_sampling=0.5, quorum=1.0, round_timeout=60.0
+    )
+    run(config, lambda client, in_round: client in (2, 5) and num_rounds_done(config) < in_round)
+    rounds, clients = read_rounds(run_directory(config)), read_clients(run_directory(config))
+    assert rounds["num_sampled"].tolist() == [6, 6, 6]
+    assert rounds["num_ok"].tolist() == [4, 4, 4]
+    assert set(clients[~clients["client"].isin([2, 5])]["status"]) == {"ok"}
+    assert set(clients[clients["client"].isin([2, 5])]["status"]) == {"dropped: no reply in time"}
+    assert rounds["seconds"].max() < 30.0
+    assert rounds["num_late"].sum() >= 2
