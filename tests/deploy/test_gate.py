@@ -83,14 +83,15 @@ def test_a_body_without_end_is_cut_off(
 ) -> None:
     monkeypatch.setattr(gate, "MAX_BODY_BYTES", 1000)
 
-    def endless() -> Iterator[bytes]:
-        while True:
-            yield b"x" * 100
-
     assert client.post("/v1/fleet/push-object", content=b"x" * 1001).status_code == 413
     assert client.post("/v1/fleet/push-object", content=b"x", headers={"content-length": "1001"}).status_code == 413
+    assert client.post("/v1/fleet/push-object", content=iter([b"x" * 100] * 11)).status_code == 413, (
+        "of no stated length"
+    )
+    assert len(seen) == 0
     assert client.post("/v1/fleet/push-object", content=b"x" * 1000).status_code == 412
-    assert len(seen) == 1
+    assert client.post("/v1/fleet/push-object", content=iter([b"x" * 100] * 10)).status_code == 412
+    assert len(seen) == 2
 
 
 def test_a_superlink_that_is_down_is_a_503_so_that_nodes_try_again(client: TestClient) -> None:
