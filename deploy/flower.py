@@ -18,8 +18,8 @@ from typing import Any
 from .federation import FEDERATION, DeployError, Federation, NodeSettings, split_address, toml
 from .supervise import Tell
 
-LEAST_FLWR = (1, 38)
-"""Since then a node is registered by name, which is how the server holds it to its client number."""
+LEAST_FLWR = (1, 40)
+"""Since then nodes speak HTTP, which the gate passes on; nodes have names since 1.38."""
 
 CONNECTION = "federation"
 """The name of the SuperLink in the operator's settings."""

@@ -1,6 +1,6 @@
 """The gate: what devices reach of the SuperLink, and no more.
 
-Since flwr 1.37 one port serves the Fleet API (for devices, authenticated), the Control API (whoever reaches it may run
+Since flwr 1.40 one port serves the Fleet API (for devices, authenticated), the Control API (whoever reaches it may run
 code on the server) and the Runtime API (for the SuperLink's own processes). So the SuperLink listens on loopback, and
 this small TLS server in front of it passes on the Fleet API's paths alone.
 """

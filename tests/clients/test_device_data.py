@@ -72,6 +72,9 @@ def test_vectors_are_read_as_they_are(tmp_path: Path) -> None:
     features, labels = DeviceData.open(tmp_path / "own.csv", meta).client(0)
     np.testing.assert_array_equal(features, np.float32([[0.5, -2000]]))
     assert labels.tolist() == [1]
+    (tmp_path / "own.csv").write_text("x,label,y\n0.5,1,nan\n")
+    with pytest.raises(DeviceDataError, match=r"own.csv holds values that are not finite"):
+        DeviceData.open(tmp_path / "own.csv", meta)
 
 
 BROKEN = {

@@ -176,7 +176,7 @@ def tls_server(directory: Path) -> Iterator[int]:
             thread.join(20.0)
 
 
-@pytest.mark.parametrize(("found", "is_enough"), [("1.37.0", False), ("0.99", False), ("1.38.0", True), ("2.0", True)])
+@pytest.mark.parametrize(("found", "is_enough"), [("1.39.2", False), ("0.99", False), ("1.40.0", True), ("2.0", True)])
 def test_a_flwr_that_is_too_old_is_refused_at_the_start(
     found: str, is_enough: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,6 +185,6 @@ def test_a_flwr_that_is_too_old_is_refused_at_the_start(
         lambda: serve.serve(tmp_path, print),
         lambda: serve.run_node(tmp_path, NodeSettings("a:1", 0), print),
     ):
-        reason = "there is no" if is_enough else f"flwr {found} is installed in .*, 1.38 or newer is needed: `pip"
+        reason = "there is no" if is_enough else f"flwr {found} is installed in .*, 1.40 or newer is needed: `pip"
         with pytest.raises(DeployError, match=reason):
             start()
