@@ -135,9 +135,10 @@ def plain_array(message: Message, reply: Message) -> Message:
     return Message(content, reply_to=message)
 
 
-def other_dtype(message: Message, reply: Message) -> Message:
+def declared(message: Message, reply: Message, dtype: str = "float32", shape: tuple[int, ...] | None = None) -> Message:
+    """The payload as it is, under another dtype or shape."""
     old = reply.content.array_records[ARRAYS][PAYLOAD]
-    array = Array("float64", old.shape, old.stype, old.data)
+    array = Array(dtype, old.shape if shape is None else shape, old.stype, old.data)
     content = RecordDict({ARRAYS: ArrayRecord({PAYLOAD: array}), CONFIG: reply.content.config_records[CONFIG]})
     return Message(content, reply_to=message)
 
@@ -152,11 +153,13 @@ HOSTILE: dict[str, tuple[Reply, str]] = {
     "too large": (too_large, "coordinates, expected"),
     "no array": (without_array, "no array"),
     "plain array": (plain_array, "stype 'numpy.ndarray'"),
-    "other dtype": (other_dtype, "dtype 'float64'"),
+    "other dtype": (lambda m, r: declared(m, r, dtype="float64"), "dtype 'float64'"),
+    "other shape": (lambda m, r: declared(m, r, shape=(10**12,)), r"and shape \(1000000000000,\)"),
     "wrong round": (lambda m, r: replaced(m, r, **{"server-round": 7}), "it answers round 7"),
     "wrong client": (lambda m, r: replaced(m, r, client=0), "for client 0, the task was"),
     "other code": (lambda m, r: replaced(m, r, **{"code-stamp": "old"}), "it runs code old"),
     "no examples": (lambda m, r: replaced(m, r, **{"num-examples": 0}), "declares 0 examples"),
+    "negative steps": (lambda m, r: replaced(m, r, **{"num-steps": -1}), "declares -1 steps"),
     "all examples": (lambda m, r: replaced(m, r, **{"num-examples": 2**60}), "declares 1152921504606846976"),
     "wrong type": (lambda m, r: replaced(m, r, **{"train-loss": "low"}), "train-loss = 'low'"),
     "empty list": (lambda m, r: replaced(m, r, labels=[]), "it holds an empty list"),
