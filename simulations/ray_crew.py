@@ -17,8 +17,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from .cargo import Cargo
 from .needs import Need
-from .ray_queue import Job
-from .ray_worker import Parcel, Setting, Worker, read_progress
+from .ray_queue import QUEUED_BATCHES, Job
+from .ray_spool import Spool
+from .ray_worker import Answer, Parcel, Setting, Worker, read_progress
 
 MAX_FAILED_STARTS = 5
 LOOK_AT_NODES_SECONDS = 5.0
@@ -29,6 +30,8 @@ WAIT_FOR_NODES_SECONDS = 60.0
 class Batch:
     jobs: list[Job]
     ref: ray.ObjectRef
+    place: int
+    """Where in the worker's spool its answers are laid."""
 
 
 @dataclass(eq=False)
@@ -41,13 +44,24 @@ class Member:
     progress: Path
     greeting: ray.ObjectRef | None
     """The answer that says that the actor has started, and on which GPUs; None once it has."""
+    spool: Spool | None = None
+    """What the actor lays large answers into; None on another machine."""
+    spool_path: Path | None = None
     gpus: tuple[str, ...] = ()
     """The GPUs of its machine that Ray gave it."""
     batches: dict[int, Batch] = field(default_factory=dict)
     """Batches sent and not yet answered, by number; the actor runs them in this order."""
 
     def send(self, parcel: Parcel, jobs: list[Job]) -> None:
-        self.batches[parcel.number] = Batch(jobs, self.actor.run.remote(parcel))
+        taken = {batch.place for batch in self.batches.values()}
+        place = next(place for place in range(QUEUED_BATCHES) if place not in taken)
+        ref = self.actor.run.remote(parcel._replace(place=place))
+        self.batches[parcel.number] = Batch(jobs, ref, place)
+
+    def answers(self, number: int) -> list[Answer]:
+        """Of a batch that is done; RayError if it is lost."""
+        batch = self.batches[number]
+        return ray.get(batch.ref).open(self.spool, batch.place)
 
     def done(self, number: int) -> list[Job]:
         return self.batches.pop(number).jobs
@@ -63,6 +77,18 @@ class Member:
         if self.greeting is not None:
             self.gpus = ray.get(self.greeting)
         self.greeting = None
+        self._unlink_spool()  # both have it open; it goes when they do
+
+    def close(self) -> None:
+        """Leave nothing behind of an actor that is dead."""
+        self.progress.unlink(missing_ok=True)
+        self._unlink_spool()
+        if self.spool is not None:
+            self.spool.close()
+
+    def _unlink_spool(self) -> None:
+        if self.spool_path is not None:
+            self.spool_path.unlink(missing_ok=True)
 
     def last_seen(self) -> tuple[int, int, float]:
         """What the dead worker was at (`read_progress`); nothing if its machine is gone too."""
@@ -158,9 +184,7 @@ class Crew:
 
     def replace(self, worker: Member, error: RayError) -> None:
         """Another worker for one that is dead; RuntimeError if workers die before they ever did anything."""
-        self.workers.remove(worker)
-        with contextlib.suppress(RayError):
-            ray.kill(worker.actor)
+        self._dismiss(worker)
         self._failed_starts = 0 if worker.greeting is None else self._failed_starts + 1
         if self._failed_starts > MAX_FAILED_STARTS:
             raise RuntimeError(f"Ray workers do not start: {error}")
@@ -177,8 +201,9 @@ class Crew:
 
     def _dismiss(self, worker: Member) -> None:
         self.workers.remove(worker)
-        ray.kill(worker.actor)
-        worker.progress.unlink(missing_ok=True)
+        with contextlib.suppress(RayError):
+            ray.kill(worker.actor)
+        worker.close()
 
     def _claim(self, need: Need) -> float:
         """What a worker for such clients asks of Ray, which then shows it a GPU: the least that one of them takes."""
@@ -193,7 +218,9 @@ class Crew:
         # Processors are counted here and not by Ray: inside `flwr run` Flower's own idle actors hold all of them.
         options = {"num_cpus": 0, "num_gpus": gpus, "max_restarts": 0}
         place = NodeAffinitySchedulingStrategy(node, soft=False)
-        cargo = None if node == self._home else self._cargo
+        is_here = node == self._home
+        cargo = None if is_here else self._cargo
+        spool, path = (is_here and Spool.create(QUEUED_BATCHES)) or (None, None)
         worker = ray.remote(Worker).options(scheduling_strategy=place, **options)
-        actor: Any = worker.remote(self._setting, progress, cargo)
-        return Member(actor, node, gpus > 0, progress, actor.gpus.remote())
+        actor: Any = worker.remote(self._setting, progress, cargo, path)
+        return Member(actor, node, gpus > 0, progress, actor.gpus.remote(), spool=spool, spool_path=path)

@@ -2,7 +2,7 @@
 
 A batch travels as one pickle in which clients that get the same submodel share one copy. Arrays of `SHARED_BYTES`
 and more stay out of it: the driver puts each once into Ray's object store, and each worker reads it once a round.
-Answers come back the same way, each large array with one copy into the object store and one out of it.
+Answers come back through shared memory where the driver is on the same machine, else through the object store.
 """
 
 import copyreg
@@ -27,6 +27,7 @@ from fl_mlmc.config import Scalar
 
 from .cargo import Cargo
 from .grid import answer, context_of, identify_process
+from .ray_spool import Spool
 
 SHARED_BYTES = 16_384
 
@@ -49,13 +50,16 @@ class Answer(NamedTuple):
 class Worker:
     """Runs batches of clients, one client after another."""
 
-    def __init__(self, setting: "Setting", progress: Path, cargo: Cargo | None = None) -> None:
+    def __init__(
+        self, setting: "Setting", progress: Path, cargo: Cargo | None = None, spool: Path | None = None
+    ) -> None:
         identify_process()
         torch.set_num_threads(1)  # workers are as many as processors
         self._setting = setting
         self._limit = _TimeLimit(setting.client_timeout)
         self._progress = Progress(progress)
         self._broadcasts = _Broadcasts()
+        self._spool = Spool(spool) if spool else None
         self._data_path = "" if cargo is None or (here := cargo.unload()) == cargo.partition else str(here)
 
     def gpus(self) -> tuple[str, ...]:
@@ -68,7 +72,7 @@ class Worker:
         answers = self._at_once(parcel.number, jobs) if parcel.at_once else None
         answers = answers or self._one_by_one(parcel.number, jobs)
         self._limit.lift()
-        return Return.pack(answers)
+        return Return.pack(answers, self._spool, parcel.place)
 
     def _context(self, message: Message, state: RecordDict | None) -> Context:
         setting = self._setting
@@ -121,6 +125,8 @@ class Parcel(NamedTuple):
     """Indices into `shared`: which of them each large array of the jobs is, in the order of unpickling."""
     at_once: bool
     """Whether its clients are run at the same time."""
+    place: int = 0
+    """Where in the worker's spool its answers go."""
 
     @classmethod
     def pack(
@@ -143,20 +149,27 @@ class Parcel(NamedTuple):
 
 
 class Return(NamedTuple):
-    """The answers to a batch on their way back; Ray copies large arrays into its object store and nowhere else."""
+    """The answers to a batch on their way back."""
 
     answers: bytes
-    large: list[np.ndarray]
-    """uint8, the bytes of each large array in the order of unpickling."""
+    sizes: list[int]
+    """Bytes of each large array, in the order of unpickling."""
+    large: list[np.ndarray] | None
+    """The arrays, uint8: Ray copies them into its object store and nowhere else. None if they lie in the spool."""
 
     @classmethod
-    def pack(cls, answers: Sequence[Answer]) -> "Return":
+    def pack(cls, answers: Sequence[Answer], spool: Spool | None, place: int) -> "Return":
         pickled, large = _pickled_apart(list(answers))
-        return cls(pickled, [np.frombuffer(data, np.uint8) for data in large])
+        spooled = spool is not None and spool.write(place, large)
+        sizes = [len(data) for data in large]
+        return cls(pickled, sizes, None if spooled else [np.frombuffer(data, np.uint8) for data in large])
 
-    def open(self) -> list[Answer]:
-        # Copied out of the object store: whoever keeps a reply must not keep a batch there.
-        return pickle.loads(self.answers, buffers=[data.tobytes() for data in self.large])
+    def open(self, spool: Spool | None, place: int) -> list[Answer]:
+        # Copied out: whoever keeps a reply must not keep a batch in the object store.
+        if self.large is not None:
+            return pickle.loads(self.answers, buffers=[data.tobytes() for data in self.large])
+        assert spool is not None
+        return pickle.loads(self.answers, buffers=spool.read(place, self.sizes))
 
 
 def _pickled_apart(value: object) -> tuple[bytes, list[bytes]]:

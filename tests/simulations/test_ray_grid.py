@@ -105,6 +105,15 @@ def test_what_is_shared_is_put_into_the_object_store_once(grid: RayGrid, monkeyp
     assert puts == [100_000]
 
 
+def test_shared_memory_is_a_short_cut_and_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = exchange(LocalGrid(client_app(), NUM_NODES, {"colour": "red"}))
+    for folder in (tmp_path, tmp_path / "none"):
+        monkeypatch.setattr("simulations.ray_spool.SHARED_MEMORY", folder)
+        with RayGrid(client_app(), NUM_NODES, {"colour": "red"}) as other:
+            assert exchange(other) == told
+        assert not list(tmp_path.iterdir())
+
+
 def test_replies_stream_and_messages_are_made_as_they_are_needed(grid: RayGrid) -> None:
     made = []
 
