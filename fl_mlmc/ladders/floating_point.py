@@ -119,8 +119,8 @@ class FloatingPointRungs(Rungs):
 
     def rung(self, level: int) -> tuple[Block, ...]:
         low = MANTISSA_BITS - level
-        exponents = self._exponents()
-        if level > _MOST_BITS or self._has_denormals(exponents):  # they have no leading one
+        exponents = self._exponents() if level <= _MOST_BITS else None
+        if exponents is None or self._has_denormals(exponents):  # they have no leading one
             return (DenseBlock((self._words & (-1 << low)).view(torch.float32)),)
         numbers = self._bits(low, (1 << level) - 1, torch.uint8 if level <= 8 else torch.int16)
         return (PowerBlock(self._negative, exponents, 1.0, 2.0**-level, numbers, level),)

@@ -51,12 +51,14 @@ class LatticeRungs(Rungs):
         self._vector, self._lattices, self._bins = vector, lattices, bins
 
     def norms(self) -> np.ndarray:
-        low, high = (float(end) for end in torch.aminmax(self._vector))
-        if self.size < EXACT_BELOW or not (high - low) / _FINE > 1e-37:
+        bins = self._bins
+        if bins is None and self.size >= EXACT_BELOW:
+            low, high = (float(end) for end in torch.aminmax(self._vector))
+            bins = Bins.of(self._vector, low, high) if (high - low) / _FINE > 1e-37 else None
+        if self.size < EXACT_BELOW or bins is None or not bins.width > 1e-37:
             return self.exact_norms()
         # Every coordinate counts with the edges and the middle of its bin. That is within some percent, and as any
         # chances keep the estimate unbiased, next to no variance is lost.
-        bins = self._bins or Bins.of(self._vector, low, high)
         edges = self._squares(bins.edges())
         middles = self._squares(bins.edges()[:-1] + bins.width / 2)
         energies = ((edges[:, :-1] + edges[:, 1:]) / 4 + middles / 2) @ bins.counts

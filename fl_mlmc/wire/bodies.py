@@ -11,10 +11,11 @@ from .sparse_blocks import decode_lettered, decode_seeded, decode_sparse, encode
 from .symbol_blocks import MAX_ALPHABET, decode_symbol_block, decode_wide, encode_symbol_block, encode_wide
 
 
-def encode_block(block: Block) -> tuple[int, bytes]:
+def encode_block(block: Block) -> tuple[int, kinds.Body]:
     """(kind, body) of a block, in the shortest of the forms that it can take."""
     dense_length = 4 * block.size
-    kind, body = kinds.DENSE, b""
+    kind: int = kinds.DENSE
+    body: kinds.Body = b""
     if isinstance(block, SparseBlock):
         kind, body = encode_sparse(block)
     elif isinstance(block, SeededBlock):

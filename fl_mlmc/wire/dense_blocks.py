@@ -8,26 +8,31 @@ from torch import Tensor
 
 from ..blocks import DenseBlock
 from .errors import WireError
-from .floats import encode_floats, finite, floats, words_of
-from .kinds import CUT, DENSE, MASKED
+from .floats import check_finite, encode_floats, finite, floats, words_of
+from .kinds import CUT, DENSE, MASKED, Body
 from .symbols import decode_symbols, encode_mask
-from .words import decode_words, encode_words
+from .words import decode_words, encode_words, words_length
 
 _MASKED = struct.Struct("<I")  # length of the mask
 
 
-def encode_dense(values: Tensor) -> tuple[int, bytes]:
+def encode_dense(values: Tensor) -> tuple[int, Body]:
     words = words_of(values)
-    width, plain = encode_floats(values)
-    forms = [(width | DENSE, plain)]
-    filled = words != 0
-    num_filled = int(np.count_nonzero(filled))
+    kept, num_filled = _num_kept_bits(words), int(np.count_nonzero(words))
+    is_cut = kept > 0 and 1 + words_length(words.size, kept) < (2 if kept <= 16 else 4) * words.size
+    forms: list[tuple[int, Body]] = []
+    if not is_cut:
+        width, plain = encode_floats(values)
+        forms.append((width | DENSE, plain))
     if (words.size - num_filled) * 32 > words.size:  # a mask costs a bit a coordinate at most
+        filled = words != 0
         mask = encode_mask(filled)
         width, entries = encode_floats(torch.from_numpy(words[filled].view("<f4").astype(np.float32, copy=False)))
         forms.append((width | MASKED, _MASKED.pack(len(mask)) + mask + entries))
-    if kept := _num_kept_bits(words):
-        forms.append((CUT, _encode_cut(words, kept)))
+    if is_cut:
+        floats_of = words.view("<f4")
+        check_finite(np.array([floats_of.min(), floats_of.max()]))
+        forms.append((CUT, encode_words(words, kept, 32 - kept, bytes([kept]))))
     return min(forms, key=lambda form: len(form[1]))
 
 
@@ -36,10 +41,6 @@ def _num_kept_bits(words: np.ndarray) -> int:
     union = int(np.bitwise_or.reduce(words))
     num_zeros = min((union & -union).bit_length() - 1, 23) if union else 0
     return 32 - num_zeros if num_zeros else 0
-
-
-def _encode_cut(words: np.ndarray, kept: int) -> bytes:
-    return bytes([kept]) + encode_words(words >> np.uint32(32 - kept), kept)
 
 
 def decode_cut(body: memoryview, size: int) -> DenseBlock:

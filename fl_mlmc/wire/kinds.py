@@ -3,3 +3,5 @@
 DENSE, SPARSE, MASKED, SEEDED, SYMBOLS, POWERS, CUT, WIDE, LETTERED = range(1, 10)
 BFLOAT16 = 0x80
 """Set in a kind whose values are bfloat16: the upper halves of float32 numbers."""
+
+Body = bytes | memoryview

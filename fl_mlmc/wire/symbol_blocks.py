@@ -8,6 +8,7 @@ import numpy as np
 from ..blocks import Lattice, SymbolBlock, Table
 from .errors import WireError
 from .floats import check_finite, tensor
+from .kinds import Body
 from .limits import allow
 from .symbols import decode_symbols, encode_symbols
 from .words import decode_words, encode_words
@@ -55,7 +56,8 @@ def decode_symbol_block(body: memoryview, size: int, held_limit: int) -> SymbolB
         offset, step, first = _LATTICE.unpack(letters)
         alphabet = Lattice(count, step, first, offset)
     else:
-        alphabet = Table(np.frombuffer(letters, "<f4").astype(np.float64))
+        with np.errstate(invalid="ignore"):
+            alphabet = Table(np.frombuffer(letters, "<f4").astype(np.float64))
     with np.errstate(over="ignore", invalid="ignore"):
         if not alphabet.is_finite():
             raise WireError("payload holds values that are not finite")
@@ -63,11 +65,11 @@ def decode_symbol_block(body: memoryview, size: int, held_limit: int) -> SymbolB
     return SymbolBlock(tensor(symbols if count <= 256 else symbols.view(np.int16)), alphabet)
 
 
-def encode_wide(symbols: np.ndarray, alphabet: Lattice) -> bytes:
+def encode_wide(symbols: np.ndarray, alphabet: Lattice) -> Body:
     check_finite(np.array(0.0 if alphabet.is_finite() else np.inf))
     width = (alphabet.count - 1).bit_length()
     head = _LATTICE.pack(alphabet.offset, alphabet.step, alphabet.first)
-    return head + bytes([width]) + encode_words(symbols.astype("<i4", copy=False).view("<u4"), width)
+    return encode_words(symbols.astype("<i4", copy=False).view("<u4"), width, head=head + bytes([width]))
 
 
 def decode_wide(body: memoryview, size: int) -> SymbolBlock:

@@ -4,19 +4,35 @@ import numpy as np
 
 from .errors import WireError
 
+_STRETCH = 1 << 16  # words that stay in the cache together; a multiple of 8
 
-def encode_words(words: np.ndarray, width: int) -> bytes:
-    """Little-endian uint32 words of `width` bits: their whole bytes, upper bits last and each as a stream."""
-    octets = words.view(np.uint8).reshape(-1, 4)
-    whole = [octets[:, place].tobytes() for place in range(width // 8)]
-    upper = octets[:, width // 8].copy()
-    planes = (np.packbits(upper & np.uint8(1 << bit), bitorder="little") for bit in range(width % 8))
-    return b"".join([*whole, *(plane.tobytes() for plane in planes)])
+
+def words_length(size: int, width: int) -> int:
+    """Bytes of `size` words of `width` bits."""
+    return width // 8 * size + width % 8 * -(-size // 8)
+
+
+def encode_words(words: np.ndarray, width: int, low: int = 0, head: bytes = b"") -> memoryview:
+    """`head`, then `width` bits from bit `low` on of little-endian uint32 words: their whole bytes, upper bits last."""
+    size, whole = words.size, width // 8
+    out = np.empty(len(head) + words_length(size, width), np.uint8)
+    out[: len(head)] = np.frombuffer(head, np.uint8)
+    octets = out[len(head) : len(head) + whole * size].reshape(whole, size)
+    planes = out[len(head) + whole * size :].reshape(width % 8, -(-size // 8))
+    for start in range(0, size, _STRETCH):
+        part = (words[start : start + _STRETCH] >> np.uint32(low)).view(np.uint8).reshape(-1, 4)
+        for place in range(whole):
+            octets[place, start : start + _STRETCH] = part[:, place]
+        upper = part[:, whole].copy()
+        for bit in range(width % 8):
+            plane = np.packbits(upper & np.uint8(1 << bit), bitorder="little")
+            planes[bit, start // 8 : start // 8 + plane.size] = plane
+    return out.data
 
 
 def decode_words(body: memoryview, size: int, width: int) -> np.ndarray:
     plane_length = -(-size // 8)
-    if len(body) != width // 8 * size + width % 8 * plane_length:
+    if len(body) != words_length(size, width):
         raise WireError(f"block of {len(body)} bytes does not hold {size} words of {width} bits")
     words, start = np.zeros(size, "<u4"), 0
     octets = words.view(np.uint8).reshape(-1, 4)
