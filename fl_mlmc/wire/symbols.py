@@ -3,7 +3,8 @@
 Several symbols share a byte (8 of two kinds, 5 of three, …), and deflate's Huffman stage (RFC 1951; zlib, in the
 standard library) shortens the bytes. A Huffman code spends at least one bit on each, so a stream whose bytes would
 carry less information than that is split first: into a stream that tells the frequent symbols from the rest, and the
-rest. Rare marks are written as Rice-coded positions.
+rest. Rare marks are written as Rice-coded positions. Where the description of a code would weigh, as in short streams,
+rANS takes their place: a step in Python for some symbols, and no more than a few bytes beyond the entropy.
 """
 
 import struct
@@ -14,9 +15,11 @@ import torch
 
 from ..pointwise import tally
 from .errors import WireError
+from .rans import decode_rans, encode_rans
 from .rice import decode_indices, encode_indices
+from .trits import decode_trits, encode_trits, num_grouped, trits_length
 
-PACKED, DEFLATED, POSITIONS, SPLIT, PLANES, LOW_BITS, PLAIN = range(7)
+PACKED, DEFLATED, POSITIONS, SPLIT, PLANES, LOW_BITS, PLAIN, RANS, TRITS = range(9)
 
 _POSITIONS = struct.Struct("<BI")  # marked symbol, how many
 _LENGTH = struct.Struct("<I")
@@ -24,7 +27,9 @@ _MAX_DEPTH = 2  # of splits inside splits
 _RARE = 0.1  # positions of fewer ones than this are shorter than packed bits
 _GOOD_BITS = 3.3  # information a byte must carry for Huffman's code to be tight
 _FULL_BITS = 7.85  # information of a byte that is not worth a code
+_MANY_TRITS = 4000  # digits from which the bits saved beside five a byte are worth long numbers
 _PIECE = 1 << 20
+_NEAR, _FEW_BITS = 1.03, 64  # streams beyond this share of their entropy and so many bits are worth slower steps
 _UNIFORM = 0.007  # share of the bits that low bits may lose by being sent as they are
 
 
@@ -33,12 +38,19 @@ def encode_symbols(symbols: np.ndarray, alphabet: int, depth: int = 0, counts: n
 
     `counts` is how often each occurs, for a caller who knows.
     """
-    coded = _encode_symbols(symbols, alphabet, depth, counts)
-    width = (alphabet - 1).bit_length()
-    if len(coded) > 1 + width * -(-symbols.size // 8):
-        planes = (np.packbits((symbols >> bit & 1).astype(np.uint8), bitorder="little") for bit in range(width))
-        return bytes([PLAIN]) + b"".join(plane.tobytes() for plane in planes)
-    return coded
+    if alphabet > 256:
+        coded = _encode_pages(symbols, alphabet, depth)
+    elif alphabet == 1 or symbols.size == 0:
+        coded = bytes([PACKED])
+    else:
+        counts = tally(torch.from_numpy(symbols), alphabet) if counts is None else counts
+        coded = _encode_letters(symbols, alphabet, depth, counts)
+        bits = symbols.size * _entropy(counts)
+        if depth == 0 and 8 * len(coded) > _NEAR * bits + _FEW_BITS:
+            short = encode_rans(symbols, counts, bits)
+            coded = coded if short is None else min(coded, bytes([RANS]) + short, key=len)
+    plain_length = 1 + (alphabet - 1).bit_length() * -(-symbols.size // 8)
+    return _encode_plain(symbols, alphabet) if len(coded) > plain_length else coded
 
 
 def encode_mask(marks: np.ndarray) -> bytes:
@@ -51,16 +63,21 @@ def encode_mask(marks: np.ndarray) -> bytes:
     return min(runs, encode_symbols(marks.view(np.uint8), 2), key=len)
 
 
-def _encode_symbols(symbols: np.ndarray, alphabet: int, depth: int, counts: np.ndarray | None) -> bytes:
-    if alphabet > 256:
-        low = encode_symbols((symbols & 255).astype(np.uint8), 256, depth)
-        high = encode_symbols((symbols >> 8).astype(np.uint8), (alphabet + 255) // 256, depth)
-        return bytes([PLANES]) + _LENGTH.pack(len(low)) + low + high
-    if alphabet == 1 or symbols.size == 0:
-        return bytes([PACKED])
+def _encode_pages(symbols: np.ndarray, alphabet: int, depth: int) -> bytes:
+    low = encode_symbols((symbols & 255).astype(np.uint8), 256, depth)
+    high = encode_symbols((symbols >> 8).astype(np.uint8), (alphabet + 255) // 256, depth)
+    return bytes([PLANES]) + _LENGTH.pack(len(low)) + low + high
+
+
+def _encode_plain(symbols: np.ndarray, alphabet: int) -> bytes:
+    bits = range((alphabet - 1).bit_length())
+    planes = (np.packbits((symbols >> bit & 1).astype(np.uint8), bitorder="little") for bit in bits)
+    return bytes([PLAIN]) + b"".join(plane.tobytes() for plane in planes)
+
+
+def _encode_letters(symbols: np.ndarray, alphabet: int, depth: int, counts: np.ndarray) -> bytes:
     if symbols.size < 64:
         return bytes([PACKED]) + _pack(symbols, alphabet)
-    counts = tally(torch.from_numpy(symbols), alphabet) if counts is None else counts
     information = _per_byte(alphabet) * _entropy(counts)
     if alphabet == 2 and counts.min() < _RARE * symbols.size:
         return bytes([POSITIONS]) + _encode_positions(symbols, int(counts.argmin()))
@@ -68,6 +85,9 @@ def _encode_symbols(symbols: np.ndarray, alphabet: int, depth: int, counts: np.n
         return _encode_split(symbols, alphabet, counts, num_heads, depth)
     if depth < _MAX_DEPTH and (width := _num_low_bits(counts)):
         return _encode_low_bits(symbols, alphabet, counts, width, depth)
+    if alphabet == 3 and information >= _FULL_BITS and symbols.size >= _MANY_TRITS:
+        rest = symbols[num_grouped(symbols.size) :]
+        return bytes([TRITS]) + encode_trits(symbols) + _pack(rest, 3)
     packed = _pack(symbols, alphabet)
     deflated = _deflate(packed) if information < _FULL_BITS else packed
     return bytes([DEFLATED]) + deflated if len(deflated) < len(packed) else bytes([PACKED]) + packed
@@ -86,6 +106,10 @@ def decode_symbols(data: memoryview, count: int, alphabet: int, depth: int = 0) 
         return _unpack(bytes(body), count, alphabet)
     if mode == DEFLATED:
         return _unpack(_inflate(body, _packed_length(count, alphabet)), count, alphabet)
+    if mode == RANS and alphabet <= 256:
+        return decode_rans(body, count, alphabet)
+    if mode == TRITS and alphabet == 3:
+        return _decode_trits(body, count)
     if mode == POSITIONS and alphabet == 2:
         return _decode_positions(body, count)
     if mode == SPLIT and depth < _MAX_DEPTH and alphabet > 2:
@@ -210,6 +234,16 @@ def _split_tables(heads: np.ndarray, alphabet: int) -> tuple[np.ndarray, np.ndar
     others = np.setdiff1d(np.arange(alphabet), heads, assume_unique=True)
     to_tail[others] = np.arange(others.size)
     return to_head, to_tail
+
+
+def _decode_trits(body: memoryview, count: int) -> np.ndarray:
+    end, grouped = trits_length(count), num_grouped(count)
+    if len(body) < end:
+        raise WireError(f"symbol stream has {len(body)} bytes, its ternary digits alone need {end}")
+    symbols = np.empty(count, np.uint8)
+    symbols[:grouped] = decode_trits(body[:end], count)
+    symbols[grouped:] = _unpack(bytes(body[end:]), count - grouped, 3)
+    return symbols
 
 
 def _encode_positions(symbols: np.ndarray, marked: int) -> bytes:

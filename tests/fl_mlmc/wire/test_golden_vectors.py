@@ -10,7 +10,13 @@ from fl_mlmc.wire import decode_payload, encode_payload
 
 VECTORS = Path(__file__).parents[2] / "vectors"
 NAMES = sorted(sample_payloads())
-OLD = ["old-powers-and-numbers", "old-wide-symbols"]
+OLD = [
+    "old-deflated-pages",
+    "old-deflated-powers",
+    "old-plain-symbols",
+    "old-powers-and-numbers",
+    "old-wide-symbols",
+]
 """Bytes that earlier writers wrote for a sample and that still have to be read."""
 
 
