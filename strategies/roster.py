@@ -72,24 +72,26 @@ class Roster:
         return Seat(node_id, entry.node, tier)
 
     def wait(self, grid: Grid, least: int | None = None, seconds: float = 60.0) -> None:
-        """Ask nodes who they are until every client has one; after `seconds`, until `least` clients have.
+        """Ask nodes who they are until every client has one, or until no other answered for `seconds`.
 
-        RosterError if fewer have one by then; `least` is all clients, unless given.
+        RosterError if fewer than `least` clients have one by then; `least` is all clients, unless given.
         """
-        deadline = time.monotonic() + seconds
+        num_known, heard = -1, 0.0
         least = self._num_clients if least is None else least
         while True:
             self.refresh(grid, seconds)
             found = len(self.clients)
             if found == self._num_clients:
                 return
-            if time.monotonic() > deadline:
+            if (now_known := len(self._entries) + len(self._refused)) != num_known:
+                num_known, heard = now_known, time.monotonic()  # a slow machine starts its nodes one by one
+            if time.monotonic() > heard + seconds:
                 if found >= least:
                     log(WARNING, "%d of %d clients have a node, going on with these", found, self._num_clients)
                     return
                 refused = "".join(f"; node {node} was refused: {reason}" for node, reason in self._refused.items())
                 raise RosterError(
-                    f"{found} of {self._num_clients} clients have a node, after {seconds:g} s{refused}. "
+                    f"{found} of {self._num_clients} clients have a node, and none came in {seconds:g} s{refused}. "
                     f"Give the federation a node for each client, or set num-clients to what it has"
                 )
             time.sleep(0.2)

@@ -100,6 +100,21 @@ def test_a_registered_node_hosts_one_client_only() -> None:
         roster.wait(Registered(grid(1), {1: "client-0"}, set()), seconds=0)
 
 
+def test_nodes_that_come_one_by_one_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+
+    nodes = Registered(grid(4, single(lambda entry: entry.first)), {}, set())
+    come = lambda: list(range(1, min(4, 1 + int(clock[0] / 50)) + 1))  # noqa: E731 - the next one after 50 s
+    monkeypatch.setattr(nodes, "get_node_ids", come)
+    Roster(TIERS, 4, seed=0).wait(nodes, seconds=60)
+    assert 150 <= clock[0] < 151
+    with pytest.raises(RosterError, match="4 of 5 clients have a node, and none came in 60 s"):
+        Roster(TIERS, 5, seed=0).wait(nodes, seconds=60)
+    assert 210 <= clock[0] < 212
+
+
 def test_a_seat_that_is_taken_stays_with_its_node() -> None:
     roster = Roster(TIERS, 3, seed=0)
     with pytest.raises(RosterError, match="node 3 was refused: client 0 has a node already"):
