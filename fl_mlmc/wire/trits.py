@@ -73,15 +73,18 @@ def _words_of(groups: np.ndarray) -> np.ndarray:
 def _trits_of(words: np.ndarray) -> np.ndarray:
     """(groups, 306) digits; WireError for numbers of 3^306 and more."""
     rest = np.ascontiguousarray(words.T).astype(np.uint64)
-    places = np.empty((len(words), _NUM_DIGITS, _BASE_TRITS), np.uint8)
+    digits = np.empty((_NUM_DIGITS, len(words)), np.uint32)
     for digit in range(_NUM_DIGITS):
         remainder = np.zeros(len(words), np.uint64)
         for word in rest[: _NUM_DIGITS - digit][::-1]:
             dividend = remainder << np.uint64(_WORD) | word
             word[:] = dividend // _BASE
             remainder = dividend - word * _BASE
-        for place in range(_BASE_TRITS):
-            remainder, places[:, digit, place] = np.divmod(remainder, np.uint64(3))
+        digits[digit] = remainder
+    places = np.empty((len(words), _NUM_DIGITS, _BASE_TRITS), np.uint8)
+    for place in range(_BASE_TRITS):
+        digits, last = np.divmod(digits, np.uint32(3))
+        places[:, :, place] = last.T
     padded = places.reshape(len(words), -1)
     if rest.any() or padded[:, _TRITS:].any():
         raise WireError("stream of ternary digits has a number beyond its digits")

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fl_mlmc.blocks import Lattice, Payload, SymbolBlock
+from fl_mlmc.testing import check_hostile, decode_within_memory, sealed
 from fl_mlmc.wire import WireError, decode_payload, encode_payload
 from fl_mlmc.wire.rans import decode_rans, encode_rans
-from fl_mlmc.wire.symbols import TRITS, decode_symbols, encode_symbols
+from fl_mlmc.wire.symbols import RANS, TRITS, decode_symbols, encode_symbols
 from fl_mlmc.wire.trits import decode_trits, encode_trits
 
 OVERHEAD = 48
@@ -89,6 +90,42 @@ def test_rans_gives_back_any_symbols(data: st.DataObject) -> None:
         symbols[rng.random(symbols.size) < 0.97] = few[0]
     code = _rans(symbols, letters)
     np.testing.assert_array_equal(decode_rans(memoryview(code), symbols.size, letters), symbols)
+
+
+@pytest.mark.parametrize(("letters", "share"), [(2, 0.7), (3, 0.8), (16, 0.4), (90, 0.9), (256, 0.2)])
+def test_damaged_rans_is_refused_or_sound(letters: int, share: float) -> None:
+    rng = np.random.default_rng(1)
+    symbols = np.where(rng.random(400) < share, letters // 2, rng.integers(0, letters, 400)).astype(np.uint8)
+    code = _rans(symbols, letters)
+    damaged = [code[:length] for length in range(len(code))]
+    damaged += [code + more for more in (b"\0", b"\1", bytes(4), b"\xff" * 4)]
+    for place in range(len(code)):
+        damaged += [code[:place] + bytes([code[place] ^ flip]) + code[place + 1 :] for flip in (1, 16, 128, 255)]
+    refused = 0
+    for other in damaged:
+        try:
+            decoded = decode_rans(memoryview(other), 400, letters)
+        except WireError:
+            refused += 1
+        else:
+            assert decoded.size == 400
+            assert decoded.max() < letters
+    assert refused > 0.95 * len(damaged)  # a state that is wrong rarely ends at 1
+    with pytest.raises(WireError):
+        decode_rans(memoryview(code), 0, letters)
+
+
+def test_a_forged_rans_payload_takes_little_memory() -> None:
+    rng = np.random.default_rng(0)
+    symbols = np.where(rng.random(20_000) < 0.999, 3, rng.integers(0, 7, 20_000)).astype(np.uint8)
+    payload = Payload(symbols.size, (SymbolBlock(torch.from_numpy(symbols), Lattice(7, 0.5)),))
+    data = encode_payload(payload)
+    assert data[34] == RANS
+    check_hostile(data, payload.size, rng, 20)
+    for tail in (b"\xff" * 70_000, b"\1" * 79_000):
+        body = data[19:45] + tail
+        forged = sealed(data[:14] + data[14:15] + len(body).to_bytes(4, "little") + body)
+        assert decode_within_memory(forged, payload.size) is None
 
 
 def test_a_few_bytes_cannot_make_a_reader_step_long() -> None:
