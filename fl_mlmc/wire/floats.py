@@ -5,18 +5,18 @@ import torch
 from torch import Tensor
 
 from .errors import WireError
-from .kinds import BFLOAT16
+from .kinds import BFLOAT16, Body
 
 
-def encode_floats(values: Tensor) -> tuple[int, bytes]:
-    """(BFLOAT16 if every value is one, else 0; the bytes)."""
+def encode_floats(values: Tensor) -> tuple[int, Body]:
+    """(BFLOAT16 if every value is one, else 0; the bytes, of float32 values those of the tensor itself)."""
     array = values.detach().cpu().contiguous().numpy()
     if array.size:
         check_finite(np.array([array.min(), array.max()]))
     words = array.astype("<f4", copy=False).view("<u4")
     if words.size and not int(np.bitwise_or.reduce(words)) & 0xFFFF:
         return BFLOAT16, words.view("<u2")[1::2].tobytes()
-    return 0, words.tobytes()
+    return 0, words.view(np.uint8).data
 
 
 def decode_floats(body: memoryview, width: int) -> Tensor:

@@ -63,10 +63,11 @@ def _encode_lettered(values: Tensor) -> tuple[int, bytes] | None:
     width, rest = encode_floats(values.cpu()[torch.from_numpy(others)])
     coded = encode_symbols(letters[~others], shared.size)
     head = _LETTERED.pack(words.size, int(np.count_nonzero(others)), shared.size, len(coded))
+    body = head + shared.tobytes() + coded + rest
     if others.any():
         mask = encode_symbols(others.view(np.uint8), 2)
-        rest += _MASKED.pack(len(mask)) + mask
-    return width | LETTERED, head + shared.tobytes() + coded + rest
+        body += _MASKED.pack(len(mask)) + mask
+    return width | LETTERED, body
 
 
 def decode_lettered(body: memoryview, size: int, width: int, held_limit: int) -> SparseBlock:
