@@ -2,6 +2,7 @@
 
     python benchmarks/compressors.py              the ratios that the project promises, then the table
     python benchmarks/compressors.py --docs       write the table into docs/compressors.md
+    python benchmarks/compressors.py --sampling   systematic sampling against Algorithm 3, at equal entries and bytes
 
 Vectors have 11,173,962 coordinates, as many as ResNet-18 has parameters: Gaussian, Student-t with 3 degrees of freedom,
 and a real update of a network of that size. Timings are seconds of the processor, so that waiting for other work on the
@@ -80,6 +81,7 @@ def main() -> None:
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     parser.add_argument("--rounds", type=int, default=3, help="how often everything is timed; the best counts")
     parser.add_argument("--ratios", action="store_true", help="only the promised ratios of MLMC over Top-k")
+    parser.add_argument("--sampling", action="store_true", help="only systematic sampling against Algorithm 3")
     parser.add_argument("--table", action="store_true", help="only the table")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -87,6 +89,9 @@ def main() -> None:
         print(peak_memory(options.memory_of, options.size))
         return
     vectors = {"Gaussian": gaussian(options.size), "Student-t3": student(options.size), "update": update(options.size)}
+    if options.sampling:
+        print("\n".join(sampling(vectors)))
+        return
     for name, vector in vectors.items():
         if not options.table:
             print_ratios(name, vector, options.rounds)
@@ -166,6 +171,36 @@ def print_ratios(name: str, vector: Tensor, rounds: int) -> None:
         f"  decode and add / topk {decode / top_k:.4f} (at most 0.05)    memory {float(memory):.2f} vectors (at most 2)"
     )
     print(f"  index bits / log2 C(d, k) {stream_bits / log2_binomial(size, count):.4f} (at most 1.02, header included)")
+
+
+def sampling(vectors: dict[str, Tensor]) -> list[str]:
+    """ω of MLMC over Top-k (Algorithm 3) and of systematic sampling, with as many entries and with as many bytes."""
+    lines = [
+        "| vector | k / d | Alg. 3: ω | bytes | systematic, as many entries: ω | bytes | as many bytes: ω | k / d |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, vector in vectors.items():
+        for fraction in (0.001, 0.01, 0.05):
+            adaptive, same = fl_mlmc.MLMC(fl_mlmc.TopK(fraction=fraction)), fl_mlmc.Systematic(fraction=fraction)
+            budget = num_bytes(adaptive, vector)
+            more = widest(vector, budget, fraction)
+            cells = [
+                name, fraction, f"{adaptive.omega(vector):.4g}", f"{budget:,}", f"{same.omega(vector):.4g}",
+                f"{num_bytes(same, vector):,}", f"{more.omega(vector):.4g}", f"{more.fraction:.3g}",
+            ]  # fmt: skip
+            lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return lines
+
+
+def num_bytes(compressor: fl_mlmc.Compressor, vector: Tensor) -> int:
+    return len(compressor.encode(vector, np.random.default_rng(0)))
+
+
+def widest(vector: Tensor, budget: int, fraction: float) -> fl_mlmc.Systematic:
+    """The systematic sampler, to 2 %, that keeps to so many bytes."""
+    while num_bytes(fl_mlmc.Systematic(fraction=fraction * 1.02), vector) <= budget:
+        fraction *= 1.02
+    return fl_mlmc.Systematic(fraction=fraction)
 
 
 def peak_memory(text: str, size: int) -> float:

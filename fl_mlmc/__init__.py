@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from . import spec
-from .compressors.base import Compressor
+from .compressors.base import Compressor, checked
 from .compressors.bernoulli import Bernoulli
 from .compressors.importance import Importance
 from .compressors.induced import Induced
@@ -92,5 +92,8 @@ def decode(payload: bytes, size: int) -> Tensor:
 
 
 def omega(compressor: Compressor, vector: Tensor) -> float | None:
-    """Exact E‖C(v) − v‖² / ‖v‖² of an unbiased compressor for this vector; None where no formula exists."""
-    return compressor.omega(vector)
+    """Exact E‖C(v) − v‖² / ‖v‖² of an unbiased compressor for this vector; None where no formula exists.
+
+    ValueError if the vector is not a finite, non-empty 1-D float32 tensor.
+    """
+    return compressor.omega(checked(vector))

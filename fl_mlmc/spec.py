@@ -5,8 +5,9 @@ The text is a Python call of a known name; arguments are literals or further cal
 
 import ast
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 
@@ -45,12 +46,13 @@ def _read(node: ast.expr, known: Mapping[str, Callable[..., Any]], what: str, gi
         raise ValueError(f"{what} {ast.unparse(node)!r} is not of the form Name(option=value)")
     name = node.func.id
     if name not in known:
-        raise ValueError(f"unknown {what} {name!r}; known: {', '.join(sorted(known))}")
+        raise ValueError(f"unknown {what} {name!r}; known: {', '.join(sorted(known))}{_hint(name, known)}")
     allowed = list(inspect.signature(known[name]).parameters)[given:]
     for keyword in node.keywords:
         if keyword.arg not in allowed:
             listed = ", ".join(allowed) or "none"
-            raise ValueError(f"{what} {name} has no option {keyword.arg!r}; its options: {listed}")
+            hint = _hint(str(keyword.arg), allowed)
+            raise ValueError(f"{what} {name} has no option {keyword.arg!r}; its options: {listed}{hint}")
     if len(node.args) > len(allowed):
         raise ValueError(f"{what} {name} takes at most {len(allowed)} arguments, got {len(node.args)}")
     args = tuple(_value(argument, known, what) for argument in node.args)
@@ -60,6 +62,13 @@ def _read(node: ast.expr, known: Mapping[str, Callable[..., Any]], what: str, gi
     except TypeError as error:
         raise ValueError(f"{what} {ast.unparse(node)}: {error}; its options: {', '.join(allowed)}") from error
     return Call(name, args, options)
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    """Which known name is meant, if one is near."""
+    folded = {other.casefold(): other for other in known}
+    near = get_close_matches(name.casefold(), folded, n=1, cutoff=0.75)
+    return f"; did you mean {folded[near[0]]!r}?" if near else ""
 
 
 def _value(node: ast.expr, known: Mapping[str, Callable[..., Any]], what: str) -> Any:

@@ -79,7 +79,7 @@ def check_ladder(ladder: Ladder, vector: Tensor, norm_tolerance: float = 0.01) -
     rungs = ladder.climb(vector)
     scale = float(vector.abs().max())
     assert rungs.size == vector.numel()
-    assert 1 <= ladder.stop <= rungs.num_levels, f"{ladder} stops at {ladder.stop} of {rungs.num_levels} levels"
+    assert 0 <= ladder.stop <= rungs.num_levels, f"{ladder} stops at {ladder.stop} of {rungs.num_levels} levels"
     increments = [rungs.increment(level).dense().double() for level in range(1, rungs.num_levels + 1)]
     base = torch.zeros(vector.numel()) if rungs.base is None else rungs.base.dense()
     total = base.double() + torch.stack(increments).sum(dim=0)
@@ -98,7 +98,7 @@ def check_ladder(ladder: Ladder, vector: Tensor, norm_tolerance: float = 0.01) -
 
     for level in {1, ladder.stop, rungs.num_levels}:
         climbed = Payload(rungs.size, rungs.rung(level)).dense()
-        plain = base.double() + torch.stack(increments[:level]).sum(dim=0)
+        plain = sum(increments[:level], base.double())
         _assert_close(climbed, plain, scale, f"{ladder}: rung {level} is not the base and its increments")
     _assert_close(Payload(rungs.size, rungs.rung(rungs.num_levels)).dense(), vector, scale, f"{ladder}: top rung")
 

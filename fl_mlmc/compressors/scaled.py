@@ -25,7 +25,8 @@ class Scaled(Compressor):
     def __post_init__(self) -> None:
         if not isinstance(self.inner, Compressor) or not self.inner.is_unbiased:
             raise ValueError(f"Scaled takes an unbiased compressor, got {self.inner!r}")
-        if self.omega_bound is not None and not 0 <= self.omega_bound < float("inf"):
+        bound = 0 if self.omega_bound is None else self.omega_bound
+        if not (isinstance(bound, int | float) and 0 <= bound < float("inf")):
             raise ValueError(f"Scaled's omega_bound is a number of at least 0, got {self.omega_bound!r}")
 
     def compress(self, vector: Tensor, rng: np.random.Generator) -> Compressed:

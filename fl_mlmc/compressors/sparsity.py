@@ -24,8 +24,8 @@ def check_sparsity(owner: Sparsity) -> None:
     name = type(owner).__name__
     if (owner.fraction is None) == (owner.count is None):
         raise ValueError(f"{name} takes either fraction=… or count=…, got {owner!r}")
-    if owner.fraction is not None and not 0 < owner.fraction <= 1:
-        raise ValueError(f"{name}'s fraction lies in (0, 1], got {owner.fraction}")
+    if owner.fraction is not None and not (isinstance(owner.fraction, int | float) and 0 < owner.fraction <= 1):
+        raise ValueError(f"{name}'s fraction is a number in (0, 1], got {owner.fraction!r}")
     if owner.count is not None and (not isinstance(owner.count, int) or owner.count < 1):
         raise ValueError(f"{name}'s count is a whole number of at least 1, got {owner.count!r}")
 

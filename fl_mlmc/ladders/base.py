@@ -13,6 +13,7 @@ from torch import Tensor
 from ..blocks import Block, Payload
 from ..compressors.base import Compressed, Compressor
 from ..pointwise import energy
+from .joint import joined
 
 
 class Rungs(ABC):
@@ -53,7 +54,7 @@ class Rungs(ABC):
     def estimate(self, factors: Mapping[int, float]) -> tuple[Block, ...]:
         """The base plus factor · increment(l) for each level l in `factors`, as blocks."""
         base = () if self.base is None else (self.base,)
-        return base + tuple(self.increment(level).scaled(factor) for level, factor in sorted(factors.items()))
+        return joined((*base, *(self.increment(level).scaled(factor) for level, factor in sorted(factors.items()))))
 
     def rung(self, level: int) -> tuple[Block, ...]:
         """C^l(v) as blocks: the base and the increments up to `level`, unless the ladder has a shorter form."""

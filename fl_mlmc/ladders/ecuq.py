@@ -6,6 +6,7 @@ names it as a ladder; here its levels are b = 1, 2, …, and then the vector its
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -52,7 +53,9 @@ class ECUQRungs(LatticeRungs):
     def costs(self) -> np.ndarray:
         bits = np.arange(1, self.num_levels)
         # Letters of this level and the one before, as if coded apart (DoCoFL codes one of them).
-        coded = 64 + self.size * (2.0 * bits - 1)
+        letters = [1, *(lattice.count for lattice in self._lattices)]
+        tables = 32.0 * np.minimum([before + after for before, after in pairwise(letters)], self.size)
+        coded = 64 + tables + self.size * (2.0 * bits - 1)
         return np.append(np.minimum(coded, 32.0 * self.size), 32.0 * self.size)
 
 

@@ -22,7 +22,7 @@ from ..pointwise import EXACT_BELOW, energy, peak, pointwise, tally
 from .base import Ladder, Rungs
 
 _DIGITS = 12  # that share a histogram
-_MOST_LETTERS = 2**24  # of a digit: more are beyond float32, and written as such
+_MOST_LETTERS = 2**30  # of a digit: more are written as float32
 _MOST_UNITS = 2**13
 _SHORTEST_UNIT = 1e-37  # shorter ones have no digits left in float32
 
@@ -49,7 +49,7 @@ class FixedPoint(Ladder):
         return self.bits
 
     def stop_bits(self, rungs: Rungs) -> float:
-        return rungs.base_bits + (1.0 + self.bits) * rungs.size + 32
+        return (rungs.base_bits or rungs.size + 32.0) + self.bits * rungs.size
 
     def climb(self, vector: Tensor) -> "FixedPointRungs":
         largest = peak(vector)
@@ -65,7 +65,7 @@ class FixedPointRungs(Rungs):
     def __init__(self, vector: Tensor, bits: int, unit: float, most: int) -> None:
         self.size = vector.numel()
         self.num_levels = bits + 1
-        self.base_bits = self.size * float(np.log2(most + 1))
+        self.base_bits = self.size * (1.0 + most.bit_length()) + 32 if most else 0.0
         self._vector, self._bits, self._unit, self._most = vector, bits, unit, most
         # The reciprocal of a tiny unit is infinite in float32, so tiny vectors are divided.
         self._is_tiny = unit <= 1e-30

@@ -15,9 +15,12 @@ from torch import Tensor
 from ..blocks import Block, DenseBlock, PowerBlock
 from ..pointwise import EXACT_BELOW, pointwise, tally
 from .base import Ladder, Rungs
+from .joint import lettered
 
 MANTISSA_BITS = 23
 _MOST_BITS = 15  # that a block of powers can hold
+_MOST_SHARED = 11  # levels in one alphabet
+_LONG = 2048  # coordinates from which a table is worth its length
 _DIGITS = 7  # mantissa bits that share a histogram with the exponent, in 15 bits
 
 
@@ -28,8 +31,8 @@ class FloatingPoint(Ladder):
     bits: int = MANTISSA_BITS
 
     def __post_init__(self) -> None:
-        if not isinstance(self.bits, int) or not 1 <= self.bits <= MANTISSA_BITS:
-            raise ValueError(f"FloatingPoint's bits is a whole number from 1 to {MANTISSA_BITS}, got {self.bits!r}")
+        if not isinstance(self.bits, int) or not 0 <= self.bits <= MANTISSA_BITS:
+            raise ValueError(f"FloatingPoint's bits is a whole number from 0 to {MANTISSA_BITS}, got {self.bits!r}")
 
     @property
     def stop(self) -> int:  # type: ignore[override]
@@ -97,8 +100,10 @@ class FloatingPointRungs(Rungs):
         return PowerBlock(self._negative & plane, exponents, 2.0**-level)
 
     def estimate(self, factors: Mapping[int, float]) -> tuple[Block, ...]:
-        if len(factors) != 1:
-            return super().estimate(factors)
+        if not factors:
+            return (self.base,)
+        if len(factors) > 1:
+            return self._several(factors)
         [(level, factor)] = factors.items()
         extra = factor * 2.0**-level
         if abs(extra - 1) < 2.0**-22:
@@ -117,7 +122,38 @@ class FloatingPointRungs(Rungs):
             return super().estimate(factors)
         return (replace(self.base, extra=extra, numbers=plane.view(torch.uint8), bits=1),)
 
+    def _several(self, factors: Mapping[int, float]) -> tuple[Block, ...]:
+        """The base and several increments, with a letter for each sign, exponent and choice of bits that occurs."""
+        width = len(factors)
+        if width <= _MOST_SHARED:
+
+            def letter(words: Tensor) -> Tensor:
+                numbers = words >> MANTISSA_BITS & 511
+                for level in factors:
+                    numbers = numbers << 1 | words >> (MANTISSA_BITS - level) & 1
+                return numbers
+
+            letters = pointwise(letter, torch.int32, self._words)
+            counts = tally(letters, 512 << width)
+            used = np.flatnonzero(counts)
+            if self.size > _LONG or 16 * used.size <= self.size * (width - 1):
+                return (lettered(letters, counts, used, self._values(used, factors)),)
+        # A table would be too long for so short a vector.
+        (level, factor), *others = factors.items()
+        return self.estimate({level: factor}) + tuple(self.increment(level).scaled(factor) for level, factor in others)
+
+    def _values(self, letters: np.ndarray, factors: Mapping[int, float]) -> np.ndarray:
+        """What letters of sign, exponent and a bit for each level stand for."""
+        width = len(factors)
+        exponents, negative = letters >> width & 255, letters >> width > 255
+        mantissas = (exponents > 0).astype(np.float64)  # denormals have no leading one
+        for place, (level, factor) in enumerate(factors.items(), start=1):
+            mantissas += (letters >> (width - place) & 1) * (factor * 2.0**-level)
+        return np.where(negative, -mantissas, mantissas) * 2.0 ** (np.maximum(exponents, 1) - 127)
+
     def rung(self, level: int) -> tuple[Block, ...]:
+        if level == 0:
+            return (self.base,)
         low = MANTISSA_BITS - level
         exponents = self._exponents() if level <= _MOST_BITS else None
         if exponents is None or self._has_denormals(exponents):  # they have no leading one

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..blocks import Block, DenseBlock, Lattice, SymbolBlock, Table
+from ..blocks import Block, DenseBlock, Lattice, SymbolBlock
 from ..pointwise import EXACT_BELOW, energy, pointwise, tally
 from .base import Rungs
+from .joint import lettered
 
 _FINE = 1 << 15  # bins of the histogram that stands for a long vector
 
@@ -126,11 +127,7 @@ class LatticeRungs(Rungs):
         predicted = torch.from_numpy(letters).float().mul_(ratio).add_(shift).round_().clamp_(0, last).numpy()
         below = (predicted + away).astype(np.int64)
         values = fine.values()[letters].astype(np.float64) - coarse.values()[below]
-        rename = np.zeros(most, np.int16 if used.size > 256 else np.uint8)
-        rename[used] = np.arange(used.size)
-        table = torch.from_numpy(rename).to(pairs.device)
-        symbols = pointwise(lambda part: table[part.int()], table.dtype, pairs, kernel=("look_up", rename))
-        return SymbolBlock(symbols, Table(values), counts[used])
+        return lettered(pairs, counts, used, values)
 
     def _letters(self, lattice: Lattice) -> Tensor:
         dtype = torch.uint8 if lattice.count <= 256 else torch.int16

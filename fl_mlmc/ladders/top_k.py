@@ -42,7 +42,7 @@ class TopK(Ladder):
 
     def __post_init__(self) -> None:
         check_sparsity(self)
-        if not 1 <= self.growth < float("inf"):
+        if not (isinstance(self.growth, int | float) and 1 <= self.growth < float("inf")):
             raise ValueError(f"TopK's growth is a number of at least 1, got {self.growth!r}")
 
     def step(self, size: int) -> int:
@@ -113,9 +113,11 @@ class TopKRungs(Rungs):
         if len(factors) <= 1:
             return super().estimate(factors)
         # One block for all groups: a set of indices is shorter than its parts.
-        groups = [self.increment(level).scaled(factor) for level, factor in factors.items()]
-        indices, order = torch.cat([group.indices for group in groups]).sort()
-        return (SparseBlock(self.size, indices, torch.cat([group.values for group in groups])[order]),)
+        groups = [(self.increment(level), factor) for level, factor in factors.items()]
+        indices, order = torch.cat([group.indices for group, _ in groups]).sort()
+        # In float64, so that groups of one coordinate get equal magnitudes, which take a bit each on the wire.
+        values = torch.cat([group.values.double() * factor for group, factor in groups])
+        return (SparseBlock(self.size, indices, values[order].float()),)
 
     def _entries(self, low: int, high: int) -> SparseBlock:
         """The coordinates of ranks `low` to `high`, by position: sorted indices have short codes."""

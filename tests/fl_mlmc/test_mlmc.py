@@ -3,6 +3,7 @@ import pytest
 
 from fl_mlmc.mlmc import (
     adaptive_probabilities,
+    cost_probabilities,
     inclusion_probabilities,
     second_moment,
     systematic_outcomes,
@@ -15,6 +16,17 @@ def test_adaptive_probabilities_give_the_square_of_the_sum() -> None:
     probabilities = adaptive_probabilities(norms)
     assert probabilities.tolist() == [0.5, 0.0, 1 / 6, 1 / 3]
     assert second_moment(norms, probabilities) == pytest.approx(norms.sum() ** 2)
+
+
+def test_cost_aware_chances_are_norms_over_roots_of_bits() -> None:
+    assert cost_probabilities(np.array([3.0, 4.0]), np.array([9.0, 4.0])).tolist() == [1 / 3, 2 / 3]
+    norms, costs = np.array([3.0, 1.0, 2.0, 0.5]), np.array([10.0, 40.0, 20.0, 300.0])
+
+    def price(probabilities: np.ndarray) -> float:
+        return second_moment(norms, probabilities) * float(probabilities @ costs)
+
+    best, rng = price(cost_probabilities(norms, costs)), np.random.default_rng(3)
+    assert all(price(rng.dirichlet(np.ones(4))) >= best for _ in range(200))
 
 
 def test_nothing_to_draw_from_has_no_probabilities() -> None:

@@ -32,6 +32,8 @@ def test_a_bare_name_is_a_call_without_arguments() -> None:
         ("1 + 1", "not of the form"),
         ("os.system('x')", "not of the form"),
         ("bax(1)", "unknown thing 'bax'; known: box"),
+        ("Box(1)", r"unknown thing 'Box'; known: box; did you mean 'box'\?"),
+        ("box(1, color='red')", r"its options: size, colour, inside; did you mean 'colour'\?"),
         ("box(1, shape=2)", "no option 'shape'; its options: size, colour, inside"),
         ("box()", "missing a required argument: 'size'"),
         ("box(1, 2, 3, 4)", "at most 3 arguments, got 4"),

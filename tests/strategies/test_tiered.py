@@ -22,7 +22,7 @@ from fl_mlmc.protocol import ARRAYS, CONFIG, PAYLOAD
 from fl_mlmc.roundlog import RoundLog
 from fl_mlmc.submodels import plan
 from fl_mlmc.testing import sealed
-from fl_mlmc.wire import encode_payload
+from fl_mlmc.wire import decode_payload, encode_payload
 from simulations.local_grid import LocalGrid
 from simulations.server_app import prepare_data
 from strategies.tiered import QuorumError, TieredStrategy, from_arrays, to_arrays
@@ -85,6 +85,22 @@ def test_same_seed_same_bytes(small: RunConfig) -> None:
     frames = [read_clients(directory(config)).drop(columns=timing) for config in (small, again)]
     assert frames[0].equals(frames[1])
     assert not torch.equal(first, run(small.changed(run_name="other", seed=1)))
+
+
+@pytest.mark.parametrize("compressor", ["MLMC(TopK(fraction=0.1))", "QSGD(levels=7)", "Systematic(fraction=0.1)"])
+def test_logged_bytes_are_those_of_the_payloads_that_travelled(small: RunConfig, compressor: str) -> None:
+    sent = []
+
+    def weigh(message: Message, reply: Message) -> Message:
+        data = reply.content.array_records[ARRAYS][PAYLOAD].data
+        sent.append((message.content.config_records[CONFIG]["client"], len(data)))
+        payload = decode_payload(data, int.from_bytes(data[6:10], "little"))
+        assert encode_payload(payload) == data
+        return reply
+
+    run(config := small.changed(compressor=compressor, num_rounds=1), weigh, victims=tuple(range(small.num_clients)))
+    clients = read_clients(directory(config))
+    assert sorted(sent) == sorted(zip(clients["client"].tolist(), clients["payload_bytes"].tolist(), strict=True))
 
 
 def test_several_draws_are_logged_as_lists(small: RunConfig) -> None:

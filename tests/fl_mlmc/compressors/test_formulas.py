@@ -28,8 +28,11 @@ from fl_mlmc import (
     Systematic,
     TernGrad,
     TopK,
+    omega,
+    parse,
 )
 from fl_mlmc.compressors.base import Compressed
+from fl_mlmc.compressors.bfloat16 import value_bits
 from fl_mlmc.wire import encode_payload
 
 OVERHEAD = 48
@@ -272,6 +275,18 @@ EVERY = [
     ECUQ(bits=1),
     ECUQ(bits=8),
     MLMC(ECUQ(bits=3)),
+    MLMC(FixedPoint(), "fixed", draws=3),
+    MLMC(FixedPoint(), draws=2, replacement=False),
+    FixedPoint(unit=2.0),
+    MLMC(FixedPoint(unit=2.0)),
+    MLMC(FixedPoint(unit=2.0), "fixed"),
+    MLMC(RTN(bits=4), draws=2),
+    MLMC(ECUQ(bits=8), "cost"),
+    MLMC(ECUQ(bits=3), draws=2, replacement=False),
+    MLMC(TopK(count=1), draws=50),
+    MLMC(Identity()),
+    Systematic(count=50, values="bfloat16"),
+    Bernoulli(fraction=0.4, values="bfloat16"),
     RandK(fraction=0.8),
     RandK(fraction=0.2, values="bfloat16"),
     Bernoulli(fraction=0.1),
@@ -323,8 +338,57 @@ def _formula(compressor: Compressor, vector: Tensor, compressed: Compressed) -> 
         return rungs.base_bits + sum(rungs.costs()[level - 1] for level in compressed.levels)
     if isinstance(compressor, Bernoulli):
         kept = compressed.payload.blocks[0].indices.numel()  # type: ignore[attr-defined]
-        return kept * (32 + math.ceil(math.log2(max(vector.numel(), 2))))
+        return kept * (value_bits(compressor.values) + math.ceil(math.log2(max(vector.numel(), 2))))
     return compressed.expected_bits
+
+
+def test_several_draws_are_counted_as_several_messages_over_one_base() -> None:
+    vector, rng = VECTORS["normal"], np.random.default_rng(1)
+    for ladder, base in ((TopK(fraction=0.01), 0), (FixedPoint(), 0), (FloatingPoint(), 9 * SIZE)):
+        one, four = (MLMC(ladder, "fixed", draws=n).compress(vector, rng).expected_bits for n in (1, 4))
+        assert four - base == pytest.approx(4 * (one - base))
+
+
+def test_independent_coins_of_a_long_vector_fall_all_over_it() -> None:
+    vector = torch.from_numpy(np.random.default_rng(5).standard_t(3, 300_000)).float()
+    block = Bernoulli(count=3000).compress(vector, np.random.default_rng(0)).payload.blocks[0]
+    places = np.histogram(block.indices.numpy(), bins=3, range=(0, 300_000))[0]  # type: ignore[attr-defined]
+    assert (abs(places - 1000) < 200).all()
+    assert torch.equal(block.values.sign(), vector[block.indices].sign())  # type: ignore[attr-defined]
+
+
+def test_one_coordinate_a_level_travels_as_importance_sampling_does() -> None:
+    vector, rng = VECTORS["student"][:20_000], np.random.default_rng(0)
+    draws = MLMC(TopK(count=1), draws=200)
+    assert draws.omega(vector) == pytest.approx(Importance(draws=200).omega(vector), rel=1e-6)
+    assert len(draws.encode(vector, rng)) < 1.1 * len(Importance(draws=200).encode(vector, rng))
+
+
+def test_omega_refuses_what_encode_refuses() -> None:
+    for bad, word in (
+        (torch.tensor([1.0, float("nan")]), "finite"),
+        (torch.ones(2, 2), "1-D"),
+        (torch.ones(0), "empty"),
+    ):
+        with pytest.raises(ValueError, match=word):
+            omega(MLMC(TopK(count=1)), bad)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("TopK(fraction='a')", "fraction is a number in"),
+        ("TopK(count=3, growth='2')", "growth is a number"),
+        ("Scaled(Natural(), 'a')", "omega_bound is a number"),
+        ("QSGD(-1)", "from 1 to 16383, got -1"),
+        ("MLMC(QSGD())", "wraps a ladder such as"),
+        ("MLMC(MLMC(TopK(count=1)))", "wraps a ladder such as"),
+        ("MLMC(Topk(count=1))", "did you mean 'TopK'"),
+    ],
+)
+def test_mistakes_in_a_spec_are_named(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse(text)
 
 
 def test_systematic_sampling_of_a_long_vector_keeps_exactly_its_share() -> None:
@@ -333,3 +397,12 @@ def test_systematic_sampling_of_a_long_vector_keeps_exactly_its_share() -> None:
         block = Systematic(count=2500).compress(vector, np.random.default_rng(seed)).payload.blocks[0]
         assert block.indices.numel() == 2500  # type: ignore[attr-defined]
         assert int((block.indices > 200_000).sum()) > 500  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["normal", "laplaces", "ties"])
+@pytest.mark.parametrize("bits", [7, 24])
+def test_fixed_points_mean_length_with_its_dense_last_level_keeps_to_the_papers_formula(bits: int, name: str) -> None:
+    vector = VECTORS[name][:20_000] if name in VECTORS else (torch.arange(20_000) % 5 - 2).float()
+    compressor = MLMC(FixedPoint(bits=bits), "fixed")
+    mean = sum(chance * 8 * len(encode_payload(payload)) for chance, payload in compressor.outcomes(vector))
+    assert mean - 8 * OVERHEAD <= 2 * vector.numel() + 32 + math.ceil(math.log2(bits))

@@ -60,3 +60,11 @@ def test_one_non_zero_entry_is_sent_exactly() -> None:
 def test_options_without_meaning_are_refused(options: dict, word: str) -> None:
     with pytest.raises(ValueError, match=word):
         TopK(**options)
+
+
+def test_many_ties_are_broken_by_position() -> None:
+    vector = torch.tensor([1.0, -1.0, 0.0, 1.0, -2.0]).repeat(600)
+    rungs = TopK(count=250).climb(vector)
+    edges = [*range(0, 3000, 250), 3000]
+    for level, (indices, _) in enumerate(sorted_groups(vector, edges), start=1):
+        assert rungs.increment(level).indices.tolist() == indices
