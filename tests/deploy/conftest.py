@@ -71,6 +71,7 @@ class Deployment:
     def start_patched_node(self, client: int, tier: str, patch: str) -> None:
         """Start Flower's own node command with `patch` run in each of its Python processes: a node that lies."""
         device = self.directory / "devices" / f"client-{client}"
+        compile(patch, "sitecustomize.py", "exec")  # Python would go on without one that it cannot read
         (device / "state").mkdir()
         (device / "patch").mkdir()
         (device / "patch" / "sitecustomize.py").write_text(patch)

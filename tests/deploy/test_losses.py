@@ -38,7 +38,7 @@ def lagging(self, message, context):
     run = context.run_config["run-name"]
     is_second = message.metadata.message_type == "train" and int(message.content["config"]["server-round"]) == 2
     log = Path(RUNS) / str(run) / "rounds.jsonl"
-    while is_second and run in ("late", "over") and log.read_text().count("\n") < 2:
+    while is_second and run in ("late", "over") and len(log.read_text().splitlines()) < 2:
         time.sleep(0.1)
     return prompt(self, message, context)
 
@@ -60,14 +60,14 @@ def test_a_late_reply_is_counted_and_delays_nothing(deployment: "Deployment") ->
     done = deployment.run("pace", "num-rounds=2")
     assert done.returncode == 0, done.stderr + deployment.logs()
     seconds = max(30.0, 4 * deployment.rows("pace", "rounds.jsonl")[-1]["seconds"])  # enough for those who do not lag
-    done = deployment.run("late", "num-rounds=5", f"round-timeout={seconds}")
+    done = deployment.run("late", "num-rounds=4", f"round-timeout={seconds}")
     assert done.returncode == 0, done.stderr + deployment.logs()
     rounds = deployment.rows("late", "rounds.jsonl")
-    assert deployment.statuses("late", 2) == ["ok", "dropped: no reply in time", "ok", "ok", "ok"]
+    assert deployment.statuses("late", 2) == ["ok", "dropped: no reply in time", "ok", "ok"]
     assert seconds <= rounds[1]["seconds"] < seconds + 10.0
     assert all(row["seconds"] < seconds for row in rounds[2:])
     assert sum(row["num_late"] for row in rounds) == 1
-    assert [status for client in (0, 1) for status in deployment.statuses("late", client)] == ["ok"] * 10
+    assert [status for client in (0, 1) for status in deployment.statuses("late", client)] == ["ok"] * 8
 
 
 def test_over_sampling_does_not_wait_for_the_slowest(deployment: "Deployment") -> None:

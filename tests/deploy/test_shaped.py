@@ -113,9 +113,9 @@ def test_a_round_on_a_bad_link_takes_as_long_as_its_bytes(
         federation.add(0)
         federation.start_node(0, "gateway", prefix=link.inside)
         for name, compressor in compressors.items():
-            # 0.6 million parameters, 2.5 MB each way: the link is what a round waits for.
+            # 1.2 million parameters, 4.9 MB each way: the link is what a round waits for.
             one = ("num-clients=1", "clients-per-round=1", "tiers=gateway:1.0:1.0", "num-rounds=3", "local-steps=1")
-            run = federation.submit(name, *one, "model=mlp(hidden=(8192,))", f"compressor={compressor}")
+            run = federation.submit(name, *one, "model=mlp(hidden=(16384,))", f"compressor={compressor}")
             federation.wait("two free rounds", lambda: len(federation.rows(name, "rounds.jsonl")) == 2, 600.0)  # noqa: B023
             with paused(federation.find("node-0", "flower-supernode")):  # nothing moves until the link is bad
                 goodput = link.shape()
