@@ -12,7 +12,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 import fl_mlmc
 
 ELSEWHERE = torch.device("meta")  # what torch without CUDA can be made to name
-MAY_MIX = {torch.ops.aten.index.Tensor, torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default}
+COPIES = {torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default}
+INDEX = torch.ops.aten.index.Tensor  # takes indices on the CPU, but not the other way round
 
 TEXTS = [
     "Identity()",
@@ -76,7 +77,7 @@ class PretendedGPU(TorchDispatchMode):
         kwargs = dict(kwargs or {})
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         pretended = [tensor for tensor in tensors if isinstance(tensor, Pretended)]
-        if pretended and function not in MAY_MIX:
+        if pretended and function not in COPIES and not (function is INDEX and isinstance(tensors[0], Pretended)):
             strays = [t for t in tensors if not isinstance(t, Pretended) and t.ndim > 0]
             assert not strays, f"{function} mixes devices: {[tuple(t.shape) for t in strays]}"
         device = kwargs.get("device") or (ELSEWHERE if any(isinstance(t, Pretended) for t in tensors[:1]) else None)
@@ -102,6 +103,8 @@ def test_the_pretence_refuses_what_a_gpu_would() -> None:
         assert there.cpu().device.type == "cpu"
         with pytest.raises(AssertionError, match="mixes devices"):
             there + vector(10)
+        with pytest.raises(AssertionError, match="mixes devices"):
+            vector(10)[there.int().abs()]
         with pytest.raises((TypeError, RuntimeError)):
             there.numpy()
 
