@@ -5,6 +5,7 @@ from fl_mlmc.mlmc import (
     adaptive_probabilities,
     cost_probabilities,
     inclusion_probabilities,
+    line_ends,
     second_moment,
     systematic_outcomes,
     systematic_sample,
@@ -56,3 +57,10 @@ def test_a_systematic_sample_has_its_size_and_never_repeats() -> None:
     inclusion = inclusion_probabilities(np.random.default_rng(2).exponential(size=50), 7)
     for _, start in systematic_outcomes(inclusion):
         assert systematic_sample(inclusion, start).size == 7
+
+
+def test_rounding_errors_of_the_chances_lose_no_level() -> None:
+    tenths = np.full(10, 0.1)
+    assert tenths.cumsum()[-1] < 1
+    assert line_ends(tenths)[-1] == 1
+    assert systematic_sample(tenths, 1 - 2**-53).tolist() == [9]
