@@ -13,22 +13,26 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, astuple, dataclass, replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 
 from clients.data import FederatedData
+from clients.finder import Features
+from clients.trainer import train
 from fl_mlmc.aggregate import Mean
 from fl_mlmc.config import RunConfig
 from fl_mlmc.models import Model, build_model
-from fl_mlmc.models.base import load_vector
+from fl_mlmc.models.base import load_vector, to_vector
 from fl_mlmc.rng import stream
 from fl_mlmc.schemes import Round, Turn
 from fl_mlmc.theory.bench import Gathered
+from fl_mlmc.threads import threads
 from fl_mlmc.wire import encode_payload
 from simulations.launch import load_config
 from simulations.server_app import prepare_data
@@ -183,47 +187,89 @@ def _measure(run: Run, data_dir: Path, prefix: str = "") -> pd.DataFrame:
 
 
 def play(config: RunConfig) -> Iterator[dict[str, float]]:
-    """The run of `config` without Flower between the two sides: same draws, same payloads, several times as fast."""
+    """The evaluations of `models`; accuracy 0 at the end of a run that left the numbers."""
+    data = FederatedData.open(prepare_data(config))
+    model = build_model(config.model, data.spec.input_shape, data.spec.num_classes)
+    module, (features, labels) = model.build(model.spec.units).eval(), map(torch.from_numpy, data.test())
+    for number, vector, sent in models(config):
+        row: dict[str, float] = {"round": number, "cumulative_uplink_bytes": sent}
+        if not bool(vector.isfinite().all()):
+            yield row | {"round": config.num_rounds, "loss": float("nan"), "accuracy": 0.0}
+            return
+        if number % config.evaluate_every == 0:
+            load_vector(module, vector)
+            with torch.inference_mode():
+                logits = module(features)
+            loss = float(torch.nn.functional.cross_entropy(logits, labels))
+            yield row | {"loss": loss, "accuracy": float((logits.argmax(1) == labels).float().mean())}
+
+
+def models(config: RunConfig, one_by_one: bool = False) -> Iterator[tuple[int, Tensor, int]]:
+    """(round, model after it, bytes sent so far) of the run of `config`, without Flower between the two sides.
+
+    Same draws, several times as fast, because all gradients are worked out in one call. That differs by rounding, which
+    digits and signs magnify: they jump. `one_by_one` trains each client as the client app does, and the run is the
+    federated one to the last bit. Ends with a model of NaN if clients find what is not finite.
+    """
     data = FederatedData.open(prepare_data(config))
     model = build_model(config.model, data.spec.input_shape, data.spec.num_classes)
     size, clients = model.spec.size, range(config.num_clients)
-    scheme, optimizer = (
-        config.resolved_scheme(size),
-        ServerOptimizer(config.server_optimizer, config.server_learning_rate, size),
-    )
-    gradients, (features, labels) = _gradients(model), map(torch.from_numpy, data.test())
-    own_labels = [torch.from_numpy(data.client_labels(client)) for client in clients]
-    vector = model.initial(config.seed)
+    scheme = config.resolved_scheme(size)
+    optimizer = ServerOptimizer(config.server_optimizer, config.server_learning_rate, size)
+    find = partial(_trained, model.build(model.spec.units)) if one_by_one else partial(_at_once, _gradients(model))
+    # Memories are means over 1/n, updates alone weigh by examples.
+    weights = [1.0 if scheme.has_memory else len(data.client_labels(client)) for client in clients]
+    vector, sent = model.initial(config.seed), 0
     server, memories = scheme.init_server(vector.double()), [scheme.init_client(vector) for _ in clients]
-    module, sent = model.build(model.spec.units), 0
     for number in range(1, config.num_rounds + 1):
         round = Round(config.seed, number, len(clients), len(clients))
-        rngs = [stream(config.seed, "batches", number, client) for client in clients]
-        rows = [rngs[client].permutation(len(own_labels[client]))[: config.batch_size] for client in clients]
-        inputs = [torch.from_numpy(data.client_features(client, rows[client])) for client in clients]
-        wanted = torch.stack([own_labels[client][rows[client]] for client in clients])
-        found = gradients(vector, torch.stack(inputs), wanted)
-        updates = (vector - config.learning_rate * found) - vector  # after − before, rounded as on a client
-        gathered = Gathered(size, scheme.num_messages)
+        updates, gathered = find(config, data, vector, number), Gathered(size, scheme.num_messages)
         if not bool(updates.isfinite().all()):
-            yield {"round": config.num_rounds, "cumulative_uplink_bytes": sent, "loss": float("nan"), "accuracy": 0.0}
+            yield number, torch.full_like(vector, torch.nan), sent
             return
         for client in clients:
             turn = Turn(round, client, config.uplink, stream(config.seed, "level", number, client))
             messages, memories[client] = scheme.encode(
                 lambda point, sample=0, found=updates[client]: found, [vector], memories[client], turn
             )
-            gathered.add(messages, None)
+            gathered.add(messages, None, weights[client])
             sent += sum(len(encode_payload(message.payload)) for message in messages)
-        update, server = scheme.estimate(gathered.means(), vector, server, round)
+        means = [mean.float().double() for mean in gathered.means()]  # as the server's fold gives them
+        update, server = scheme.estimate(means, vector.double(), server, round)
         vector = optimizer.step(vector, Mean(update.float(), torch.ones(size, dtype=torch.int32)))
-        if number % config.evaluate_every == 0:
-            load_vector(module, vector)
-            with torch.inference_mode():
-                logits = module(features)
-            loss = float(torch.nn.functional.cross_entropy(logits, labels))
-            accuracy = float((logits.argmax(1) == labels).float().mean())
-            yield {"round": number, "cumulative_uplink_bytes": sent, "loss": loss, "accuracy": accuracy}
+        yield number, vector, sent
+
+
+def _at_once(
+    gradients: Callable[[Tensor, Tensor, Tensor], Tensor],
+    config: RunConfig,
+    data: FederatedData,
+    vector: Tensor,
+    number: int,
+) -> Tensor:
+    """(M, size) the clients' updates of one step of SGD, from one call."""
+    inputs, wanted = [], []
+    for client in range(config.num_clients):
+        labels = data.client_labels(client)
+        rows = stream(config.seed, "batches", number, client).permutation(len(labels))[: config.batch_size]
+        inputs.append(torch.from_numpy(data.client_features(client, rows)))
+        wanted.append(torch.from_numpy(labels[rows]))
+    found = gradients(vector, torch.stack(inputs), torch.stack(wanted))
+    return (vector - config.learning_rate * found) - vector  # after − before, rounded as on a client
+
+
+def _trained(module: nn.Module, config: RunConfig, data: FederatedData, vector: Tensor, number: int) -> Tensor:
+    """The same by the clients' own trainer, one client after another."""
+    updates = []
+    for client in range(config.num_clients):
+        load_vector(module, vector)
+        features = Features(data, client, torch.device("cpu"))
+        labels = torch.from_numpy(data.client_labels(client))
+        rng = stream(config.seed, "batches", number, client)
+        with threads():
+            train(module, features, labels, config, rng, server_round=number)
+        updates.append(to_vector(module).sub_(vector))
+    return torch.stack(updates)
 
 
 def _gradients(model: Model) -> Callable[[Tensor, Tensor, Tensor], Tensor]:

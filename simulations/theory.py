@@ -6,8 +6,10 @@ where the average suboptimality falls like 1/√(MT) and stays below Theorem 4.1
 a simulated clock, where seconds count. Bits are the compressors' formulas, not lengths of payloads.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,7 +23,7 @@ from matplotlib.figure import Figure
 
 from fl_mlmc import MLMC, Compressor, Identity, RandK, TopK, parse
 from fl_mlmc.schemes.constants import worst_omega
-from fl_mlmc.theory import bench, steps
+from fl_mlmc.theory import bench, crowd, steps
 from fl_mlmc.theory.problems import Logistic, Problem, heterogeneous, homogeneous
 from fl_mlmc.theory.steps import Method
 
@@ -29,37 +31,57 @@ from . import time_to_accuracy
 
 Row = dict[str, Any]
 ACCURATE = 1e-6
+EXACT = 1e-20
+MAX_ROUNDS = 200_000
 PROBLEMS = ("quadratic", "breast-cancer", "digits", "homogeneous", "clock")
 
 
-def compare(names: Sequence[str], directory: Path, max_rounds: int = 20_000, workers: int = 2) -> pd.DataFrame:
+def compare(
+    names: Sequence[str], directory: Path, max_rounds: int = MAX_ROUNDS, jobs: int | None = None
+) -> pd.DataFrame:
     """Run every method on the named problems and write theory.csv, theory.md and a picture a problem.
 
-    Returns the table. ValueError on an unknown problem.
+    `jobs` processes share the rows, None: one a processor. Returns the table. ValueError on an unknown problem.
     """
     if unknown := set(names) - set(PROBLEMS):
         raise ValueError(f"unknown problem {', '.join(sorted(unknown))}; known: {', '.join(PROBLEMS)}")
     directory.mkdir(parents=True, exist_ok=True)
-    context = get_context("spawn")
-    rows: list[Row] = []
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for name in names:
-            if name == "homogeneous":
-                rows_here = list(pool.map(partial(_averaged, max_rounds=max_rounds), AVERAGED))
-                _write(pd.DataFrame(rows_here), directory / "homogeneous")
-                continue
-            if name == "clock":
-                cells = time_to_accuracy.cells()
-                _write(pd.DataFrame(list(pool.map(time_to_accuracy.best, cells))), directory / "clock")
-                continue
-            count = len(methods(problem_named(name)))
-            runs = list(pool.map(partial(_measured, name, max_rounds), range(count)))
-            rows += [row for row, _ in runs]
-            _draw(name, runs, directory / f"{name}.png")
-    table = pd.DataFrame(rows)
-    if rows:
+    context, chosen = get_context("spawn"), [name for name in PROBLEMS if name in names]
+    tasks = {name: list(_tasks(name, max_rounds)) for name in chosen}
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        # The longest first: at the end no processor waits for one long row.
+        order = sorted((task for each in tasks.values() for task in each), key=lambda task: -task.rounds)
+        running = {task: pool.submit(task.work) for task in order}
+        done = {name: [running[task].result() for task in each] for name, each in tasks.items()}
+    for name in {"homogeneous", "clock"} & done.keys():
+        _write(pd.DataFrame(done.pop(name)), directory / name)
+    table = pd.DataFrame([row for runs in done.values() for row, _ in runs])
+    if len(table):
         _write(table, directory / "theory")
+    for name, runs in done.items():
+        _draw(name, runs, directory / f"{name}.png")
     return table
+
+
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """A row of a table, and about how many rounds it takes."""
+
+    rounds: int
+    work: Callable[[], Any]
+
+
+def _tasks(name: str, max_rounds: int) -> Iterator[_Task]:
+    if name == "homogeneous":
+        for case in AVERAGED:
+            yield _Task(case[2] * len(SEEDS), partial(_averaged, case))
+    elif name == "clock":
+        for cell in time_to_accuracy.cells():
+            yield _Task(10_000, partial(time_to_accuracy.best, cell))
+    else:
+        problem = problem_named(name)
+        for index, method in enumerate(methods(problem)):
+            yield _Task(min(rounds_of(problem, method), max_rounds), partial(_measured, name, max_rounds, index))
 
 
 def problem_named(name: str) -> Problem:
@@ -76,9 +98,7 @@ def problem_named(name: str) -> Problem:
     return logistic(name, np.asarray(features), np.asarray(labels, bool))
 
 
-def logistic(
-    name: str, features: np.ndarray, labels: np.ndarray, num_clients: int = 8, ridge: float = 0.01
-) -> Logistic:
+def logistic(name: str, features: np.ndarray, labels: np.ndarray, num_clients: int = 8, ridge: float = 0.1) -> Logistic:
     """Logistic regression on standardised columns and a constant one, rows dealt out by the sum of their features."""
     spread = features.std(axis=0)
     kept = (features - features.mean(axis=0))[:, spread > 0] / spread[spread > 0]
@@ -110,10 +130,24 @@ def methods(problem: Problem) -> list[Method]:
     ]
 
 
+def rounds_of(problem: Problem, method: Method) -> int:
+    """Rounds after which a method is at the solution, or at its floor; local methods without a bound get 5,000."""
+    if method.bound:
+        return bench.rounds_for(method)
+    if method.scheme.moves_itself:
+        return 5_000
+    decades = 24 if method.is_exact else 4
+    return max(4000, math.ceil(decades * math.log(10) / (method.step * problem.constants.convexity)))
+
+
 def _measured(name: str, max_rounds: int, index: int) -> tuple[Row, Mapping[str, np.ndarray]]:
     problem = problem_named(name)
     method = methods(problem)[index]
-    trace = bench.run(problem, method, min(bench.rounds_for(method), max_rounds))
+    wanted = rounds_of(problem, method)
+    run = partial(bench.run_at_once, with_loss=False) if crowd.moves_as_one(method.scheme) else bench.run
+    trace = run(problem, method, min(wanted, max_rounds))
+    last = float(trace.errors[-1])
+    is_cut = method.is_exact and last > EXACT and max_rounds < wanted
     row = {
         "problem": name,
         "method": repr(method.scheme),
@@ -122,14 +156,17 @@ def _measured(name: str, max_rounds: int, index: int) -> tuple[Row, Mapping[str,
         "measured_rate": trace.rate,
         "bound": method.bound,
         "floor": trace.floor,
+        "last_error": last,
         "exact_by_theorem": method.is_exact,
+        "cut": is_cut,
         "rounds": len(trace.errors) - 1,
         "expected_bits_to_1e-6": trace.bits_to(ACCURATE),
     }
-    keep = np.unique(np.linspace(0, len(trace.errors) - 1, 400).astype(int))
+    keep = np.unique(np.geomspace(1, len(trace.errors), 400).astype(int)) - 1
     return row, {"error": trace.errors[keep], "bits": trace.bits[keep], "iterations": trace.iterations[keep]}
 
 
+SEEDS = (0, 1, 2)
 AVERAGED: list[tuple[str, int, int]] = [
     (compressor, clients, rounds)
     for compressor in ("Identity()", "MLMC(TopK(count=4))", "RandK(count=4)")
@@ -138,20 +175,29 @@ AVERAGED: list[tuple[str, int, int]] = [
 ]
 
 
-def _averaged(case: tuple[str, int, int], max_rounds: int) -> Row:
+def _averaged(case: tuple[str, int, int]) -> Row:
     text, clients, rounds = case
-    rounds = min(rounds, max_rounds)
-    value, bound = averaged(parse(text), clients, rounds)
-    return {"compressor": text, "clients": clients, "rounds": rounds, "suboptimality": value, "bound": bound}
+    values, bounds = zip(*(averaged(parse(text), clients, rounds, seed=seed) for seed in SEEDS), strict=True)
+    return {
+        "compressor": text,
+        "clients": clients,
+        "rounds": rounds,
+        "suboptimality": float(np.mean(values)),
+        "least": min(values),
+        "largest": max(values),
+        "bound": bounds[0],
+    }
 
 
-def averaged(compressor: Compressor, clients: int, rounds: int, sigma: float = 1.0) -> tuple[float, float]:
+def averaged(
+    compressor: Compressor, clients: int, rounds: int, sigma: float = 1.0, seed: int = 0
+) -> tuple[float, float]:
     """(mean of f(x_t) − f* over the rounds, its bound) on the homogeneous quadratic with noise, Theorem 4.1."""
     problem = homogeneous(clients)
     omega = worst_omega(compressor, problem.size) or 0.0
     step = steps.convex_step(1.0, omega, 5.0, sigma, clients, rounds)
     method = Method(steps.Direct(), compressor, step, None, False)
-    trace = bench.run(problem, method, rounds, sigma=sigma)
+    trace = bench.run_at_once(problem, method, rounds, seed, sigma)
     return float(trace.suboptimality[:-1].mean()), steps.convex_bound(1.0, omega, 5.0, sigma, clients, rounds)
 
 
@@ -168,22 +214,27 @@ def _cell(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+STYLES = {"Identity": "-", "MLMC": "--", "RandK": ":", "TopK": "-."}
+
+
 def _draw(name: str, runs: Sequence[tuple[Row, Mapping[str, np.ndarray]]], path: Path) -> None:
-    figure = Figure(figsize=(14, 6), layout="constrained")
-    for axes, axis, label in zip(
-        figure.subplots(1, 2, sharey=True),
-        ("iterations", "bits"),
-        ("iterations", "expected bits a client"),
-        strict=True,
-    ):
-        colors = mpl.colormaps["tab20"]
-        for index, (row, lines) in enumerate(runs):
-            plain = row["compressor"] == "Identity()"
-            title = row["method"].partition("(")[0] + ("" if plain else f" {row['compressor']}")
-            style = "-" if index < 20 else ":"
-            axes.plot(lines[axis], lines["error"], style, color=colors(index % 20), label=title, linewidth=1)
-        axes.set(xlabel=label, yscale="log", xscale="log", title=name)
+    """Error against iterations and against bits: a colour a scheme, a style a compressor."""
+    figure = Figure(figsize=(13, 6), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    schemes = list(dict.fromkeys(row["method"].partition("(")[0] for row, _ in runs))
+    palette = [*mpl.color_sequences["tab20"][::2], *mpl.color_sequences["Dark2"]]
+    colors = dict(zip(schemes, palette, strict=False))
+    for row, lines in runs:
+        scheme, _, options = row["method"].partition("(")
+        compressor = row["compressor"].partition("(")[0]
+        extra = [part for part in options.rstrip(")").split(", ") if part.startswith(("overlap", "permuted"))]
+        title = " ".join([scheme, *extra, *([] if compressor == "Identity" else [row["compressor"]])])
+        for axes, axis in ((left, "iterations"), (right, "bits")):
+            axes.plot(lines[axis], lines["error"], STYLES[compressor], color=colors[scheme], label=title, linewidth=1.3)
+    for axes, label in ((left, "iterations"), (right, "expected bits a client")):
+        axes.set(xlabel=label, yscale="log", xscale="log")
         axes.grid(alpha=0.3)
-    figure.axes[0].set(ylabel="‖x − x*‖²", ylim=(1e-24, None))
-    figure.axes[1].legend(fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5))
-    figure.savefig(path, dpi=120)
+    left.set(ylabel="‖x − x*‖²", ylim=(1e-23, None), title=name)
+    right.set(xlim=(100, None))
+    figure.legend(*left.get_legend_handles_labels(), fontsize=8, loc="outside right center")
+    figure.savefig(path, dpi=90)

@@ -14,6 +14,7 @@ from ..rng import stream
 from ..schemes import Budget, Round, Scheme, State, Turn
 from ..schemes.controlled import ControlledSteps
 from ..schemes.shadowheart import Shadowheart
+from .crowd import CrowdTurn, mean_of, moves_as_one, sender
 from .problems import Problem
 from .steps import Method
 
@@ -87,7 +88,7 @@ def run(
     """Run `method` for `num_rounds` rounds, until ‖x − x*‖² is below `enough` or f − f* was at `target` for a while.
 
     `sigma`: gradients carry fresh normal noise with E‖noise‖² = σ². By the `clock` a round lasts until its slowest
-    client has sent; Shadowheart's rounds last its equilibrium time.
+    client has sent; Shadowheart's rounds last its equilibrium time. `run_at_once` is a faster way to some of the same.
     """
     size, everyone = problem.size, problem.num_clients
     scheme = method.scheme.resolve(method.compressor, size, everyone)
@@ -128,6 +129,49 @@ def run(
         if rows[-1][0] < enough or not rows[-1][0] < DIVERGED:
             break
         if target and number >= WINDOW and sum(row[1] for row in rows[-WINDOW:]) <= WINDOW * target:
+            break
+    return Trace(*map(np.array, zip(*rows, strict=True)))
+
+
+def run_at_once(
+    problem: Problem,
+    method: Method,
+    num_rounds: int,
+    seed: int = 0,
+    sigma: float = 0.0,
+    enough: float = 1e-23,
+    with_loss: bool = True,
+) -> Trace:
+    """`run` with all clients in one matrix: equal to the last bit, but for the last digits of `bits`.
+
+    Without loss the trace's suboptimality is NaN, which takes a tenth off the time.
+    ValueError where that cannot be done: for a scheme whose clients do different things, a cohort of some, a compressor
+    that `crowd.sender` does not know.
+    """
+    size, everyone = problem.size, problem.num_clients
+    scheme = method.scheme.resolve(method.compressor, size, everyone)
+    if not moves_as_one(scheme) or method.cohort not in (None, everyone) or isinstance(scheme, Shadowheart):
+        raise ValueError(f"clients of {scheme!r} with a cohort of {method.cohort or 'all'} are not alike: use run()")
+    send = sender(method.compressor, size)
+    model, server = problem.start.clone(), scheme.init_server(problem.start)
+    memory = scheme.init_client(model.expand(everyone, -1))
+    streams = [stream(seed, "client", client) for client in range(everyone)]
+    best, sent = problem.loss(problem.solution), 0.0
+
+    def gap() -> float:
+        return problem.loss(model) - best if with_loss else math.nan
+
+    rows = [(_error(model, problem), gap(), 0.0, 0, 0.0)]
+    for number in range(1, num_rounds + 1):
+        round = Round(seed, number, everyone, everyone)
+        points = [point.expand(everyone, -1) for point in scheme.points(model, server)]
+        turn = CrowdTurn(round, 0, method.compressor, streams[0], sender=send, rngs=streams)
+        messages, memory = scheme.encode(_Oracle(problem, points, sigma, round).find_all, points, memory, turn)
+        sent += sum(message.expected_bits for message in messages) / everyone
+        direction, server = scheme.estimate([mean_of(message) for message in messages], model, server, round)
+        model = model - method.step * direction
+        rows.append((_error(model, problem), gap(), sent, number, 0.0))
+        if rows[-1][0] < enough or not rows[-1][0] < DIVERGED:
             break
     return Trace(*map(np.array, zip(*rows, strict=True)))
 
@@ -198,6 +242,19 @@ class _Oracle:
     def find(self, client: int, point: Tensor, sample: int = 0) -> Tensor:
         gradient = self._gradient(client, point)
         return gradient + self._noise_of(sample)[client] if self._scale else gradient
+
+    def find_all(self, points: Tensor, sample: int = 0) -> Tensor:
+        """(n, d) what each client finds at its row of `points`."""
+        gradients = self._gradients_at(points)
+        return gradients + self._noise_of(sample) if self._scale else gradients
+
+    def _gradients_at(self, points: Tensor) -> Tensor:
+        for number, broadcast in enumerate(self._points):
+            if points is broadcast:
+                if number not in self._gradients:
+                    self._gradients[number] = self._problem.gradients(points[0])
+                return self._gradients[number]
+        return torch.stack([self._problem.gradient(client, point) for client, point in enumerate(points)])
 
     def _gradient(self, client: int, point: Tensor) -> Tensor:
         for number, broadcast in enumerate(self._points):

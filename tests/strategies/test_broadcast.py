@@ -14,6 +14,7 @@ from fl_mlmc.downlink import DoCoFL
 from fl_mlmc.frames import read_clients
 from fl_mlmc.models import build_model
 from fl_mlmc.protocol import ANCHOR, PAYLOAD
+from fl_mlmc.schemes import SCHEMES
 from fl_mlmc.submodels import plan
 from simulations.launch import RunResult, execute, load_config, load_run
 from strategies.broadcast import Broadcast
@@ -44,6 +45,52 @@ def test_an_unbiased_broadcast_is_the_model_in_the_mean_and_smaller(small: RunCo
     once = small.changed(downlink_compressor=compressor).downlink.omega(own.gather(vector))
     assert once is not None
     assert error < 1.3 * once / 400
+
+
+SCHEMES_IN_RUNS = {
+    "direct": "MLMC(TopK(fraction=0.1))",
+    "ef14": "TopK(fraction=0.1)",
+    "ef21": "TopK(fraction=0.1)",
+    "ef21_sgdm": "TopK(fraction=0.1)",
+    "ef_bv": "TopK(fraction=0.1)",
+    "diana": "MLMC(TopK(fraction=0.1))",
+    "adiana(2.0, 0.1)": "RandK(fraction=0.5)",
+    "marina": "RandK(fraction=0.5)",
+    "dasha": "RandK(fraction=0.5)",
+    "dasha_mvr": "RandK(fraction=0.5)",
+    "proxskip(0.1, 0.5)": "Identity()",
+    "compressed_scaffnew(0.1, 0.5)": "Identity()",
+    "tamuna(0.1, 0.5)": "Identity()",
+    "shadowheart(1.0)": "RandK(fraction=0.5)",
+}
+
+
+@pytest.mark.parametrize("scheme", SCHEMES_IN_RUNS)
+def test_every_scheme_runs_over_an_unbiased_broadcast_and_over_docofl(small: RunConfig, scheme: str) -> None:
+    assert {text.partition("(")[0] for text in SCHEMES_IN_RUNS} == set(SCHEMES)
+    kind = SCHEMES[scheme.partition("(")[0]]
+    config = small.changed(
+        scheme=scheme,
+        compressor=SCHEMES_IN_RUNS[scheme],
+        clients_per_round=6,
+        local_steps=0 if kind.moves_itself or kind.takes_minibatches else 1,
+        num_rounds=3,
+    )
+    settings = {
+        "plain": {},
+        "natural": {"downlink_compressor": "Natural()"},
+        "docofl": {"downlink_compressor": "ECUQ(bits=2)", "downlink_scheme": "docofl(ECUQ(bits=4), every=2, lead=1)"},
+    }
+    received = {}
+    for name, changes in settings.items():
+        result = run(config.changed(run_name=name, **changes))
+        rows = read_clients(Path(config.runs_dir) / name)
+        assert set(rows["status"]) == {"ok"}
+        assert len(rows) == 18
+        assert bool(vector_of(result).isfinite().all())
+        received[name] = rows["downlink_bytes"].sum()
+    assert received["natural"] < 0.8 * received["plain"]
+    assert received["docofl"] < 0.8 * received["plain"]
 
 
 def test_a_biased_broadcast_is_refused(small: RunConfig) -> None:

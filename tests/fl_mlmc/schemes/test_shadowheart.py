@@ -1,6 +1,7 @@
 """Shadowheart SGD: its equilibrium time, what each client does in it, and the weights that keep the mean unbiased."""
 
 import math
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -21,6 +22,24 @@ def test_the_equilibrium_of_equal_clients_solves_its_quadratic() -> None:
     b, c = 2 * t * omega + 2 * h * noise, 4 * t * h * omega * noise
     expected = (b + math.sqrt(b * b + 4 * n * c)) / (2 * n)
     assert equilibrium_time([h] * n, [t] * n, omega, noise) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("case", range(12))
+def test_the_equilibrium_time_is_the_best_of_all_sets_of_clients(case: int) -> None:
+    # The definition without its order: any set may work, for as long as its slowest member needs for one gradient and
+    # one message, and as the set needs together; s on a grid of 1e-4.
+    rng = np.random.default_rng(case)
+    h, t = np.exp(rng.normal(0, 2, 5)), np.exp(rng.normal(0, 2, 5)) * (rng.random(5) > 0.2)
+    omega, noise = float(np.exp(rng.normal(1, 1))), float(rng.exponential(3) * (case % 4 > 0))
+    grid = np.geomspace(1e-4, 1e5, 210_000)[:, None]
+    best = math.inf
+    for count in range(1, 6):
+        for chosen in map(list, combinations(range(5), count)):
+            a, b = h[chosen], t[chosen]
+            spent = 2 * b * omega + 4 * a * b * omega * noise / grid + 2 * a * noise
+            enough = 1 / (1 / np.maximum(spent, 1e-12)).sum(axis=1) <= grid[:, 0]
+            best = min(best, max(a.max(), b.max(), float(grid[enough.argmax(), 0])))
+    assert equilibrium_time(h.tolist(), t.tolist(), omega, noise) == pytest.approx(best, rel=2e-4)
 
 
 def test_the_equilibrium_time_ignores_who_is_too_slow_and_never_grows_with_more_clients() -> None:
