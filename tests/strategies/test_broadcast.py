@@ -59,6 +59,8 @@ SCHEMES_IN_RUNS = {
     "dasha": "RandK(fraction=0.5)",
     "dasha_mvr": "RandK(fraction=0.5)",
     "proxskip(0.1, 0.5)": "Identity()",
+    "compressed_scaffnew(0.1, 0.5)": "Identity()",
+    "tamuna(0.1, 0.5)": "Identity()",
 }
 
 
