@@ -61,6 +61,7 @@ SCHEMES_IN_RUNS = {
     "proxskip(0.1, 0.5)": "Identity()",
     "compressed_scaffnew(0.1, 0.5)": "Identity()",
     "tamuna(0.1, 0.5)": "Identity()",
+    "shadowheart(noise=20.0)": "RandK(fraction=0.5)",
 }
 
 
@@ -73,6 +74,7 @@ def test_a_scheme_runs_over_an_unbiased_broadcast_and_over_docofl(small: RunConf
         clients_per_round=6,
         local_steps=0 if kind.moves_itself or kind.takes_minibatches else 1,
         num_rounds=3,
+        tiers="fast:1:0.5:speed=1e-3:up=1e5,small:0.5:0.5:speed=1e-3:up=1e5",  # shadowheart finds time for all of them
     )
     settings = {
         "plain": {},
