@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -56,8 +56,14 @@ class Link(LocalGrid):
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    before = set(threading.enumerate())
     monkeypatch.setattr(device_grid, "POLL_SECONDS", 0.01)
+    yield
+    for thread in (
+        set(threading.enumerate()) - before
+    ):  # late clients that still train would not survive the interpreter's end
+        thread.join(30.0)
 
 
 def run(config: RunConfig, held: Held, given: set[tuple[int, int]] | None = None) -> torch.Tensor:
