@@ -109,14 +109,24 @@ def theory(
         typer.Argument(metavar="[PROBLEM…]", help="quadratic, breast-cancer, digits, homogeneous, clock."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Where tables and pictures go.")] = Path("runs/theory"),
-    max_rounds: Annotated[int, typer.Option(min=1, help="Rounds at most for each method.")] = 200_000,
+    max_rounds: Annotated[
+        int, typer.Option(min=1, help="Rounds at most for each method; homogeneous and clock have their own.")
+    ] = 200_000,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes at a time; one a processor unless given.")] = None,
 ) -> None:
     """Check theorems by running: measured rate, bound, floor and bits of every scheme on convex problems."""
     from .theory import PROBLEMS, compare
 
     try:
-        table = compare(problems or list(PROBLEMS), out, max_rounds, jobs)
+        with Progress(*Progress.get_default_columns(), console=errors, transient=True) as progress:
+            bar = progress.add_task("rows", total=None)
+            table = compare(
+                problems or list(PROBLEMS),
+                out,
+                max_rounds,
+                jobs,
+                lambda done, total: progress.update(bar, completed=done, total=total),
+            )
     except (OSError, ValueError) as error:
         errors.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from None

@@ -8,7 +8,7 @@ a simulated clock, where seconds count. Bits are the compressors' formulas, not 
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -37,11 +37,16 @@ PROBLEMS = ("quadratic", "breast-cancer", "digits", "homogeneous", "clock")
 
 
 def compare(
-    names: Sequence[str], directory: Path, max_rounds: int = MAX_ROUNDS, jobs: int | None = None
+    names: Sequence[str],
+    directory: Path,
+    max_rounds: int = MAX_ROUNDS,
+    jobs: int | None = None,
+    on_row: Callable[[int, int], None] = lambda done, total: None,
 ) -> pd.DataFrame:
     """Run every method on the named problems and write theory.csv, theory.md and a picture a problem.
 
-    `jobs` processes share the rows, None: one a processor. Returns the table. ValueError on an unknown problem.
+    `jobs` processes share the rows, None: one a processor. `on_row` hears how many of how many are done.
+    Returns the table. ValueError on an unknown problem.
     """
     if unknown := set(names) - set(PROBLEMS):
         raise ValueError(f"unknown problem {', '.join(sorted(unknown))}; known: {', '.join(PROBLEMS)}")
@@ -52,6 +57,13 @@ def compare(
         # The longest first: at the end no processor waits for one long row.
         order = sorted((task for each in tasks.values() for task in each), key=lambda task: -task.rounds)
         running = {task: pool.submit(task.work) for task in order}
+        try:
+            for number, row in enumerate(as_completed(running.values()), start=1):
+                row.result()
+                on_row(number, len(running))
+        except BaseException:  # Ctrl-C too: rows that have not begun are not begun
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
         done = {name: [running[task].result() for task in each] for name, each in tasks.items()}
     for name in {"homogeneous", "clock"} & done.keys():
         _write(pd.DataFrame(done.pop(name)), directory / name)

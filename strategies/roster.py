@@ -76,15 +76,17 @@ class Roster:
 
         RosterError if fewer than `least` clients have one by then; `least` is all clients, unless given.
         """
-        num_known, heard = -1, 0.0
+        most_known, heard = -1, 0.0
         least = self._num_clients if least is None else least
         while True:
             self.refresh(grid, seconds)
             found = len(self.clients)
             if found == self._num_clients:
                 return
-            if (now_known := len(self._entries) + len(self._refused)) != num_known:
-                num_known, heard = now_known, time.monotonic()  # a slow machine starts its nodes one by one
+            if (
+                now_known := len(self._entries) + len(self._refused)
+            ) > most_known:  # one that comes and goes is not new
+                most_known, heard = now_known, time.monotonic()  # a slow machine starts its nodes one by one
             if time.monotonic() > heard + seconds:
                 if found >= least:
                     log(WARNING, "%d of %d clients have a node, going on with these", found, self._num_clients)

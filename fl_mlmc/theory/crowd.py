@@ -6,13 +6,13 @@ same generators as they do. So a run comes out equal to the last bit, some ten t
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..blocks import Block, Payload
+from ..blocks import DenseBlock, Payload
 from ..compressors.base import Compressed, Compressor
 from ..compressors.mlmc import MLMC
 from ..compressors.rand_k import RandK
@@ -33,25 +33,8 @@ def moves_as_one(scheme: Scheme) -> bool:
     return not scheme.deals_out and not scheme.hears_back
 
 
-@dataclass(frozen=True, eq=False)
-class Rows(Block):
+class Rows(DenseBlock):
     """One dense vector a client: `values` is float32 of shape (n, d)."""
-
-    values: Tensor
-
-    @property
-    def size(self) -> int:  # type: ignore[override]
-        return self.values.numel()
-
-    @property
-    def held_bytes(self) -> int:
-        return 4 * self.size
-
-    def scaled(self, factor: float) -> "Rows":
-        return replace(self, values=self.values * factor)
-
-    def add_to(self, accumulator: Tensor, scale: float = 1.0, index: Tensor | None = None) -> None:
-        accumulator.add_(self.values, alpha=scale)
 
 
 @dataclass(frozen=True, eq=False)

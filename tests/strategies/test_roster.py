@@ -113,6 +113,10 @@ def test_nodes_that_come_one_by_one_are_waited_for(monkeypatch: pytest.MonkeyPat
     with pytest.raises(RosterError, match="4 of 5 clients have a node, and none came in 60 s"):
         Roster(TIERS, 5, seed=0).wait(nodes, seconds=60)
     assert 210 <= clock[0] < 212
+    monkeypatch.setattr(nodes, "get_node_ids", lambda: [1, 2, 3][: 2 + int(clock[0] / 30) % 2])  # node 3 comes and goes
+    with pytest.raises(RosterError, match="none came in 60 s"):
+        Roster(TIERS, 4, seed=0).wait(nodes, seconds=60)
+    assert clock[0] < 400
 
 
 def test_a_seat_that_is_taken_stays_with_its_node() -> None:
