@@ -123,6 +123,5 @@ def _as_reply(sent: Message, found: Message | Exception | None) -> Message:
         return Message(Error(UNREADABLE, "no reply in time"), reply_to=sent)
     if isinstance(found, Exception):
         return Message(Error(UNREADABLE, f"its reply cannot be read: {type(found).__name__}: {found}"), reply_to=sent)
-    if found.has_error() and not found.metadata.group_id:  # the SuperLink speaks for a node that is gone
-        return Message(found.error, reply_to=sent)
-    return found
+    # The SuperLink signs what it says of a node that is gone with its own name.
+    return Message(found.error, reply_to=sent) if found.has_error() else found

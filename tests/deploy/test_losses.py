@@ -82,7 +82,7 @@ def test_over_sampling_does_not_wait_for_the_slowest(deployment: "Deployment") -
 
 def test_a_node_killed_in_a_round_comes_back_with_its_memory(deployment: "Deployment") -> None:
     # A dead node is noticed after a minute, and refused so long: these are enough rounds for it to take part again.
-    run = deployment.submit("killed", "scheme=ef21", "compressor=TopK(fraction=0.2)", "num-rounds=12")
+    run = deployment.submit("killed", "scheme=ef21", "compressor=TopK(fraction=0.2)", "num-rounds=8")
     deployment.wait("two rounds", lambda: len(deployment.rows("killed", "rounds.jsonl")) >= 2, 600.0)
     deployment.wait("a task of round 3", lambda: deployment.find("node-1", "flwr-clientapp"), 300.0)
     for pid in deployment.find("node-1", "flower-supernode"):  # its supervisor lives on
@@ -94,7 +94,7 @@ def test_a_node_killed_in_a_round_comes_back_with_its_memory(deployment: "Deploy
     assert statuses[2].startswith("dropped: error 5"), statuses
     assert statuses[-1] == "ok", statuses
     assert not [status for status in statuses if "memory" in status]
-    assert deployment.statuses("killed", 0) == ["ok"] * 12
+    assert deployment.statuses("killed", 0) == ["ok"] * 8
     assert deployment.log("node-1").count("SuperNode ID") >= 2
 
 

@@ -9,6 +9,11 @@ from typing import Any
 import httpx
 import pytest
 from flwr.app import ConfigRecord, Error, Message, RecordDict
+from flwr.common import Metadata
+from flwr.server.superlink.linkstate.utils import (
+    create_message_error_unavailable_ins_message,
+    create_message_error_unavailable_res_message,
+)
 from flwr.serverapp import Grid
 
 from simulations.grid import identify_process
@@ -26,6 +31,10 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def reply(message: Message) -> Message:
     return Message(RecordDict({"config": ConfigRecord({"node": message.metadata.dst_node_id})}), reply_to=message)
+
+
+def unknown_task(sent: Metadata, kind: str) -> Message:
+    return create_message_error_unavailable_ins_message(sent.message_id, 1)
 
 
 class FakeLink(Grid):
@@ -153,15 +162,13 @@ def test_the_superlink_failing_is_nobodys_fault_and_raised() -> None:
         list(DeviceGrid(FakeLink({1: broken})).collect(ask(1), 5.0))
 
 
-def test_an_error_that_the_superlink_tells_of_a_node_is_attributed_to_it() -> None:
-    def gone(message: Message) -> Message:
-        error = Message(Error(5, "node unavailable"), reply_to=message)
-        error.metadata.__dict__["_group_id"] = ""
-        return error
-
-    (found,) = DeviceGrid(FakeLink({1: gone})).collect(ask(1), 5.0)
+@pytest.mark.parametrize("error_of", [create_message_error_unavailable_res_message, unknown_task])
+def test_an_error_that_the_superlink_tells_of_a_node_is_attributed_to_it(error_of: Callable[..., Message]) -> None:
+    (found,) = DeviceGrid(FakeLink({7: lambda message: error_of(message.metadata, "node_unavail")})).collect(
+        ask(7), 5.0
+    )
     assert found.has_error()
-    assert found.metadata.group_id == "1/1"
+    assert (found.metadata.src_node_id, found.metadata.group_id) == (7, "1/7")
 
 
 def test_an_expired_task_is_no_reply() -> None:
