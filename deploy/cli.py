@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .federation import DEFAULT_PORT, DeployError, add_node, parse_node
+from .federation import DEFAULT_PORT, DeployError, add_node, node_name, parse_nodes
 from .federation import init as init_folder
 from .serve import read_node, run_node, serve
 from .status import status as report
@@ -37,11 +37,14 @@ def init(
 ) -> None:
     """Create the certificate authority, the server's certificate and the nodes' keys."""
     with _reporting():
-        nodes = dict(map(parse_node, node or []))
+        nodes = parse_nodes(node or [])
+        names = [node_name(client) for client in nodes]
         init_folder(directory.absolute(), host, listen, control_port, nodes)
-        typer.echo(f"made {directory}: CA, server certificate for {', '.join(host)}, and keys for {len(nodes)} nodes")
-        for client in nodes:
-            typer.echo(f"move {directory / 'devices' / f'client-{client}'} onto the device of client {client}")
+        typer.echo(
+            f"made {directory}: CA, server certificate for {', '.join(host)}, keys for {', '.join(names) or 'no client'}"
+        )
+        for name in names:
+            _say_where(directory, name)
 
 
 @app.command()
@@ -50,8 +53,9 @@ def add(
 ) -> None:
     """Make keys for more devices; a running server lets them in. Delete nodes/client-N.pub to bar one."""
     with _reporting():
-        for text in node:
-            typer.echo(f"move {add_node(directory.absolute(), *parse_node(text))} onto the device")
+        for client, tier in parse_nodes(node).items():
+            add_node(directory.absolute(), client, tier)
+            _say_where(directory, node_name(client))
 
 
 @app.command()
@@ -104,6 +108,10 @@ def unit(
         if kind not in KINDS:
             raise DeployError(f"a unit is for {' or '.join(KINDS)}, not {kind!r}")
         typer.echo(unit_text(kind, directory, user), nl=False)
+
+
+def _say_where(directory: Path, name: str) -> None:
+    typer.echo(f"move {directory / 'devices' / name} onto the device of {name}")
 
 
 def _tell(line: str) -> None:

@@ -17,7 +17,7 @@ devices/client-N/
 import ipaddress
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -154,12 +154,17 @@ def node_name(client: int) -> str:
     return f"client-{client}"
 
 
-def parse_node(text: str) -> tuple[int, str]:
-    """(0, "sensor") from "0:sensor", (0, "") from "0"."""
-    client, _, tier = text.partition(":")
-    if not client.isdecimal():
-        raise DeployError(f"--node takes CLIENT or CLIENT:TIER, such as 0:sensor; got {text!r}")
-    return int(client), tier
+def parse_nodes(texts: Iterable[str]) -> dict[int, str]:
+    """{0: "sensor", 1: ""} from "0:sensor" and "1"; DeployError if one is said twice."""
+    nodes: dict[int, str] = {}
+    for text in texts:
+        client, _, tier = text.partition(":")
+        if not client.isdecimal():
+            raise DeployError(f"a node is CLIENT or CLIENT:TIER, such as 0:sensor; got {text!r}")
+        if int(client) in nodes:
+            raise DeployError(f"client {int(client)} is given twice, the second time as {text!r}: give each once")
+        nodes[int(client)] = tier
+    return nodes
 
 
 def split_address(text: str) -> tuple[str, int]:

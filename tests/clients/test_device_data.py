@@ -37,6 +37,13 @@ def as_numbers(folder: Path) -> Path:
     return write_csv(folder / "own.CSV", (0, 1))
 
 
+def as_a_spreadsheet_saves_it(folder: Path) -> Path:
+    """With a byte order mark, carriage returns and empty lines at the end."""
+    text = as_csv(folder).read_text().replace("\n", "\r\n")
+    (folder / "own.csv").write_bytes(b"\xef\xbb\xbf" + text.encode() + b"\r\n\r\n")
+    return folder / "own.csv"
+
+
 def as_parquet(folder: Path) -> Path:
     frame = pd.DataFrame(PIXELS, columns=list("abcd")).assign(label=["cat", "dog"])
     frame.to_parquet(folder / "own.parquet")
@@ -47,6 +54,7 @@ def as_images(folder: Path) -> Path:
     for name, row in zip(("cat", "dog"), PIXELS, strict=True):
         (folder / "own" / name).mkdir(parents=True)
         Image.fromarray(row.reshape(2, 2)).save(folder / "own" / name / "one.png")
+        (folder / "own" / name / "Thumbs.db").write_bytes(b"left by a file manager")
     return folder / "own"
 
 
@@ -58,7 +66,10 @@ def as_parquet_of_images(folder: Path) -> Path:
     return folder / "images.parquet"
 
 
-@pytest.mark.parametrize("write", [as_csv, as_numbers, as_parquet, as_images, as_parquet_of_images])
+FORMS = [as_csv, as_numbers, as_a_spreadsheet_saves_it, as_parquet, as_images, as_parquet_of_images]
+
+
+@pytest.mark.parametrize("write", FORMS)
 def test_every_form_gives_the_same_examples(tmp_path: Path, write: Callable[[Path], Path]) -> None:
     features, labels = DeviceData.open(write(tmp_path), META).client(17)
     np.testing.assert_array_equal(features, (PIXELS.reshape(2, 1, 2, 2).astype(np.float32) - 10) / 2)
@@ -88,6 +99,7 @@ BROKEN = {
     "text.csv": ("label,a,b,c,d\ncat,1,2,x,4\n", "column 'c' holds something that is no number"),
     "nan.csv": ("label,a,b,c,d\ncat,1,2,nan,4\n", "pixels are 0 to 255|not finite"),
     "range.csv": ("label,a,b,c,d\ncat,1,2,3,256\n", "values from 1 to 256, pixels are 0 to 255"),
+    "below.csv": ("label,a,b,c,d\ncat,1,2,-3,4\n", "values from -3 to 4, pixels are 0 to 255"),
     "class.csv": ("label,a,b,c,d\ncow,1,2,3,4\n", "has the label 'cow'; the classes are cat, dog, or 0 to 1"),
     "high.csv": ("label,a,b,c,d\n2,1,2,3,4\n", "has the label '2'"),
     "bytes.csv": (b"label\xff\n", "is not CSV"),
@@ -105,7 +117,10 @@ def test_a_broken_file_is_reported_with_its_name_and_what_was_seen(tmp_path: Pat
 
 
 def test_images_of_another_size_and_no_images_are_reported(tmp_path: Path) -> None:
-    (tmp_path / "own" / "cat").mkdir(parents=True)
+    (tmp_path / "own").mkdir()
+    with pytest.raises(DeviceDataError, match=r"own has no folders; expected one for each class, such as .*own/cat"):
+        DeviceData.open(tmp_path / "own", META)
+    (tmp_path / "own" / "cat").mkdir()
     with pytest.raises(DeviceDataError, match="own holds no examples"):
         DeviceData.open(tmp_path / "own", META)
     Image.new("L", (3, 2)).save(tmp_path / "own" / "cat" / "one.png")
@@ -114,6 +129,12 @@ def test_images_of_another_size_and_no_images_are_reported(tmp_path: Path) -> No
     (tmp_path / "own" / "cat" / "one.png").write_bytes(b"\x89PNG no more")
     with pytest.raises(DeviceDataError, match=r"one.png is no image"):
         DeviceData.open(tmp_path / "own", META)
+
+
+def test_images_for_a_data_set_of_vectors_are_refused(tmp_path: Path) -> None:
+    meta = json.dumps({"input_shape": [4], "class_names": ["0", "1"], "kind": "vector", "mean": [0.0], "std": [1.0]})
+    with pytest.raises(DeviceDataError, match=r"one.png is an image, the data set holds vectors"):
+        DeviceData.open(as_images(tmp_path), meta)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from deploy.federation import (
     add_node,
     check_private,
     init,
-    parse_node,
+    parse_nodes,
     split_address,
 )
 
@@ -141,11 +141,12 @@ def test_a_wrong_setting_is_named(tmp_path: Path, text: str, reason: str) -> Non
 def test_addresses_and_nodes_as_text() -> None:
     assert split_address("[::1]:80") == ("::1", 80)
     assert split_address("fl.example.org:9443") == ("fl.example.org", 9443)
-    assert parse_node("3:phone") == (3, "phone")
-    assert parse_node("3") == (3, "")
+    assert parse_nodes(["3:phone", "0"]) == {3: "phone", 0: ""}
     for text in ("x", "-1:a", ":a"):
         with pytest.raises(DeployError, match="CLIENT or CLIENT:TIER"):
-            parse_node(text)
+            parse_nodes([text])
+    with pytest.raises(DeployError, match="client 3 is given twice, the second time as '03:sensor'"):
+        parse_nodes(["3:phone", "03:sensor"])
     for text in ("host", "host:0", "host:65536", "a:b:1", "host:"):
         with pytest.raises(DeployError, match="an address is HOST:PORT"):
             split_address(text)
