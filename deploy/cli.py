@@ -40,9 +40,8 @@ def init(
         nodes = parse_nodes(node or [])
         names = [node_name(client) for client in nodes]
         init_folder(directory.absolute(), host, listen, control_port, nodes)
-        typer.echo(
-            f"made {directory}: CA, server certificate for {', '.join(host)}, keys for {', '.join(names) or 'no client'}"
-        )
+        keys = ", ".join(names) or "no device yet"
+        typer.echo(f"made {directory}: CA, server certificate for {', '.join(host)}, keys for {keys}")
         for name in names:
             _say_where(directory, name)
 

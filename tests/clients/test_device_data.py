@@ -131,6 +131,16 @@ def test_images_of_another_size_and_no_images_are_reported(tmp_path: Path) -> No
         DeviceData.open(tmp_path / "own", META)
 
 
+def test_images_wider_than_high(tmp_path: Path) -> None:
+    meta = json.dumps(
+        {"input_shape": [3, 1, 2], "class_names": ["cat"], "kind": "image", "mean": [0.0] * 3, "std": [1.0] * 3}
+    )
+    (tmp_path / "own" / "cat").mkdir(parents=True)
+    Image.fromarray(np.array([[[1, 2, 3], [4, 5, 6]]], dtype=np.uint8)).save(tmp_path / "own" / "cat" / "one.png")
+    features, _ = DeviceData.open(tmp_path / "own", meta).client(0)
+    np.testing.assert_array_equal(features, np.float32([[[[1, 4]], [[2, 5]], [[3, 6]]]]))
+
+
 def test_images_for_a_data_set_of_vectors_are_refused(tmp_path: Path) -> None:
     meta = json.dumps({"input_shape": [4], "class_names": ["0", "1"], "kind": "vector", "mean": [0.0], "std": [1.0]})
     with pytest.raises(DeviceDataError, match=r"one.png is an image, the data set holds vectors"):
