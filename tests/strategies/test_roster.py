@@ -52,6 +52,8 @@ def test_tiers_follow_the_shares_unless_the_node_declares_one() -> None:
         (lambda entry: {"tier": "huge"} if entry.first == 1 else {}, "unknown tier 'huge'; known: small, full"),
         (lambda entry: {"code-stamp": "old"} if entry.first == 1 else {}, "it runs code old, the server runs"),
         (lambda entry: {"first": -4} if entry.first == 1 else {}, "it hosts client -4"),
+        (lambda entry: {"stride": -1} if entry.first == 1 else {}, "every -1th, both must be 0 or more"),
+        (lambda entry: {"node": "x" * 101} if entry.first == 1 else {}, "its name has 101 characters, 100 are allowed"),
         (lambda entry: {"first": "one"} if entry.first == 1 else {}, "first = 'one'"),
     ],
 )
@@ -126,6 +128,26 @@ def test_a_seat_that_is_taken_stays_with_its_node() -> None:
     assert [roster.seat(client).node_id for client in roster.clients] == [1, 2]
 
 
+def test_a_seat_is_free_again_when_its_node_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = grid(3, single(lambda entry: 0 if entry.first == 2 else entry.first))
+    monkeypatch.setattr(nodes, "get_node_ids", lambda: [1, 2, 3])
+    roster = Roster(TIERS, 2, seed=0)
+    roster.wait(nodes, seconds=0)
+    assert [roster.seat(client).node_id for client in roster.clients] == [1, 2]
+    monkeypatch.setattr(nodes, "get_node_ids", lambda: [2, 3])
+    roster.refresh(nodes)
+    assert [roster.seat(client).node_id for client in roster.clients] == [3, 2]
+    monkeypatch.setattr(nodes, "get_node_ids", lambda: [2])
+    roster.refresh(nodes)
+    assert list(roster.clients) == [1]
+
+
+def test_a_device_beyond_the_runs_clients_takes_no_part() -> None:
+    roster = Roster(TIERS, 3, seed=0)
+    roster.wait(grid(3, single(lambda entry: 7 if entry.first == 2 else entry.first)), least=2, seconds=0)
+    assert list(roster.clients) == [0, 1]
+
+
 def test_a_silent_node_is_not_waited_for_in_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
     nodes = Registered(grid(3, single(lambda entry: entry.first)), {}, silent={2})
     roster = Roster(TIERS, 3, seed=0)
@@ -141,6 +163,30 @@ def test_a_silent_node_is_not_waited_for_in_every_round(monkeypatch: pytest.Monk
         roster.refresh(nodes)
         asked_at += [seconds] * (len(nodes.asked) - before)
     assert asked_at == pytest.approx([5, 25, 105], abs=1), "pauses of 5, 20 and 80 seconds"
+
+
+def test_a_node_that_answered_is_not_taken_for_silent_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = Registered(grid(2, single(lambda entry: entry.first)), {}, silent={2})
+    clock, there = [0.0], [1, 2]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(nodes, "get_node_ids", lambda: list(there))
+    roster = Roster(TIERS, 2, seed=0)
+
+    def clients_at(seconds: float) -> list[int]:
+        clock[0] = seconds
+        roster.refresh(nodes)
+        return list(roster.clients)
+
+    assert [clients_at(seconds) for seconds in (0, 6)] == [[0], [0]]  # silent, asked again after 5 s, and after 20
+    nodes.silent.clear()
+    assert clients_at(27) == [0, 1]
+    there.remove(2)
+    assert clients_at(28) == [0]
+    there.append(2)
+    nodes.silent.add(2)
+    assert clients_at(29) == [0]
+    nodes.silent.clear()
+    assert clients_at(35) == [0, 1], "5 s after the first silence"
 
 
 def test_what_a_node_says_of_itself_is_fit_for_a_log() -> None:
