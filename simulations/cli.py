@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.filesize import decimal
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from deploy.cli import app as deployment
@@ -179,8 +180,7 @@ class _Bar:
         """Show a new row of rounds.jsonl."""
         if row.get("accuracy") is not None:
             self._accuracy = f"{row['accuracy']:.3f}"
-        uplink = row["cumulative_uplink_bytes"] / 1e6
-        figures = f"accuracy {self._accuracy}  uplink {uplink:.2f} MB"
+        figures = f"accuracy {self._accuracy}  uplink {decimal(row['cumulative_uplink_bytes'])}"
         self._progress.update(self._task, completed=row["round"], figures=figures)
 
 

@@ -7,6 +7,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.ticker import MaxNLocator
+from rich.filesize import decimal
 from rich.table import Table
 
 from fl_mlmc.frames import read_clients, read_rounds
@@ -24,15 +25,13 @@ def summarise(directory: Path) -> Table:
     scored = rounds.dropna(subset=["accuracy"])
     if len(scored):
         table.add_row("final accuracy", f"{scored['accuracy'].iloc[-1]:.4f}")
-    sent, plain = clients["payload_bytes"].sum(), uncompressed_bytes(clients).sum()
-    table.add_row("uplink", f"{sent / MEGABYTE:.2f} MB")
-    table.add_row("uncompressed, same rounds", f"{plain / MEGABYTE:.2f} MB ({plain / max(sent, 1):.1f} ×)")
+    sent, plain = int(clients["payload_bytes"].sum()), int(uncompressed_bytes(clients).sum())
+    table.add_row("uplink", decimal(sent))
+    table.add_row("uncompressed, same rounds", f"{decimal(plain)} ({plain / max(sent, 1):.1f} ×)")
     for (width, tier), group in clients.groupby(["width", "tier"]):
-        per_update = group["payload_bytes"].sum() / max(len(group), 1)
-        table.add_row(
-            f"uplink of tier {tier} (width {width:g})",
-            f"{group['payload_bytes'].sum() / MEGABYTE:.2f} MB, {per_update:,.0f} B an update",
-        )
+        total = int(group["payload_bytes"].sum())
+        each = f"{decimal(total)}, {decimal(round(total / len(group)))} an update"
+        table.add_row(f"uplink of tier {tier} (width {width:g})", each)
     table.add_row("least coverage of a coordinate", f"{rounds['coverage_min'].min():.0f} clients")
     if "outer_never_held" in rounds and (missed := int(rounds["outer_never_held"].iloc[-1])):
         table.add_row("outer coordinates that no client ever held", f"{missed:,}")
@@ -71,6 +70,7 @@ def draw(directories: Sequence[Path], target: Path) -> Path:
             if len(directories) == 1:
                 _draw_uncompressed(by_bytes, directory, rounds)
         by_round.set(xlabel="round", ylabel="test accuracy")
+        by_round.xaxis.set_major_locator(MaxNLocator(integer=True))
         by_bytes.set(xlabel="cumulative uplink (MB)")
         if len(directories) == 1:
             by_bytes.set_xscale("log")

@@ -116,18 +116,20 @@ def test_a_round_on_a_bad_link_takes_as_long_as_its_bytes(
         federation.start_node(0, "gateway", prefix=link.inside)
         for name, compressor in compressors.items():
             # 1.2 million parameters, 4.9 MB each way: the link is what a round waits for.
-            one = ("num-clients=1", "clients-per-round=1", "tiers=gateway:1.0:1.0", "num-rounds=3", "local-steps=1")
+            one = ("num-clients=1", "clients-per-round=1", "tiers=gateway:1.0:1.0", "num-rounds=5", "local-steps=1")
             run = federation.submit(name, *one, "model=mlp(hidden=(16384,))", f"compressor={compressor}")
-            federation.wait("two free rounds", lambda: len(federation.rows(name, "rounds.jsonl")) == 2, 600.0)  # noqa: B023
+            federation.wait("free rounds", lambda: len(federation.rows(name, "rounds.jsonl")) == 3, 600.0)  # noqa: B023
             with paused(federation.find("node-0", "flower-supernode")):  # nothing moves until the link is bad
                 goodput = link.shape()
             _, errors = run.communicate(timeout=600.0)
             assert run.returncode == 0, errors + federation.logs()
             link.free()
-            _, free, bad = federation.rows(name, "rounds.jsonl")  # the first one also brings the app
-            taken[name] = bad["uplink_bytes"] + bad["downlink_bytes"]
-            waited[name], asked[name] = bad["seconds"] - free["seconds"], taken[name] / goodput
-            print({"compressor": name, "free": free["seconds"], "bad": bad["seconds"], "asked": asked[name]})
+            rounds = federation.rows(name, "rounds.jsonl")
+            # What else runs on this machine only adds; the first round also brings the app.
+            free, bad = (min(each["seconds"] for each in part) for part in (rounds[1:3], rounds[3:]))
+            taken[name] = sum(each["uplink_bytes"] + each["downlink_bytes"] for each in rounds[3:]) / 2
+            waited[name], asked[name] = bad - free, taken[name] / goodput
+            print({"compressor": name, "free": free, "bad": bad, "asked": asked[name]})
     finally:
         link.free()
         federation.close()
