@@ -1,5 +1,6 @@
 """The two things that run for long: the server (SuperLink, gate and registrar) and a node."""
 
+import signal
 import socket
 import ssl
 import threading
@@ -50,7 +51,8 @@ def serve(directory: Path, tell: Tell, expose_control: bool = False) -> None:
     command = superlink_command(directory, *inner)
     tell(spelled(command, home))
     executable(command[0])
-    superlink = Supervisor(command, neutral(home), environment(home), tell)
+    # Asked to end, it waits for every log that somebody follows; a second one must not start beside it.
+    superlink = Supervisor(command, neutral(home), environment(home), tell, orphaned=signal.SIGKILL)
     registrar = threading.Thread(target=_register, args=(directory, inner[1], superlink, tell), daemon=True)
     if expose_control:
         stop_on_signals(superlink.stop)

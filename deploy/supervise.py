@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 Tell = Callable[[str], None]
@@ -19,11 +20,23 @@ GRACE_SECONDS = 10.0
 
 
 class Supervisor:
-    """Keeps one process alive until `stop`; `advice` is told the first time that it ends by itself."""
+    """Keeps one process alive until `stop`; `advice` is told the first time that it ends by itself.
 
-    def __init__(self, command: Sequence[str], cwd: Path, env: Mapping[str, str], tell: Tell, advice: str = "") -> None:
+    `orphaned` is the signal that the process gets when this one is killed.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        cwd: Path,
+        env: Mapping[str, str],
+        tell: Tell,
+        advice: str = "",
+        orphaned: signal.Signals = signal.SIGTERM,
+    ) -> None:
         self._command, self._cwd, self._env, self._tell = list(command), cwd, dict(env), tell
         self._advice = advice
+        self._prepare = partial(die_with_parent, orphaned)
         self._stopped = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -34,7 +47,7 @@ class Supervisor:
             while not self._stopped.is_set():
                 started = time.monotonic()
                 self._process = subprocess.Popen(
-                    self._command, cwd=self._cwd, env=self._env, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent
+                    self._command, cwd=self._cwd, env=self._env, stdin=subprocess.DEVNULL, preexec_fn=self._prepare
                 )
                 code = self._wait()
                 if self._stopped.is_set():
@@ -86,8 +99,8 @@ def stop_on_signals(*stop: Callable[[], None]) -> None:
         signal.signal(number, handle)
 
 
-def die_with_parent() -> None:
-    """To be called in a new process: it gets SIGTERM when the thread that started it is gone."""
+def die_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
+    """To be called in a new process: it gets this signal when the thread that started it is gone."""
     # A supervisor that is killed must not leave a node that nobody watches.
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(1, number)  # PR_SET_PDEATHSIG

@@ -84,11 +84,16 @@ def test_each_pause_is_twice_the_last(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a signal at the parent's death is Linux's")
-def test_a_killed_supervisor_takes_its_process_along(started: tuple[list[str], Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_supervisor_takes_its_process_along(
+    started: tuple[list[str], Path], tmp_path: Path, number: signal.Signals
+) -> None:
     command, note = started
+    if number == signal.SIGKILL:  # what a process that has no ear for others gets
+        command[-1] = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {command[-1]}"
     code = (
         "import os, sys; from pathlib import Path; from deploy.supervise import Supervisor;"
-        f"Supervisor({command!r}, Path('.'), os.environ, print).run()"
+        f"Supervisor({command!r}, Path('.'), os.environ, print, orphaned={int(number)}).run()"
     )
     supervisor = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
     wait_for(lambda: len(pids(note)) == 1)

@@ -14,7 +14,7 @@ import pytest
 from fl_mlmc.config import ConfigError, RunConfig
 from fl_mlmc.frames import read_clients, read_rounds
 from simulations.launch import execute, load_config, load_run
-from simulations.run_lock import writing
+from simulations.run_lock import RunBusyError, writing
 
 ROOT = Path(__file__).parents[2]
 MEASURED = ["train_seconds", "encode_seconds", "seconds", "aggregate_seconds"]
@@ -92,7 +92,7 @@ def test_a_finished_run_is_left_as_it_is(small: RunConfig) -> None:
 
 
 def test_a_run_has_one_writer(tmp_path: Path) -> None:
-    with writing(tmp_path), pytest.raises(RuntimeError, match="another process is still writing"):  # noqa: SIM117
+    with writing(tmp_path), pytest.raises(RunBusyError, match="another process is still writing"):  # noqa: SIM117
         with writing(tmp_path, seconds=0.1):
             pass
     with writing(tmp_path, seconds=0):
