@@ -40,7 +40,7 @@ from strategies.server_optimizer import ServerOptimizer
 
 SCENARIOS = Path(__file__).parents[1] / "simulations" / "scenarios" / "paper"
 SEEDS = (0, 1, 2)
-GRIDS = {"sgd": (0.01, 0.03, 0.1, 0.3, 1.0, 3.0), "adamw": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)}
+GRIDS = {"sgd": (0.01, 0.03, 0.1, 0.3, 1.0, 3.0), "adamw": (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)}
 PLAIN = "SGD"
 
 

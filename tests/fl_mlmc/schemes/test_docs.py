@@ -1,6 +1,7 @@
 """docs/schemes.md says which compressor and which cohort a scheme takes; the code does as it says."""
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,15 @@ def _admits(words: str, compressor: Compressor) -> bool:
 def test_the_page_lists_every_scheme_and_this_file_every_compressor() -> None:
     assert {text.partition("(")[0] for text, _, _ in _rows()} == {*SCHEMES, "scaffnew"}
     assert {text.partition("(")[0] for text in EVERY} == set(COMPRESSORS)
+
+
+def test_options_that_the_page_gives_a_value_have_it_by_default() -> None:
+    given = re.findall(r"`(\w+)\(([^`]*=[^`]*)\)` *\|", PAGE.read_text())
+    found = {(name, *pair) for name, options in given for pair in re.findall(r"(\w+)=([\d.]+)", options)}
+    assert {name for name, _, _ in found} == {"ef21_sgdm", "dasha_mvr", "compressed_scaffnew", "tamuna"}
+    for name, option, value in found:
+        defaults = {field.name: field.default for field in fields(SCHEMES[name])}  # type: ignore[arg-type]
+        assert defaults[option] == float(value)
 
 
 @pytest.mark.parametrize(("text", "words", "cohort"), _rows())

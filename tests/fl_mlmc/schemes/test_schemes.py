@@ -103,11 +103,26 @@ def test_a_compressor_that_a_scheme_does_not_admit_is_refused_with_the_reason(
         ("ef_bv", RandK(count=2), "memory_step", 1 / 5),
         ("ef_bv", RandK(count=2), "estimate_step", 1 / 2),
         ("ef_bv", TopK(count=10), "memory_step", 1.0),
+        ("ef_bv", Natural(), "memory_step", 1 / (1 + 1 / 8)),
+        ("ef_bv(estimate_step=0.3)", RandK(count=2), "memory_step", 1 / 5),
+        ("ef_bv(memory_step=0.3)", RandK(count=2), "estimate_step", 1 / 2),
+        ("dasha_mvr", RandK(count=2), "memory_step", 1 / 9),
+        ("adiana(2.0, 0.1)", RandK(count=2), "probability", 1 / 10),
+        ("adiana(2.0, 0.1)", RandK(count=2), "step", 4 / (64 * 4 * 2**2 * 2)),
+        ("adiana(2.0, 0.1)", Identity(), "step", 1 / 4),
+        ("shadowheart(1.0)", RandK(count=2), "omega", 4),
+        ("shadowheart(1.0, omega=7.0)", RandK(count=2), "omega", 7),
     ],
 )
 def test_open_options_follow_the_theorem(scheme: str, compressor: Compressor, option: str, value: float) -> None:
     resolved = parse_scheme(scheme).resolve(compressor, 10, 4)
     assert getattr(resolved, option) == pytest.approx(value)
+
+
+def test_with_many_clients_adianas_anchor_moves_more_often() -> None:
+    resolved = parse_scheme("adiana(2.0, 0.1)").resolve(RandK(count=2), 10, 1152)
+    assert resolved.probability == pytest.approx((3 - 1) / 10)  # type: ignore[attr-defined]
+    assert parse_scheme("marina(permuted=True)").resolve(Identity(), 10, 50).probability == 1 / 10  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -162,15 +177,50 @@ def test_a_scheme_takes_every_compressor_of_its_kind_and_refuses_the_others_with
     assert (refused > 0) == (text != "direct" and not text.startswith("ef_bv"))
 
 
-def test_a_compressor_attains_its_worst_case() -> None:
-    size = 12
-    even = torch.ones(size)
-    for compressor in (RandK(count=3), MLMC(TopK(count=3)), MLMC(TopK(count=3), "fixed")):
-        assert worst_omega(compressor, size) == pytest.approx(compressor.omega(even)) == pytest.approx(3.0)
-    assert contraction(TopK(count=3), size) == pytest.approx(3 / 12)
-    assert contraction(Scaled(RandK(count=3)), size) == pytest.approx(1 / 4)
-    assert contraction(Natural(), size) == pytest.approx(7 / 8)
-    assert contraction(RandK(count=3), size) is None
+EVEN = torch.ones(16)
+PEAKED = torch.tensor([1.0] + 15 * [0.2])  # 1 and 1 / (1 + √d): the worst of the rules that scale by the largest
+THIRD = torch.full((16,), 4 / 3)  # a third of the way to the next power of two
+ALONE = torch.tensor([1.0] + 14 * [0.0])  # all of it in the level that is drawn least
+
+
+@pytest.mark.parametrize(
+    ("text", "omega", "worst"),
+    [
+        ("RandK(count=4)", 3, EVEN),
+        ("Bernoulli(count=4)", 3, EVEN),
+        ("Systematic(count=4)", 3, EVEN),
+        ("MLMC(TopK(count=4))", 3, EVEN),
+        ("MLMC(TopK(count=4), draws=3)", 1, EVEN),
+        ("MLMC(TopK(count=4), 'fixed')", 3, EVEN),
+        ("MLMC(TopK(count=1, growth=2), 'fixed')", 2 + 3 * 2**0.5, ALONE),  # chances as √1, √2, √4, √8
+        ("Importance(draws=3)", 5, EVEN),
+        ("Induced(TopK(count=4), RandK(count=4))", 2.25, EVEN),
+        ("TernGrad()", 1.5, PEAKED),
+        ("MLMC(FixedPoint(), 'fixed')", 1.5, PEAKED),
+        ("MLMC(FixedPoint(), 'fixed', draws=3)", 0.5, PEAKED),
+        ("Natural()", 1 / 8, THIRD),
+        ("MLMC(FloatingPoint(), 'fixed')", 1 / 8, THIRD),
+        ("MLMC(FloatingPoint(), 'fixed', draws=2)", 1 / 16, THIRD),
+        ("MLMC(Identity())", 0, EVEN),
+        ("Identity()", 0, EVEN),
+    ],
+)
+def test_a_compressor_attains_its_worst_case(text: str, omega: float, worst: torch.Tensor) -> None:
+    assert worst_omega(parse(text), worst.numel()) == pytest.approx(omega)
+    assert parse(text).omega(worst) == pytest.approx(omega, rel=1e-5)
+
+
+def test_bounds_that_no_vector_attains_are_the_papers() -> None:
+    assert worst_omega(parse("QSGD(levels=1)"), 16) == 4  # √d / s
+    assert worst_omega(parse("QSGD(levels=8)"), 16) == 0.25  # d / s²
+    for text in ("RTN(bits=4)", "RandK(count=4, values='bfloat16')", "MLMC(RTN(bits=4))"):
+        assert worst_omega(parse(text), 16) is None
+    assert contraction(TopK(count=3), 12) == pytest.approx(3 / 12)
+    assert contraction(parse("FloatingPoint(bits=2)"), 12) == 1 - 1 / 16
+    assert contraction(Scaled(RandK(count=3)), 12) == pytest.approx(1 / 4)
+    assert contraction(parse("Scaled(RandK(count=3), omega_bound=1.5)"), 12) == pytest.approx(1 / 2.5)
+    assert contraction(Natural(), 12) == pytest.approx(7 / 8)
+    assert contraction(RandK(count=3), 12) is None
 
 
 MIRRORED = {"ef21": "estimate", "ef21_sgdm": "estimate", "diana": "shift", "dasha": "estimate", "dasha_mvr": "estimate"}
@@ -248,6 +298,20 @@ def test_a_template_gives_every_coordinate_to_as_many_members_as_it_should(
         assert len(own) <= -(-size * owners // members) + owners
         held[own] += 1
     assert held.tolist() == [owners] * size
+
+
+def test_every_member_gets_every_coordinate_as_often() -> None:
+    dealt, permuted = torch.zeros(4, 6), torch.zeros(4, 6)
+    for number in range(1, 601):
+        for rank in range(4):
+            round = Round(0, number, 4, 4)
+            dealt[rank, own_coordinates(6, 2, round, rank)] += 1
+            turn = Turn(round, rank, Identity(), np.random.default_rng(0))
+            permuted[rank] += permuted_part(torch.ones(6), turn).payload.dense() / 4
+    torch.testing.assert_close(dealt / 600, torch.full((4, 6), 2 / 4), rtol=0, atol=0.08)
+    # Two members get two coordinates of six, two get one: by their rank.
+    wanted = torch.tensor([2 / 6, 2 / 6, 1 / 6, 1 / 6])[:, None].expand(4, 6)
+    torch.testing.assert_close(permuted / 600, wanted, rtol=0, atol=0.08)
 
 
 @pytest.mark.parametrize(("size", "members"), [(12, 4), (7, 3), (3, 8), (5, 5)])
