@@ -128,7 +128,8 @@ class Scheme(ABC):
         """ValueError if the method does not allow that so few of the clients take part in a round."""
         if cohort_size < num_clients and not self.allows_partial:
             raise ValueError(
-                f"scheme {self.name} needs every client in every round, {cohort_size} of {num_clients} are sampled"
+                f"scheme {self.name} needs every client in every round, {cohort_size} of {num_clients} are sampled: "
+                "sample all, or take a scheme for any cohort, such as diana, ef21 or tamuna"
             )
 
     def init_client(self, like: Tensor) -> State:

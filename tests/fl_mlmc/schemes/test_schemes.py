@@ -272,6 +272,13 @@ def test_encoding_changes_neither_the_memory_nor_the_points() -> None:
             memory = scheme.settle(after, like)
 
 
+def test_what_both_sides_draw_differs_by_seed_round_and_purpose() -> None:
+    rounds = [Round(seed, number, 4, 4) for seed in (0, 1) for number in (1, 2)]
+    drawn = {round.shared(purpose).random() for round in rounds for purpose in ("steps", "template")}
+    assert len(drawn) == 8
+    assert Round(0, 1, 4, 4).shared("steps").random() in drawn
+
+
 def test_direct_sends_the_bytes_of_the_compressor_alone() -> None:
     vector = torch.randn(50, generator=torch.Generator().manual_seed(0))
     for compressor in (Identity(), MLMC(TopK(count=5)), TopK(count=5), RandK(count=5)):
@@ -283,7 +290,10 @@ def test_direct_sends_the_bytes_of_the_compressor_alone() -> None:
 
 def test_an_exact_message_keeps_every_digit_of_its_precision() -> None:
     vector = torch.randn(20, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    assert float((decoded(exact(vector), vector) - vector).abs().max()) < 1e-14
+    for message in (exact(vector), _turn(Identity()).send(vector)):
+        assert float((decoded(message, vector) - vector).abs().max()) < 1e-14
+        assert message.expected_bits == 64 * 20
+    assert exact(vector.float()).expected_bits == 32 * 20
     assert torch.equal(decode(encode_payload(exact(vector.float()).payload), 20), vector.float())
 
 

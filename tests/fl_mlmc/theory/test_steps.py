@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from fl_mlmc import MLMC, Identity, RandK, TopK
+from fl_mlmc import MLMC, Identity, Natural, RandK, TopK
 from fl_mlmc.compressors.base import Compressor
 from fl_mlmc.theory import steps
 from fl_mlmc.theory.problems import Constants
@@ -72,6 +72,8 @@ ROUND = Constants(1.0, (1.0,) * 8, 1.0, 1.0, 0.0, 0.0)
         (steps.marina, RAND, 0.1 / 2, 0.1 / 2),  # p / (2μ)
         (steps.marina_permuted, Identity(), 1 / 16, 1 / 16),  # p / (2μ)
         (steps.diana, RandK(count=20), 1 / 1.75, 1 / 4),  # a / 2
+        (steps.ef_bv, Natural(), 1 / (1 + math.sqrt(9 / 65) / (math.sqrt(5) - 1)), 4 / 9),  # (1 − r) / 2, r = 1/9
+        (steps.adiana, Natural(), 1.0, 1 / 9),  # θ p = 1/4 · 4/9
         (steps.dasha, RandK(count=1), 1 / (1 + math.sqrt(16 * 39 * 79 / 8)), 1 / (2 * 79)),  # a / 2
     ],
 )
