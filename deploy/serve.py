@@ -51,8 +51,9 @@ def serve(directory: Path, tell: Tell, expose_control: bool = False) -> None:
     command = superlink_command(directory, *inner)
     tell(spelled(command, home))
     executable(command[0])
-    # Asked to end, it waits for every log that somebody follows; a second one must not start beside it.
-    superlink = Supervisor(command, neutral(home), environment(home), tell, orphaned=signal.SIGKILL)
+    # A ServerApp outlives a crash of the SuperLink. Asked to end, a SuperLink waits for every log that is followed,
+    # and a second one must not start beside it.
+    superlink = Supervisor(command, neutral(home), environment(home), tell, is_survived=True, orphaned=signal.SIGKILL)
     registrar = threading.Thread(target=_register, args=(directory, inner[1], superlink, tell), daemon=True)
     if expose_control:
         stop_on_signals(superlink.stop)

@@ -1,6 +1,7 @@
 """A process that is started again whenever it ends, a little later each time."""
 
 import ctypes
+import os
 import signal
 import subprocess
 import sys
@@ -20,9 +21,10 @@ GRACE_SECONDS = 10.0
 
 
 class Supervisor:
-    """Keeps one process alive until `stop`; `advice` is told the first time that it ends by itself.
+    """Keeps one process alive until `stop`, and nothing of what it started longer.
 
-    `orphaned` is the signal that the process gets when this one is killed.
+    `advice` is told the first time that it ends by itself. What it started then may go on until it is back if
+    `is_survived`. `orphaned` is the signal that it gets when this process is killed.
     """
 
     def __init__(
@@ -32,10 +34,11 @@ class Supervisor:
         env: Mapping[str, str],
         tell: Tell,
         advice: str = "",
+        is_survived: bool = False,
         orphaned: signal.Signals = signal.SIGTERM,
     ) -> None:
         self._command, self._cwd, self._env, self._tell = list(command), cwd, dict(env), tell
-        self._advice = advice
+        self._advice, self._is_survived = advice, is_survived
         self._prepare = partial(die_with_parent, orphaned)
         self._stopped = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
@@ -47,11 +50,18 @@ class Supervisor:
             while not self._stopped.is_set():
                 started = time.monotonic()
                 self._process = subprocess.Popen(
-                    self._command, cwd=self._cwd, env=self._env, stdin=subprocess.DEVNULL, preexec_fn=self._prepare
+                    self._command,
+                    cwd=self._cwd,
+                    env=self._env,
+                    stdin=subprocess.DEVNULL,
+                    start_new_session=True,
+                    preexec_fn=self._prepare,
                 )
                 code = self._wait()
                 if self._stopped.is_set():
                     return
+                if not self._is_survived:
+                    self._end_family()
                 if time.monotonic() - started >= STEADY_SECONDS:
                     delay = FIRST_SECONDS
                 self._tell(f"{self._command[0]} ended with code {code}; starting it again in {delay:g} s")
@@ -85,7 +95,14 @@ class Supervisor:
                 process.wait(GRACE_SECONDS)
             except subprocess.TimeoutExpired:
                 process.kill()
+        self._end_family()
         return process.wait()
+
+    def _end_family(self) -> None:
+        # A ClientApp that misses its SuperNode tries on for minutes, whatever it is told.
+        assert self._process is not None
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
 
 def stop_on_signals(*stop: Callable[[], None]) -> None:

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from deploy.cli import app as deployment
 from fl_mlmc.config import ConfigError, RunConfig, Scalar
+from strategies.checkpoint import CHECKPOINT
 
 from .launch import RunFailed, execute, load_config, load_run
 from .report import draw, summarise
@@ -77,6 +78,9 @@ def _run(
     except RunFailed as error:
         errors.print(f"[red]run failed:[/] {error.reason}", highlight=False, soft_wrap=True)
         errors.print(f"log: {error.directory}", highlight=False, soft_wrap=True)
+        if (error.directory / CHECKPOINT).exists():
+            command = f"fl-mlmc deploy run {how['deployment']}" if "deployment" in how else "fl-mlmc run"
+            errors.print(f"go on: {command} --resume {error.directory}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         errors.print("interrupted; everything that this run started is stopped")

@@ -68,6 +68,35 @@ def test_a_killed_process_comes_back_and_a_stopped_one_does_not(
     assert said == [f"{sys.executable} ended with code -9; starting it again in 0.05 s", "have a look"]
 
 
+@pytest.mark.parametrize("is_survived", [False, True])
+def test_what_a_process_started_goes_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_survived: bool
+) -> None:
+    monkeypatch.setattr(supervise, "FIRST_SECONDS", 0.05)
+    note = tmp_path / "pids"
+    child = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+    code = (
+        f"import os, subprocess, sys, time; child = subprocess.Popen([sys.executable, '-c', {child!r}]);"
+        f"open({str(note)!r}, 'a').write(f'{{os.getpid()}}\\n{{child.pid}}\\n'); time.sleep(600)"
+    )
+    supervisor = Supervisor([sys.executable, "-c", code], tmp_path, os.environ, print, is_survived=is_survived)
+    thread = threading.Thread(target=supervisor.run)
+    thread.start()
+    try:
+        wait_for(lambda: len(pids(note)) == 2)
+        first, its_child = pids(note)
+        os.kill(first, signal.SIGKILL)
+        wait_for(lambda: len(pids(note)) == 4 and (is_survived or not alive(its_child)))
+        assert alive(its_child) == is_survived
+        assert alive(pids(note)[3])
+    finally:
+        supervisor.stop()
+        thread.join(20.0)
+        if alive(its_child):
+            os.kill(its_child, signal.SIGKILL)
+    wait_for(lambda: not any(map(alive, pids(note))))
+
+
 def test_each_pause_is_twice_the_last(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(supervise, "FIRST_SECONDS", 0.01)
     monkeypatch.setattr(supervise, "MOST_SECONDS", 0.03)
