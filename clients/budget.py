@@ -12,7 +12,6 @@ from fl_mlmc.compressors.base import Compressor
 from fl_mlmc.compressors.sparsity import num_kept
 from fl_mlmc.config import RunConfig
 from fl_mlmc.protocol import TrainTask
-from fl_mlmc.wire.payload import held_limit
 
 from .trainer import TrainingError
 
@@ -70,13 +69,11 @@ def longest(compressor: Compressor, size: int) -> int | None:
         return None
     kept = min(kept * (compressor.draws if isinstance(compressor, MLMC) else 1), size)
     value_bytes = 2 if getattr(compressor, "values", "float32") == "bfloat16" else 4
-    if 12 * kept > held_limit(size):  # it travels as a dense block
-        return _FRAME + 4 * size
     if isinstance(compressor, RandK):
         return _FRAME + value_bytes * kept
     # Rice code of gaps: with b low bits, b = ⌊log2 mean⌋, a gap takes at most b + 3 bits, and log2 is concave.
     bits = kept * (math.log2(1 + size / kept) + 3)
-    return _FRAME + value_bytes * kept + math.ceil(bits / 8) + 2 * math.ceil(kept / 4096)
+    return _FRAME + min(4 * size, value_bytes * kept + math.ceil(bits / 8) + 2 * math.ceil(kept / 4096))
 
 
 def _kept(compressor: Compressor, size: int) -> int:

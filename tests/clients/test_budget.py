@@ -18,6 +18,11 @@ COMPRESSORS = [
     "MLMC(TopK(fraction=0.05), draws=3)",
     "MLMC(TopK(fraction=0.05), draws=3, replacement=False)",
     "MLMC(TopK(fraction=0.02), values='bfloat16')",
+    "MLMC(TopK(fraction=0.05), draws=3, values='bfloat16')",
+    "TopK(fraction=0.35)",
+    "TopK(fraction=0.9)",
+    "RandK(fraction=0.5)",
+    "MLMC(TopK(fraction=0.2), draws=3, replacement=False)",
 ]
 
 

@@ -107,6 +107,16 @@ def test_a_node_may_measure_its_tier(small: RunConfig) -> None:
         assert RosterEntry.from_config(reply.content.config_records[CONFIG]).tier == expected
 
 
+def test_a_tier_is_measured_on_the_devices_own_file(small: RunConfig, tmp_path: Path) -> None:
+    meta = FederatedData.open(prepare_data(small)).meta
+    own = tmp_path / "own.csv"
+    own.write_text("label," + ",".join(map(str, range(64))) + "\n" + f"1,{','.join(['7'] * 64)}\n" * 3)
+    content = RecordDict({CONFIG: ConfigRecord({"data": str(tmp_path / "on the server"), "data-meta": meta})})
+    query = Message(content, dst_node_id=3, message_type="query.roster")
+    reply = app(query, context(small, **{"tier": "auto", "data-path": str(own)}))
+    assert RosterEntry.from_config(reply.content.config_records[CONFIG]).tier in small.tiers
+
+
 def test_a_device_trains_on_its_own_file_or_says_what_is_wrong_with_it(small: RunConfig, tmp_path: Path) -> None:
     directory = prepare_data(small)
     meta = FederatedData.open(directory).meta
