@@ -17,6 +17,7 @@ from torch import Tensor
 from ..compressors.base import Compressed, Compressor
 from .base import Find, Round, Scheme, Share, State, Turn, decoded, given
 from .constants import known_omega, need_unbiased
+from .options import chosen, need_not_negative, need_positive, need_share
 
 
 @dataclass(frozen=True, repr=False)
@@ -38,7 +39,10 @@ class ADIANA(Scheme):
     step: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.convexity <= self.smoothness:
+        need_positive(self.name, smoothness=self.smoothness, convexity=self.convexity, **chosen(step=self.step))
+        need_not_negative(self.name, **chosen(omega=self.omega))
+        need_share(self.name, **chosen(probability=self.probability))
+        if self.convexity > self.smoothness:
             raise ValueError(
                 f"adiana needs 0 < convexity ≤ smoothness, got convexity={self.convexity}, smoothness={self.smoothness}"
             )

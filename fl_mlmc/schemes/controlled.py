@@ -19,6 +19,7 @@ from ..blocks import Payload, SparseBlock
 from ..compressors.base import Compressed, Compressor
 from .base import Find, Round, Scheme, Share, State, Turn, decoded
 from .constants import need_identity
+from .options import need_positive, need_share
 
 
 class ControlledSteps(Scheme):
@@ -31,10 +32,8 @@ class ControlledSteps(Scheme):
     probability: float
 
     def __post_init__(self) -> None:
-        if not self.step > 0:
-            raise ValueError(f"{self.name}'s step is above 0, got {self.step}")
-        if not 0 < self.probability <= 1:
-            raise ValueError(f"{self.name}'s probability lies in (0, 1], got {self.probability}")
+        need_positive(self.name, step=self.step)
+        need_share(self.name, probability=self.probability)
 
     @abstractmethod
     def owners(self, round: Round) -> int:

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..compressors.base import Compressed, Compressor
 from .base import Find, Round, Scheme, Share, State, Turn, decoded, given
 from .constants import known_omega, need_unbiased
+from .options import chosen, need_share
 
 
 @dataclass(frozen=True, repr=False)
@@ -25,6 +26,9 @@ class DASHA(Scheme):
     allows_partial = False
 
     memory_step: float | None = None
+
+    def __post_init__(self) -> None:
+        need_share(self.name, **chosen(memory_step=self.memory_step))
 
     def resolve(self, compressor: Compressor, size: int, num_clients: int) -> Self:
         need_unbiased(self.name, compressor)

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..compressors.base import Compressed, Compressor
 from .base import Find, Round, Scheme, Share, State, Turn, decoded, given
 from .constants import known_omega, need_unbiased
+from .options import chosen, need_share
 
 
 @dataclass(frozen=True, repr=False)
@@ -28,8 +29,7 @@ class DASHAMVR(Scheme):
     memory_step: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.momentum <= 1:
-            raise ValueError(f"dasha_mvr's momentum lies in (0, 1], got {self.momentum}")
+        need_share(self.name, momentum=self.momentum, **chosen(memory_step=self.memory_step))
 
     def resolve(self, compressor: Compressor, size: int, num_clients: int) -> Self:
         need_unbiased(self.name, compressor)

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..compressors.base import Compressed, Compressor
 from .base import Find, Round, Scheme, Share, State, Turn, decoded
 from .constants import need_contractive
+from .options import need_share
 
 
 @dataclass(frozen=True, repr=False)
@@ -26,8 +27,7 @@ class EF21SGDM(Scheme):
     momentum: float = 0.1
 
     def __post_init__(self) -> None:
-        if not 0 < self.momentum <= 1:
-            raise ValueError(f"ef21_sgdm's momentum lies in (0, 1], got {self.momentum}")
+        need_share(self.name, momentum=self.momentum)
 
     def resolve(self, compressor: Compressor, size: int, num_clients: int) -> Self:
         need_contractive(self.name, compressor, size)

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..compressors.base import Compressed, Compressor
 from .base import Find, Round, Scheme, Share, State, Turn, decoded, given
 from .constants import contraction, need_contractive, worst_omega
+from .options import chosen, need_share
 
 
 @dataclass(frozen=True, repr=False)
@@ -27,6 +28,9 @@ class EFBV(Scheme):
 
     memory_step: float | None = None
     estimate_step: float | None = None
+
+    def __post_init__(self) -> None:
+        need_share(self.name, **chosen(memory_step=self.memory_step, estimate_step=self.estimate_step))
 
     def resolve(self, compressor: Compressor, size: int, num_clients: int) -> Self:
         if not compressor.is_unbiased:

@@ -22,6 +22,7 @@ from ..compressors.base import Compressed, Compressor
 from .base import Find, Round, Scheme, Share, State, Turn, exact, given
 from .constants import known_omega, need_identity, need_unbiased
 from .controlled import sparse
+from .options import chosen, need_share
 
 
 @dataclass(frozen=True, repr=False)
@@ -35,8 +36,9 @@ class MARINA(Scheme):
     permuted: bool = False
 
     def __post_init__(self) -> None:
-        if self.probability is not None and not 0 < self.probability <= 1:
-            raise ValueError(f"marina's probability lies in (0, 1], got {self.probability}")
+        need_share(self.name, **chosen(probability=self.probability))
+        if not isinstance(self.permuted, bool):
+            raise ValueError(f"marina's permuted is True or False, got {self.permuted!r}")
 
     def resolve(self, compressor: Compressor, size: int, num_clients: int) -> Self:
         if self.permuted:

@@ -19,6 +19,7 @@ from ..blocks import Payload
 from ..compressors.base import Compressed, Compressor
 from .base import Budget, Find, Round, Scheme, Share, State, Turn, given
 from .constants import known_omega, need_unbiased
+from .options import chosen, need_not_negative
 
 
 @dataclass(frozen=True, repr=False)
@@ -34,8 +35,7 @@ class Shadowheart(Scheme):
     omega: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.noise >= 0:
-            raise ValueError(f"shadowheart's noise, σ²/ε, is at least 0, got {self.noise}")
+        need_not_negative(self.name, noise=self.noise, **chosen(omega=self.omega))
 
     def resolve(self, compressor: Compressor, size: int, num_clients: int) -> Self:
         need_unbiased(self.name, compressor)

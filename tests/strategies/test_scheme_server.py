@@ -125,6 +125,20 @@ def test_control_variates_sum_to_zero_on_every_coordinate_of_tiers_and_with_lost
         own.scatter_add(total, control)
     assert largest > 0.01
     assert float(total.abs().max()) < 1e-5 * largest
+    before = [strategy._scheme.movement(client) for client in range(config.num_clients)]
+    strategy._scheme.start(7, [0, 1], torch.zeros(strategy.model.spec.size))  # what was sent stays what it was
+    assert [strategy._scheme.movement(client) for client in range(config.num_clients)] == before
+
+
+def test_coordinates_that_no_client_holds_stay_as_they_were(small: RunConfig) -> None:
+    config = small.changed(scheme="ef21", compressor="TopK(fraction=0.1)", tiers="half:0.5:1")
+    vector, strategy = run(config)
+    first, own = strategy.model.initial(config.seed), strategy._plan(0, 1)
+    outside = torch.ones(len(first), dtype=torch.bool)
+    outside[own.indices] = False
+    assert torch.equal(vector[outside], first[outside])
+    assert bool(strategy._scheme.state()["estimate"].isfinite().all())
+    assert not torch.equal(vector, first)
 
 
 def test_schemes_that_lose_nothing_agree(small: RunConfig) -> None:
