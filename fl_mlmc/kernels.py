@@ -14,10 +14,10 @@ import numpy as np
 LONG = 1 << 20
 """Shorter vectors are not worth the second that numba takes to load."""
 
-_KERNELS: dict[str, Callable[..., None]] = {}
+_KERNELS: dict[str, Callable[..., Any]] = {}
 
 
-def kernel_for(name: str, size: int) -> Callable[..., None] | None:
+def kernel_for(name: str, size: int) -> Callable[..., Any] | None:
     """The compiled kernel of that name for a vector of `size`, None where torch is to do the work."""
     return _compiled(name) if size >= LONG and has_numba() else None
 
@@ -29,7 +29,7 @@ def has_numba() -> bool:
 
 
 @cache
-def _compiled(name: str) -> Callable[..., None]:
+def _compiled(name: str) -> Callable[..., Any]:
     from numba import njit
 
     try:
@@ -38,7 +38,7 @@ def _compiled(name: str) -> Callable[..., None]:
         return njit(_KERNELS[name], nogil=True)
 
 
-def _kernel(loop: Callable[..., None]) -> Callable[..., None]:
+def _kernel(loop: Callable[..., Any]) -> Callable[..., Any]:
     _KERNELS[loop.__name__] = loop
     return loop
 
@@ -166,3 +166,59 @@ def bins(part: Any, out: Any, low: Any, scale: Any, last: Any) -> None:
     """Which of `last` + 1 equal bins each coordinate falls into."""
     for i in range(part.size):
         out[i] = np.int32(min(max((part[i] - low) * scale, np.float32(0)), last))
+
+
+@_kernel
+def join(symbols: Any, blocks: Any, base: Any, first: Any) -> None:
+    """Block i is Σ base^r · digit(r · number of blocks + i): a digit is a symbol less `first`, missing ones are 0."""
+    for begin in range((symbols.size - 1) // blocks.size * blocks.size, -1, -blocks.size):
+        for i in range(min(blocks.size, symbols.size - begin)):
+            blocks[i] = blocks[i] * base + (symbols[begin + i] - first)
+        for i in range(symbols.size - begin, blocks.size):
+            blocks[i] = blocks[i] * base
+
+
+# States are unsigned, as signed indices would be looked at twice.
+
+
+@_kernel
+def push(blocks: Any, often: Any, starts: Any, inverses: Any, states: Any, words: Any) -> Any:
+    """Code blocks, the last first, into rANS states of 40 bits; words fill up from the end, and begin where it says."""
+    position = words.size
+    for begin in range((blocks.size - 1) // states.size * states.size, -1, -states.size):
+        row = blocks[begin : begin + states.size]
+        for i in range(row.size - 1, -1, -1):
+            lane = np.uintp(i)
+            block, state = row[lane], states[lane]
+            over = np.uint64(state >= often[block] << np.uint64(24))
+            words[np.uintp(position - 1)] = np.uint16(state)
+            position -= np.int64(over)
+            state >>= over << np.uint64(4)
+            times = np.uint64(np.int64((np.float64(np.int64(state)) + 0.5) * inverses[block]))
+            states[lane] = state + starts[block] + times * (np.uint64(65536) - often[block])
+    return position
+
+
+@_kernel
+def pop(states: Any, words: Any, often: Any, starts: Any, block_of: Any, blocks: Any) -> Any:
+    """The blocks in rANS states of 40 bits, and how many words they took; more than there are if these end early.
+
+    There is one word at least.
+    """
+    position, last = np.uint64(0), np.uint64(words.size - 1)
+    for begin in range(0, blocks.size, states.size):
+        row = blocks[begin : begin + states.size]
+        for i in range(row.size):
+            lane = np.uintp(i)
+            state = states[lane]
+            slot = state & np.uint64(0xFFFF)
+            block = block_of[slot]
+            row[lane] = block
+            state = often[block] * (state >> np.uint64(16)) + slot - starts[block]
+            under = np.uint64(state < np.uint64(1 << 24))
+            more = state << np.uint64(16) | np.uint64(words[min(position, last)])
+            states[lane] = more if under else state
+            position += under
+        if position > last + np.uint64(1):
+            break
+    return position

@@ -27,6 +27,7 @@ from .blocks import Block, DenseBlock, Lattice, Payload, PowerBlock, SeededBlock
 from .compressors.base import Compressor
 from .ladders.base import Ladder
 from .wire import WireError, decode_payload, encode_payload
+from .wire.rans_lanes import encode_lanes
 
 # Scaled values travel as float32: a sum of outcomes carries a few of its rounding errors.
 RELATIVE = 2e-6
@@ -277,6 +278,28 @@ def sample_payloads() -> Mapping[str, Payload]:
     return {name: Payload(blocks[0].size if blocks else 4, blocks) for name, blocks in _sample_blocks().items()}
 
 
+def long_payloads() -> Mapping[str, tuple[bytes, Payload]]:
+    """(bytes, what they hold) of short vectors in the modes that a writer keeps for long ones."""
+    lanes = {
+        "lanes": SymbolBlock(((_digits(3000) / 400) ** 3).byte(), Lattice(17, 0.5, -8)),
+        "lanes-signs": SymbolBlock((_digits(1000) % 3 // 2).byte(), Lattice(2, 2.0, -1)),
+        "lanes-gaps": SymbolBlock((_digits(1000) % 3 ** (1 + _digits(1000) % 3) * 9).byte(), Lattice(250, 0.5, -8)),
+        "lanes-wide": SymbolBlock((_digits(2000) + _digits(2001)[1:]).short(), Lattice(2100, 0.1, -1500)),
+    }
+    return {name: (_in_lanes(block), Payload(block.size, (block,))) for name, block in lanes.items()}
+
+
+def _in_lanes(block: SymbolBlock) -> bytes:
+    alphabet, symbols = block.alphabet, block.symbols.numpy()
+    assert isinstance(alphabet, Lattice)
+    counts = np.bincount(symbols, minlength=alphabet.count)
+    # As if each symbol said much, so that there are several lanes.
+    coded = encode_lanes(symbols.view(np.uint16) if alphabet.count > 256 else symbols, counts, 12.0 * block.size)
+    body = struct.pack("<BHffi", 0, alphabet.count, alphabet.offset, alphabet.step, alphabet.first) + b"\x09" + coded
+    head = b"MLMC" + struct.pack("<BBII", 1, 1, block.size, 0)
+    return sealed(head + struct.pack("<BI", 5, len(body)) + body)
+
+
 def _sample_blocks() -> Mapping[str, tuple[Block, ...]]:
     indices = torch.tensor([0, 3, 4, 17, 40, 99])
     values = torch.tensor([1.5, -2.0, 1e-40, 3e38, -0.0, 0.1])
@@ -310,6 +333,7 @@ def _sample_blocks() -> Mapping[str, tuple[Block, ...]]:
         "rans-one-letter": (SymbolBlock(torch.full((700,), 70).byte(), Lattice(90, 0.5, -100)),),
         "trits": (SymbolBlock((_digits(4000) % 3).byte(), Lattice(3, 0.25, -1)),),
         "wide-lattice": (SymbolBlock(_digits(300).int() * 4099, Lattice(2**22 - 1, 1e-3, 1 - 2**21)),),
+        "wide-upper": (SymbolBlock((_digits(300) * 99 + _digits(301)[1:] ** 2).int(), Lattice(2**22 - 1, 1e-3, -9)),),
         "cut": (DenseBlock((_digits(300) * 4099 - 2**20).float()),),
         "powers": (PowerBlock(_digits(200) % 2 == 0, (_digits(200) % 9 + 120).byte()),),
         "powers-and-bits": (

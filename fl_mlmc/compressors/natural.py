@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..blocks import Payload, PowerBlock
-from ..pointwise import STRETCH, energy, pointwise
+from ..pointwise import STRETCH, energy, negative, pointwise
 from .base import Compressed, Compressor
 
 _MANTISSA = (1 << 23) - 1
@@ -31,7 +31,7 @@ class Natural(Compressor):
             rng=rng,
             kernel=("round_exponent",),
         )
-        return Compressed(Payload(vector.numel(), (PowerBlock(vector < 0, exponents),)), 9.0 * vector.numel())
+        return Compressed(Payload(vector.numel(), (PowerBlock(negative(vector), exponents),)), 9.0 * vector.numel())
 
     def outcomes(self, vector: Tensor) -> Iterator[tuple[float, Payload]]:
         magnitude = vector.view(torch.int32) & 0x7FFFFFFF

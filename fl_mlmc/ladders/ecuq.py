@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..blocks import Lattice
+from ..wire.symbols import most_together
 from .base import Ladder, Rungs
 from .lattice import Bins, LatticeRungs
 
@@ -74,10 +75,10 @@ def _lattice(counts: np.ndarray, bits: int, low: float, high: float) -> Lattice:
 
 
 def _coded_bits(counts: np.ndarray, num_bins: int) -> float:
-    """Bits a letter: entropy, of low and high bytes apart as they are coded, and the code's own description."""
+    """Bits a letter: entropy, of low and high bytes apart where they are coded so, and the code's own description."""
     merged = np.add.reduceat(counts, np.arange(num_bins) * counts.size // num_bins)
     described = _DESCRIPTION * float(np.count_nonzero(merged)) / counts.sum()
-    if num_bins <= 256:
+    if num_bins <= most_together(int(counts.sum())):
         return described + _entropy(merged)
     pages = np.append(merged, np.zeros(-num_bins % 256, np.int64)).reshape(-1, 256)
     return described + _entropy(pages.sum(axis=0)) + _entropy(pages.sum(axis=1))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..blocks import Block, DenseBlock, PowerBlock
-from ..pointwise import EXACT_BELOW, pointwise, tally
+from ..pointwise import EXACT_BELOW, negative, pointwise, tally
 from .base import Ladder, Rungs
 from .joint import lettered
 
@@ -54,7 +54,7 @@ class FloatingPointRungs(Rungs):
         self.size = vector.numel()
         self.base_bits = 9.0 * self.size
         self._words = vector.contiguous().view(torch.int32)
-        self._negative = vector < 0
+        self._negative = negative(vector)
 
     @property
     def base(self) -> PowerBlock:  # type: ignore[override]
@@ -157,7 +157,8 @@ class FloatingPointRungs(Rungs):
         low = MANTISSA_BITS - level
         exponents = self._exponents() if level <= _MOST_BITS else None
         if exponents is None or self._has_denormals(exponents):  # they have no leading one
-            return (DenseBlock((self._words & (-1 << low)).view(torch.float32)),)
+            kept = pointwise(lambda words: words & (-1 << low), torch.int32, self._words)
+            return (DenseBlock(kept.view(torch.float32)),)
         numbers = self._bits(low, (1 << level) - 1, torch.uint8 if level <= 8 else torch.int16)
         return (PowerBlock(self._negative, exponents, 1.0, 2.0**-level, numbers, level),)
 

@@ -8,7 +8,14 @@ from .floats import decode_floats
 from .limits import allow
 from .power_blocks import decode_powers, encode_powers
 from .sparse_blocks import decode_lettered, decode_seeded, decode_sparse, encode_seeded, encode_sparse
-from .symbol_blocks import MAX_ALPHABET, decode_symbol_block, decode_wide, encode_symbol_block, encode_wide
+from .symbol_blocks import (
+    MAX_ALPHABET,
+    decode_symbol_block,
+    decode_upper,
+    decode_wide,
+    encode_symbol_block,
+    encode_wide,
+)
 
 
 def encode_block(block: Block) -> tuple[int, kinds.Body]:
@@ -23,7 +30,7 @@ def encode_block(block: Block) -> tuple[int, kinds.Body]:
     elif isinstance(block, SymbolBlock) and block.alphabet.count <= MAX_ALPHABET:
         kind, body = kinds.SYMBOLS, encode_symbol_block(block)
     elif isinstance(block, SymbolBlock) and isinstance(block.alphabet, Lattice):
-        kind, body = kinds.WIDE, encode_wide(block.symbols.cpu().numpy(), block.alphabet)
+        kind, body = encode_wide(block.symbols.cpu().numpy(), block.alphabet)
     elif isinstance(block, PowerBlock):
         kind, body = kinds.POWERS, encode_powers(block)
     if isinstance(block, PowerBlock) and 8 * len(body) > (9 + block.bits) * block.size:
@@ -45,6 +52,9 @@ def decode_body(kind: int, body: memoryview, size: int, held_limit: int) -> Bloc
     if kind == kinds.WIDE:
         allow(4 * size, held_limit)
         return decode_wide(body, size)
+    if kind == kinds.UPPER:
+        allow(4 * size, held_limit)
+        return decode_upper(body, size)
     if kind == kinds.CUT:
         allow(4 * size, held_limit)
         return decode_cut(body, size)

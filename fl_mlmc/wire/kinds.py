@@ -1,6 +1,6 @@
 """The number of each kind of block."""
 
-DENSE, SPARSE, MASKED, SEEDED, SYMBOLS, POWERS, CUT, WIDE, LETTERED = range(1, 10)
+DENSE, SPARSE, MASKED, SEEDED, SYMBOLS, POWERS, CUT, WIDE, LETTERED, UPPER = range(1, 11)
 BFLOAT16 = 0x80
 """Set in a kind whose values are bfloat16: the upper halves of float32 numbers."""
 

@@ -8,15 +8,16 @@ import numpy as np
 from ..blocks import Lattice, SymbolBlock, Table
 from .errors import WireError
 from .floats import check_finite, tensor
-from .kinds import Body
+from .kinds import UPPER, WIDE, Body
 from .limits import allow
 from .symbols import decode_symbols, encode_symbols
-from .words import decode_words, encode_words
+from .words import decode_words, encode_words, words_length
 
 MAX_ALPHABET = 2**15
 _SYMBOLS = struct.Struct("<BH")  # form of the alphabet, its size
 _LATTICE = struct.Struct("<ffi")  # offset, step, first
 _LATTICE_FORM, _TABLE_FORM = 0, 1
+_LOW_BITS = 16  # of a wide lattice's letters, which are as good as even
 
 
 def encode_symbol_block(block: SymbolBlock) -> bytes:
@@ -32,8 +33,8 @@ def encode_symbol_block(block: SymbolBlock) -> bytes:
         form, letters = _LATTICE_FORM, _LATTICE.pack(alphabet.offset, alphabet.step, alphabet.first)
     else:
         form, letters = _TABLE_FORM, alphabet.values().astype("<f4").tobytes()
-    if alphabet.count > 256:
-        symbols = symbols.astype(np.uint16)
+    if symbols.dtype == np.int16:
+        symbols = symbols.view(np.uint16)
     return _SYMBOLS.pack(form, alphabet.count) + letters + encode_symbols(symbols, alphabet.count, counts=counts)
 
 
@@ -65,14 +66,37 @@ def decode_symbol_block(body: memoryview, size: int, held_limit: int) -> SymbolB
     return SymbolBlock(tensor(symbols if count <= 256 else symbols.view(np.int16)), alphabet)
 
 
-def encode_wide(symbols: np.ndarray, alphabet: Lattice) -> Body:
+def encode_wide(symbols: np.ndarray, alphabet: Lattice) -> tuple[int, Body]:
+    """(kind, body), whichever is shorter: all bits as they are, or those above the lowest 16 coded."""
     check_finite(np.array(0.0 if alphabet.is_finite() else np.inf))
     width = (alphabet.count - 1).bit_length()
-    head = _LATTICE.pack(alphabet.offset, alphabet.step, alphabet.first)
-    return encode_words(symbols.astype("<i4", copy=False).view("<u4"), width, head=head + bytes([width]))
+    words = symbols.astype("<i4", copy=False).view("<u4")
+    head = _LATTICE.pack(alphabet.offset, alphabet.step, alphabet.first) + bytes([width])
+    if _LOW_BITS < width <= _LOW_BITS + 12:
+        upper = words.view("<u2")[1::2].astype(np.uint8 if width <= _LOW_BITS + 8 else np.uint16)
+        coded = encode_symbols(upper, 1 << width - _LOW_BITS)
+        if 8 * len(coded) < (width - _LOW_BITS) * words.size:
+            return UPPER, encode_words(words, _LOW_BITS, head=head + coded)
+    return WIDE, encode_words(words, width, head=head)
 
 
 def decode_wide(body: memoryview, size: int) -> SymbolBlock:
+    alphabet, width = _decode_lattice(body)
+    return _wide_block(decode_words(body[_LATTICE.size + 1 :], size, width), alphabet)
+
+
+def decode_upper(body: memoryview, size: int) -> SymbolBlock:
+    alphabet, width = _decode_lattice(body)
+    end = len(body) - words_length(size, _LOW_BITS)
+    if not _LOW_BITS < width <= _LOW_BITS + 12 or end <= _LATTICE.size:
+        raise WireError(f"wide block of {len(body)} bytes has no symbols of {width} bits whose upper ones are coded")
+    upper = decode_symbols(body[_LATTICE.size + 1 : end], size, 1 << width - _LOW_BITS)
+    words = decode_words(body[end:], size, _LOW_BITS)
+    words.view("<u2")[1::2] = upper
+    return _wide_block(words, alphabet)
+
+
+def _decode_lattice(body: memoryview) -> tuple[Lattice, int]:
     width = body[_LATTICE.size] if len(body) > _LATTICE.size else 0
     if not 16 <= width <= 31:
         raise WireError(f"wide block has symbols of {width} bits, expected 16 to 31")
@@ -80,5 +104,8 @@ def decode_wide(body: memoryview, size: int) -> SymbolBlock:
     alphabet = Lattice(2**width, step, first, offset)
     if not alphabet.is_finite():
         raise WireError("payload holds values that are not finite")
-    words = decode_words(body[_LATTICE.size + 1 :], size, width)
+    return alphabet, width
+
+
+def _wide_block(words: np.ndarray, alphabet: Lattice) -> SymbolBlock:
     return SymbolBlock(tensor(words.astype(np.uint32, copy=False).view(np.int32)), alphabet)

@@ -16,10 +16,11 @@ import torch
 from ..pointwise import tally
 from .errors import WireError
 from .rans import decode_rans, encode_rans
+from .rans_lanes import MOST_LETTERS, decode_lanes, encode_lanes, is_worth_lanes
 from .rice import decode_indices, encode_indices
 from .trits import decode_trits, encode_trits, num_grouped, trits_length
 
-PACKED, DEFLATED, POSITIONS, SPLIT, PLANES, LOW_BITS, PLAIN, RANS, TRITS = range(9)
+PACKED, DEFLATED, POSITIONS, SPLIT, PLANES, LOW_BITS, PLAIN, RANS, TRITS, LANES = range(10)
 
 _POSITIONS = struct.Struct("<BI")  # marked symbol, how many
 _LENGTH = struct.Struct("<I")
@@ -29,8 +30,16 @@ _GOOD_BITS = 3.3  # information a byte must carry for Huffman's code to be tight
 _FULL_BITS = 7.85  # information of a byte that is not worth a code
 _MANY_TRITS = 4000  # digits from which the bits saved beside five a byte are worth long numbers
 _PIECE = 1 << 20
+_LONG = 1 << 20  # symbols from which many lanes pay for themselves, compiled or not
+_HEAVY = 0.98  # share of a symbol whose exceptions are better named by where they stand
+_EVEN = 0.98  # share of log2 of an alphabet beyond 256 that is not worth a code
 _NEAR, _FEW_BITS = 1.03, 64  # streams beyond this share of their entropy and so many bits are worth slower steps
 _UNIFORM = 0.007  # share of the bits that low bits may lose by being sent as they are
+
+
+def most_together(size: int) -> int:
+    """Letters of the largest alphabet that `size` symbols are coded in; low and high bytes of larger ones go apart."""
+    return MOST_LETTERS if size >= _LONG else 256
 
 
 def encode_symbols(symbols: np.ndarray, alphabet: int, depth: int = 0, counts: np.ndarray | None = None) -> bytes:
@@ -38,19 +47,38 @@ def encode_symbols(symbols: np.ndarray, alphabet: int, depth: int = 0, counts: n
 
     `counts` is how often each occurs, for a caller who knows.
     """
-    if alphabet > 256:
-        coded = _encode_pages(symbols, alphabet, depth)
-    elif alphabet == 1 or symbols.size == 0:
+    if alphabet == 1 or symbols.size == 0:
         coded = bytes([PACKED])
+    elif alphabet > most_together(symbols.size):
+        coded = _encode_pages(symbols, alphabet, depth)
     else:
-        counts = tally(torch.from_numpy(symbols), alphabet) if counts is None else counts
-        coded = _encode_letters(symbols, alphabet, depth, counts)
-        bits = symbols.size * _entropy(counts)
-        if depth == 0 and 8 * len(coded) > _NEAR * bits + _FEW_BITS:
-            short = encode_rans(symbols, counts, bits)
-            coded = coded if short is None else min(coded, bytes([RANS]) + short, key=len)
+        signed = symbols if alphabet <= 256 else symbols.view(np.int16)
+        counts = tally(torch.from_numpy(signed), alphabet) if counts is None else counts
+        coded = _encode_counted(symbols, alphabet, depth, counts)
     plain_length = 1 + (alphabet - 1).bit_length() * -(-symbols.size // 8)
     return _encode_plain(symbols, alphabet) if len(coded) > plain_length else coded
+
+
+def _encode_counted(symbols: np.ndarray, alphabet: int, depth: int, counts: np.ndarray) -> bytes:
+    size, bits = symbols.size, symbols.size * _entropy(counts)
+    if size >= _LONG and not _is_plain(counts, bits / size) and is_worth_lanes(counts, bits):
+        return bytes([LANES]) + encode_lanes(symbols, counts, bits)
+    if alphabet > 256:
+        return _encode_pages(symbols, alphabet, depth)
+    coded = _encode_letters(symbols, alphabet, depth, counts)
+    if depth == 0 and 8 * len(coded) > _NEAR * bits + _FEW_BITS:
+        short = encode_rans(symbols, counts, bits)
+        coded = coded if short is None else min(coded, bytes([RANS]) + short, key=len)
+    return coded
+
+
+def _is_plain(counts: np.ndarray, information: float) -> bool:
+    """Whether symbols that carry so many bits are nearly always the same one, or as good as even."""
+    if counts.max() >= _HEAVY * counts.sum():
+        return True
+    if counts.size > 256:
+        return information >= _EVEN * np.log2(counts.size)
+    return _per_byte(counts.size) * information >= _FULL_BITS
 
 
 def encode_mask(marks: np.ndarray) -> bytes:
@@ -100,19 +128,19 @@ def decode_symbols(data: memoryview, count: int, alphabet: int, depth: int = 0) 
     mode, body = data[0], data[1:]
     if mode == PLAIN:
         return _decode_plain(body, count, alphabet)
-    if alphabet > 256 and mode != PLANES:
-        raise WireError(f"symbol stream has mode {mode}, {alphabet} symbols need mode {PLANES} or {PLAIN}")
-    if mode == PACKED:
+    if mode == PACKED and alphabet <= 256:
         return _unpack(bytes(body), count, alphabet)
-    if mode == DEFLATED:
+    if mode == DEFLATED and alphabet <= 256:
         return _unpack(_inflate(body, _packed_length(count, alphabet)), count, alphabet)
     if mode == RANS and alphabet <= 256:
         return decode_rans(body, count, alphabet)
+    if mode == LANES and alphabet <= MOST_LETTERS:
+        return decode_lanes(body, count, alphabet)
     if mode == TRITS and alphabet == 3:
         return _decode_trits(body, count)
     if mode == POSITIONS and alphabet == 2:
         return _decode_positions(body, count)
-    if mode == SPLIT and depth < _MAX_DEPTH and alphabet > 2:
+    if mode == SPLIT and depth < _MAX_DEPTH and 2 < alphabet <= 256:
         return _decode_split(body, count, alphabet, depth)
     if mode == LOW_BITS and depth < _MAX_DEPTH and 16 < alphabet <= 256:
         return _decode_low_bits(body, count, alphabet, depth)
@@ -247,7 +275,8 @@ def _decode_trits(body: memoryview, count: int) -> np.ndarray:
 
 
 def _encode_positions(symbols: np.ndarray, marked: int) -> bytes:
-    indices = np.flatnonzero(symbols if marked else symbols == 0)
+    marks = symbols.view(bool)
+    indices = np.flatnonzero(marks if marked else ~marks)
     return _POSITIONS.pack(marked, indices.size) + encode_indices(indices, symbols.size)
 
 

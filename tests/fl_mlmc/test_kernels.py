@@ -60,6 +60,7 @@ VECTORS = vectors()
 def compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("numba", reason="the extra `fast` is not installed")
     monkeypatch.setattr(kernels, "LONG", 0)
+    monkeypatch.setattr("fl_mlmc.wire.symbols._LONG", 0)
 
 
 @pytest.mark.usefixtures("compiled")
@@ -89,9 +90,10 @@ def test_every_kernel_is_used_by_these_compressors(monkeypatch: pytest.MonkeyPat
         used.add(name)
 
     monkeypatch.setattr("fl_mlmc.pointwise.kernel_for", note)
+    monkeypatch.setattr("fl_mlmc.wire.rans_lanes.kernel_for", note)
     for text in TEXTS:
         for seed in range(3):
-            fl_mlmc.parse(text).encode(VECTORS["normal"], np.random.default_rng(seed))
+            fl_mlmc.decode(fl_mlmc.parse(text).encode(VECTORS["normal"], np.random.default_rng(seed)), SIZE)
     assert used == set(kernels._KERNELS)
 
 

@@ -20,12 +20,13 @@ except ImportError:
     sys.exit("fuzzing needs atheris, which has wheels for Linux on x86-64: pip install atheris")
 
 with atheris.instrument_imports(include=["fl_mlmc"]):
-    from fl_mlmc.testing import fuzz_input, fuzz_payload, sample_payloads
+    from fl_mlmc.testing import fuzz_input, fuzz_payload, long_payloads, sample_payloads
     from fl_mlmc.wire import encode_payload
 
 if "--seed" in sys.argv:
-    for name, payload in sample_payloads().items():
-        (HERE / "corpus" / name).write_bytes(fuzz_input(encode_payload(payload), payload.size))
+    written = {name: (encode_payload(payload), payload) for name, payload in sample_payloads().items()}
+    for name, (data, payload) in {**written, **long_payloads()}.items():
+        (HERE / "corpus" / name).write_bytes(fuzz_input(data, payload.size))
 else:
     atheris.Setup(sys.argv, fuzz_payload)
     atheris.Fuzz()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fl_mlmc.testing import fuzz_input, fuzz_payload, sample_payloads
+from fl_mlmc.testing import fuzz_input, fuzz_payload, long_payloads, sample_payloads
 from fl_mlmc.wire import encode_payload
 
 CORPUS = sorted((Path(__file__).parent / "corpus").iterdir())
@@ -13,6 +13,7 @@ CORPUS = sorted((Path(__file__).parent / "corpus").iterdir())
 def test_the_corpus_begins_with_every_sample() -> None:
     kept = {path.read_bytes() for path in CORPUS}
     assert {fuzz_input(encode_payload(payload), payload.size) for payload in sample_payloads().values()} <= kept
+    assert {fuzz_input(data, payload.size) for data, payload in long_payloads().values()} <= kept
 
 
 @pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.name)

@@ -10,10 +10,11 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from fl_mlmc.testing import sample_payloads  # noqa: E402
+from fl_mlmc.testing import long_payloads, sample_payloads  # noqa: E402
 from fl_mlmc.wire import encode_payload  # noqa: E402
 
-for name, payload in sample_payloads().items():
-    (HERE / f"{name}.payload").write_bytes(encode_payload(payload))
+written = {name: (encode_payload(payload), payload) for name, payload in sample_payloads().items()}
+for name, (data, payload) in {**written, **long_payloads()}.items():
+    (HERE / f"{name}.payload").write_bytes(data)
     (HERE / f"{name}.f32").write_bytes(payload.dense().numpy().astype("<f4").tobytes())
     print(name)

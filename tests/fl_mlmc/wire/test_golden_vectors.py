@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fl_mlmc.testing import sample_payloads
+from fl_mlmc.testing import long_payloads, sample_payloads
 from fl_mlmc.wire import decode_payload, encode_payload
 
 VECTORS = Path(__file__).parents[2] / "vectors"
 NAMES = sorted(sample_payloads())
+LONG = sorted(long_payloads())
 OLD = [
     "old-deflated-pages",
     "old-deflated-powers",
@@ -20,7 +21,7 @@ OLD = [
 """Bytes that earlier writers wrote for a sample and that still have to be read."""
 
 
-@pytest.mark.parametrize("name", [*NAMES, *OLD])
+@pytest.mark.parametrize("name", [*NAMES, *LONG, *OLD])
 def test_golden_bytes_decode_to_their_golden_values(name: str) -> None:
     data, values = _read(name)
     assert decode_payload(data, len(values)).dense().numpy().tobytes() == values.tobytes()
@@ -31,9 +32,14 @@ def test_encoding_a_sample_gives_its_golden_bytes(name: str) -> None:
     assert encode_payload(sample_payloads()[name]) == _read(name)[0]
 
 
+@pytest.mark.parametrize("name", LONG)
+def test_a_long_vectors_mode_gives_its_golden_bytes(name: str) -> None:
+    assert long_payloads()[name][0] == _read(name)[0]
+
+
 def test_every_stored_vector_is_tested() -> None:
     stored = {path.stem for path in VECTORS.iterdir() if path.suffix in {".payload", ".f32"}}
-    assert stored == {*NAMES, *OLD}
+    assert stored == {*NAMES, *LONG, *OLD}
 
 
 def _read(name: str) -> tuple[bytes, np.ndarray]:
