@@ -162,10 +162,10 @@ def look_up(symbols: Any, out: Any, table: Any) -> None:
 
 
 @_kernel
-def bins(part: Any, out: Any, low: Any, scale: Any, last: Any) -> None:
-    """Which of `last` + 1 equal bins each coordinate falls into."""
+def histogram(part: Any, counts: Any, low: Any, scale: Any, last: Any) -> None:
+    """Add up how many coordinates fall into each of `last` + 1 equal bins."""
     for i in range(part.size):
-        out[i] = np.int32(min(max((part[i] - low) * scale, np.float32(0)), last))
+        counts[np.int32(min(max((part[i] - low) * scale, np.float32(0)), last))] += 1
 
 
 @_kernel

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..blocks import Block, DenseBlock, Lattice, SymbolBlock
+from ..kernels import kernel_for
 from ..pointwise import EXACT_BELOW, energy, pointwise, tally
 from .base import Rungs
 from .joint import lettered
@@ -34,10 +35,14 @@ class Bins:
     def of(cls, vector: Tensor, low: float, high: float) -> "Bins":
         """All coordinates, which lie between `low` and `high`, `_FINE` bins apart."""
         scale, last = _FINE / (high - low), _FINE - 1.0
-        bins = pointwise(
-            lambda part: ((part - low) * scale).clamp_(0, last), torch.int16, vector, kernel=("bins", low, scale, last)
-        )
-        return cls(low, (high - low) / _FINE, tally(bins, _FINE))
+        compiled = kernel_for("histogram", vector.numel()) if vector.device.type == "cpu" else None
+        if compiled is not None:
+            counts = np.zeros(_FINE, np.int64)
+            compiled(vector.numpy(), counts, *np.array([low, scale, last], np.float32))
+        else:
+            bins = pointwise(lambda part: ((part - low) * scale).clamp_(0, last), torch.int16, vector)
+            counts = tally(bins, _FINE)
+        return cls(low, (high - low) / _FINE, counts)
 
     def edges(self) -> np.ndarray:
         return self.low + self.width * np.arange(self.counts.size + 1)

@@ -11,7 +11,7 @@ from .floats import check_finite, tensor
 from .kinds import UPPER, WIDE, Body
 from .limits import allow
 from .symbols import decode_symbols, encode_symbols
-from .words import decode_words, encode_words, words_length
+from .words import decode_words, encode_words
 
 MAX_ALPHABET = 2**15
 _SYMBOLS = struct.Struct("<BH")  # form of the alphabet, its size
@@ -76,7 +76,10 @@ def encode_wide(symbols: np.ndarray, alphabet: Lattice) -> tuple[int, Body]:
         upper = words.view("<u2")[1::2].astype(np.uint8 if width <= _LOW_BITS + 8 else np.uint16)
         coded = encode_symbols(upper, 1 << width - _LOW_BITS)
         if 8 * len(coded) < (width - _LOW_BITS) * words.size:
-            return UPPER, encode_words(words, _LOW_BITS, head=head + coded)
+            out = np.empty(len(head) + len(coded) + 2 * words.size, np.uint8)
+            out[: -2 * words.size] = np.frombuffer(head + coded, np.uint8)
+            out[-2 * words.size :].view("<u2")[:] = words.view("<u2")[::2]
+            return UPPER, out.data
     return WIDE, encode_words(words, width, head=head)
 
 
@@ -87,11 +90,12 @@ def decode_wide(body: memoryview, size: int) -> SymbolBlock:
 
 def decode_upper(body: memoryview, size: int) -> SymbolBlock:
     alphabet, width = _decode_lattice(body)
-    end = len(body) - words_length(size, _LOW_BITS)
+    end = len(body) - 2 * size
     if not _LOW_BITS < width <= _LOW_BITS + 12 or end <= _LATTICE.size:
         raise WireError(f"wide block of {len(body)} bytes has no symbols of {width} bits whose upper ones are coded")
     upper = decode_symbols(body[_LATTICE.size + 1 : end], size, 1 << width - _LOW_BITS)
-    words = decode_words(body[end:], size, _LOW_BITS)
+    words = np.empty(size, "<u4")
+    words.view("<u2")[::2] = np.frombuffer(body[end:], "<u2")
     words.view("<u2")[1::2] = upper
     return _wide_block(words, alphabet)
 

@@ -32,7 +32,7 @@ _MANY_TRITS = 4000  # digits from which the bits saved beside five a byte are wo
 _PIECE = 1 << 20
 _LONG = 1 << 20  # symbols from which many lanes pay for themselves, compiled or not
 _HEAVY = 0.98  # share of a symbol whose exceptions are better named by where they stand
-_EVEN = 0.98  # share of log2 of an alphabet beyond 256 that is not worth a code
+_EVEN = 0.98  # share of an alphabet's log2 that is not worth a code
 _NEAR, _FEW_BITS = 1.03, 64  # streams beyond this share of their entropy and so many bits are worth slower steps
 _UNIFORM = 0.007  # share of the bits that low bits may lose by being sent as they are
 
@@ -60,9 +60,15 @@ def encode_symbols(symbols: np.ndarray, alphabet: int, depth: int = 0, counts: n
 
 
 def _encode_counted(symbols: np.ndarray, alphabet: int, depth: int, counts: np.ndarray) -> bytes:
-    size, bits = symbols.size, symbols.size * _entropy(counts)
-    if size >= _LONG and not _is_plain(counts, bits / size) and is_worth_lanes(counts, bits):
-        return bytes([LANES]) + encode_lanes(symbols, counts, bits)
+    bits = symbols.size * _entropy(counts)
+    if symbols.size >= _LONG and counts.max() < _HEAVY * symbols.size:
+        if alphabet <= 256 and _per_byte(alphabet) * bits >= _FULL_BITS * symbols.size:
+            return _encode_even(symbols, alphabet)
+        if bits < _EVEN * np.log2(alphabet) * symbols.size and is_worth_lanes(counts, bits):
+            width = _num_low_bits(counts) if depth < _MAX_DEPTH else 0
+            if width:
+                return _encode_low_bits(symbols, alphabet, counts, width, depth)
+            return bytes([LANES]) + encode_lanes(symbols, counts, bits)
     if alphabet > 256:
         return _encode_pages(symbols, alphabet, depth)
     coded = _encode_letters(symbols, alphabet, depth, counts)
@@ -72,13 +78,10 @@ def _encode_counted(symbols: np.ndarray, alphabet: int, depth: int, counts: np.n
     return coded
 
 
-def _is_plain(counts: np.ndarray, information: float) -> bool:
-    """Whether symbols that carry so many bits are nearly always the same one, or as good as even."""
-    if counts.max() >= _HEAVY * counts.sum():
-        return True
-    if counts.size > 256:
-        return information >= _EVEN * np.log2(counts.size)
-    return _per_byte(counts.size) * information >= _FULL_BITS
+def _encode_even(symbols: np.ndarray, alphabet: int) -> bytes:
+    if alphabet == 3 and symbols.size >= _MANY_TRITS:
+        return bytes([TRITS]) + encode_trits(symbols) + _pack(symbols[num_grouped(symbols.size) :], 3)
+    return bytes([PACKED]) + _pack(symbols, alphabet)
 
 
 def encode_mask(marks: np.ndarray) -> bytes:
@@ -113,11 +116,10 @@ def _encode_letters(symbols: np.ndarray, alphabet: int, depth: int, counts: np.n
         return _encode_split(symbols, alphabet, counts, num_heads, depth)
     if depth < _MAX_DEPTH and (width := _num_low_bits(counts)):
         return _encode_low_bits(symbols, alphabet, counts, width, depth)
-    if alphabet == 3 and information >= _FULL_BITS and symbols.size >= _MANY_TRITS:
-        rest = symbols[num_grouped(symbols.size) :]
-        return bytes([TRITS]) + encode_trits(symbols) + _pack(rest, 3)
+    if information >= _FULL_BITS:
+        return _encode_even(symbols, alphabet)
     packed = _pack(symbols, alphabet)
-    deflated = _deflate(packed) if information < _FULL_BITS else packed
+    deflated = _deflate(packed)
     return bytes([DEFLATED]) + deflated if len(deflated) < len(packed) else bytes([PACKED]) + packed
 
 
