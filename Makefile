@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 FUZZ_SECONDS ?= 60
 SCENARIO ?= simulations/scenarios/quickstart.toml
+SLOW ?= tests
 
 .PHONY: run test test-slow fuzz check bundle format benchmark vectors clean
 
@@ -14,7 +15,7 @@ test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -m "not slow"
 
 test-slow: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q -m slow --durations=10
+	$(BIN)/python -m pytest -q -m slow --durations=10 $(SLOW)
 
 fuzz: $(VENV)/.installed-dev
 	@new=$$(mktemp -d) && $(BIN)/python tests/fuzz/fuzz_payload.py -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 \

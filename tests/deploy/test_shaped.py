@@ -20,9 +20,7 @@ RATE, LOSS = 1e6, 0.05
 PACKET, SEGMENT = 1514, 1448  # an Ethernet frame, and what it carries of a TCP stream
 HOST, DEVICE = "198.18.7.1", "198.18.7.2"  # of the range for benchmarks (RFC 2544), on the pair of devices alone
 
-UNPROVEN = "a dense round took 1.01 of what its bytes ask; one of MLMC was measured on a busy machine only"
-
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500), pytest.mark.xfail(reason=UNPROVEN, strict=False)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
 def command(*words: str, given: str = "") -> None:
