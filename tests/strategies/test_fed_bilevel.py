@@ -4,6 +4,7 @@ import json
 import logging
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from clients import client_app
 from clients.bilevel_client import PERSONAL
 from clients.data import FederatedData
 from fl_mlmc.bilevel import DivergenceError, Held, NotStronglyConvexError, Rafbo, Shard, Steps, simulate
@@ -21,7 +23,7 @@ from fl_mlmc.config import ConfigError, RunConfig
 from fl_mlmc.frames import read_clients, read_rounds
 from fl_mlmc.rng import stream
 from fl_mlmc.threads import threads
-from simulations.launch import execute, load_config, load_run
+from simulations.launch import RunFailed, execute, load_config, load_run
 from simulations.report import summarise
 from simulations.server_app import prepare_data, serve
 from strategies.checkpoint import CHECKPOINT, load_state
@@ -518,3 +520,15 @@ def test_problems_that_a_run_cannot_have_are_refused(bilevel: RunConfig, problem
     with pytest.raises(ValueError, match=words):
         serve(bilevel.changed(problem=problem))
     assert not Path(bilevel.runs_dir).exists()
+
+
+def test_a_devices_uplink_budget_holds_for_bilevel_updates_too(
+    bilevel: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_this_node = client_app._on_this_node
+    monkeypatch.setattr(client_app, "_on_this_node", lambda *asked: replace(on_this_node(*asked), uplink_budget=300))
+    clients = execute(bilevel.changed(compressor="MLMC(TopK(fraction=0.5))", num_rounds=1)).clients
+    assert clients["payload_bytes"].between(150, 300).all()
+    assert clients["compressor"].str.startswith("MLMC(TopK(fraction=0.0").all()
+    with pytest.raises(RunFailed, match=r"over the uplink-budget of 300, and Identity\(\) has no fraction to choose"):
+        execute(bilevel.changed(num_rounds=1, run_name="dense"))
