@@ -43,6 +43,8 @@ def test_the_fleet_api_passes_with_its_headers(client: TestClient, seen: list[ht
     (request,) = seen
     assert str(request.url) == f"https://127.0.0.1:2/v1/fleet/{name}"
     assert (request.content, request.headers["flwr-signature"], request.method) == (b"question", "s", "POST")
+    assert request.headers["connection"] != "x", "a header of this connection, not of the next"
+    assert request.headers["host"] == "127.0.0.1:2"
 
 
 @pytest.mark.parametrize(

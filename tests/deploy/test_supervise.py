@@ -165,6 +165,18 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    init(tmp_path / "fed", ["127.0.0.1"], "127.0.0.1:9443", free_port(), {0: "phone"})
+    device = tmp_path / "fed" / "devices" / "client-0"
+    for key, start in {
+        tmp_path / "fed" / "server.key": lambda: serve.serve(tmp_path / "fed", print),
+        device / "node.key": lambda: serve.run_node(device, NodeSettings("127.0.0.1:1", 0, port=free_port()), print),
+    }.items():
+        key.chmod(0o640)
+        with pytest.raises(DeployError, match=f"{key} has mode 0640, others could read it: `chmod 600"):
+            start()
+
+
 def test_a_node_says_what_is_in_its_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
