@@ -8,7 +8,7 @@ import pytest
 
 from deploy import registrar
 from deploy.federation import DeployError, add_node, init
-from deploy.registrar import Registrar, Registered, read_registered
+from deploy.registrar import Registered, Registrar, read_registered
 
 
 class FakeLink:
