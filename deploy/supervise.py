@@ -91,10 +91,8 @@ class Supervisor:
             return 0
         if process.poll() is None:
             process.terminate()
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(GRACE_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
         self._end_family()
         return process.wait()
 

@@ -112,6 +112,40 @@ def test_each_pause_is_twice_the_last(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert said == ["0.01 s", "0.02 s", "0.03 s", "0.03 s"]
 
 
+def test_a_process_that_lived_long_starts_again_without_delay(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, seconds in {"FIRST_SECONDS": 0.01, "MOST_SECONDS": 1.0, "STEADY_SECONDS": 3.0}.items():
+        monkeypatch.setattr(supervise, name, seconds)
+    said: list[str] = []
+
+    def tell(line: str) -> None:
+        said.append(line.rsplit(" in ")[-1])
+        if len(said) == 4:
+            supervisor.stop()
+
+    note = tmp_path / "lives"
+    code = f"import time; open({str(note)!r}, 'a').write('x'); time.sleep(4 * (len(open({str(note)!r}).read()) == 3))"
+    supervisor = Supervisor([sys.executable, "-c", code], tmp_path, os.environ, tell)
+    supervisor.run()
+    assert said == ["0.01 s", "0.02 s", "0.01 s", "0.02 s"]
+
+
+def test_a_process_that_does_not_listen_is_ended_after_a_grace(
+    started: tuple[list[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command, note = started
+    command[-1] = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {command[-1]}"
+    monkeypatch.setattr(supervise, "GRACE_SECONDS", 0.2)
+    supervisor = Supervisor(command, tmp_path, os.environ, print)
+    thread = threading.Thread(target=supervisor.run)
+    thread.start()
+    try:
+        wait_for(lambda: len(pids(note)) == 1)
+    finally:
+        supervisor.stop()
+        thread.join(20.0)
+    assert not alive(pids(note)[0])
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="a signal at the parent's death is Linux's")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_killed_supervisor_takes_its_process_along(

@@ -18,7 +18,7 @@ from fl_mlmc.blocks import DenseBlock, Payload
 from fl_mlmc.config import RunConfig
 from fl_mlmc.frames import read_clients, read_rounds
 from fl_mlmc.models import build_model
-from fl_mlmc.protocol import ARRAYS, CONFIG, PAYLOAD
+from fl_mlmc.protocol import ARRAYS, CONFIG, PAYLOAD, payload_name
 from fl_mlmc.roundlog import RoundLog
 from fl_mlmc.submodels import plan
 from fl_mlmc.testing import sealed
@@ -141,6 +141,14 @@ def long_update(message: Message, reply: Message) -> Message:
     return replaced(message, reply, encode_payload(Payload(len(values), (DenseBlock(values),))))
 
 
+def long_second(message: Message, reply: Message) -> Message:
+    values = torch.full((size_of(reply),), 10.0)
+    old = reply.content.array_records[ARRAYS][payload_name(1)]
+    data = encode_payload(Payload(len(values), (DenseBlock(values),)))
+    reply.content.array_records[ARRAYS][payload_name(1)] = Array(old.dtype, old.shape, old.stype, data)
+    return reply
+
+
 def without_array(message: Message, reply: Message) -> Message:
     return Message(RecordDict({CONFIG: reply.content.config_records[CONFIG]}), reply_to=message)
 
@@ -182,6 +190,7 @@ HOSTILE: dict[str, tuple[Reply, str]] = {
     "levels in bytes": (lambda m, r: replaced(m, r, levels=[b"x"]), "its levels are"),
     "chances in text": (lambda m, r: replaced(m, r, probabilities=["x"]), "its probabilities are"),
     "a million draws": (lambda m, r: replaced(m, r, levels=[1] * 10**6), "tells of 1000000 draws"),
+    "a million chances": (lambda m, r: replaced(m, r, probabilities=[0.5] * 10**6), "tells of 1000000 draws"),
     "no such compressor": (lambda m, r: replaced(m, r, compressor="Zip()"), "unknown compressor 'Zip'"),
     "long compressor": (lambda m, r: replaced(m, r, compressor="x" * 10**6), "has 1000000 characters"),
     "terminal": (lambda m, r: replaced(m, r, failure="\x1b[2J" + "no" * 10**6), r" \[2Jnono.{0,600}$"),
@@ -230,6 +239,18 @@ def test_a_second_reply_of_a_client_is_ignored(small: RunConfig, monkeypatch: py
     assert torch.equal(once, run(config.changed(run_name="twice")))
 
 
+@pytest.mark.parametrize("claim", ["1/2", "7/0", "1/none", "nonsense", ""])
+def test_a_reply_in_anothers_name_or_of_another_round_is_ignored(small: RunConfig, claim: str) -> None:
+    def claiming(message: Message, reply: Message) -> Message:
+        reply.metadata.__dict__["_group_id"] = claim
+        return reply
+
+    run(config := everyone(small, num_rounds=1), claiming, victims=(0,))
+    rows = read_clients(directory(config)).set_index("client")["status"]
+    assert rows.loc[0] == "dropped: no reply in time"
+    assert rows.drop(0).tolist() == ["ok"] * 5
+
+
 def test_coordinates_that_nobody_held_keep_their_values(small: RunConfig) -> None:
     config = small.changed(tiers="small:0.5:1.0", server_optimizer="sgd(momentum=0.9)")
     got = run(config)
@@ -255,6 +276,9 @@ def test_what_a_client_may_weigh_and_how_far_it_may_move_the_mean_can_be_bounded
         close = config.changed(run_name=f"close-{factor}", max_update_norm=factor * float(found[1]))
         run(close, long_update, victims=(2,))
         assert read_clients(directory(close)).set_index("client")["status"].loc[2].startswith(status)
+    two = config.changed(run_name="two", scheme="adiana(5.0, 0.1)", local_steps=0, compressor="RandK(fraction=0.5)")
+    run(two, long_second, victims=(2,))
+    assert read_clients(directory(two)).set_index("client")["status"].loc[2].startswith("dropped: its update has norm")
     run(more := config.changed(run_name="more"), too_many_examples, victims=(2,))
     rows = read_clients(directory(more)).set_index("client")["status"]
     assert (rows.loc[2], rows.loc[3]) == ("dropped: it declares 1001 examples, 1 to 1000 are allowed", "ok")
