@@ -32,9 +32,11 @@ class Link(LocalGrid):
     def __init__(self, config: RunConfig, held: Held, given: set[tuple[int, int]]) -> None:
         super().__init__(app, config.num_clients, config.to_flower())
         self._held, self._given, self._tasks, self._one = held, given, dict[str, Message](), threading.Lock()
+        self._ttl = 2 * config.round_timeout
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         tasks = {message.metadata.message_id: message for message in map(self.number, messages)}
+        assert {task.metadata.ttl for task in tasks.values() if task.metadata.message_type == "train"} <= {self._ttl}
         self._tasks |= tasks
         return list(tasks)
 
