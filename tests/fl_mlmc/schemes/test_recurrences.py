@@ -85,6 +85,7 @@ def test_adianas_anchor_moves_as_often_as_its_probability_says_and_to_the_model_
     scheme = ADIANA(smoothness=2.0, convexity=0.5, omega=1.0, probability=0.2, step=0.1)
     state = {"shift": vector(0), "z": vector(0), "anchor": vector(-7)}
     means, model = [vector(1), vector(1)], vector(5)
+    assert scheme.points(model, state)[0].item() == -7 / 2 + (1 / 2 - 1 / 4) * 5  # θ1 is 1/4 at most
     anchors = [
         scheme.estimate(means, model, state, Round(0, number, 1, 1))[1]["anchor"].item() for number in range(600)
     ]

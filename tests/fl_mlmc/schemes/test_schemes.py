@@ -10,6 +10,7 @@ from fl_mlmc.schemes import SCHEMES, Held, Round, Scheme, State, Turn, parse_sch
 from fl_mlmc.schemes.base import decoded, exact
 from fl_mlmc.schemes.constants import contraction, worst_omega
 from fl_mlmc.schemes.controlled import own_coordinates
+from fl_mlmc.schemes.ef_bv import best_step
 from fl_mlmc.schemes.marina import permuted_part
 from fl_mlmc.theory.bench import Gathered
 from fl_mlmc.wire import encode_payload
@@ -133,6 +134,11 @@ def test_a_compressor_that_a_scheme_does_not_admit_is_refused_with_the_reason(
 def test_open_options_follow_the_theorem(scheme: str, compressor: Compressor, option: str, value: float) -> None:
     resolved = parse_scheme(scheme).resolve(compressor, 10, 4)
     assert getattr(resolved, option) == pytest.approx(value)
+
+
+def test_the_best_step_of_ef_bv_weighs_bias_and_variance() -> None:
+    assert best_step(0.5, 0.75) == 0.5 / (0.25 + 0.75)
+    assert best_step(0.5, 0.0) == best_step(0.0, 0.0) == 1.0
 
 
 def test_with_many_clients_adianas_anchor_moves_more_often() -> None:
