@@ -369,6 +369,26 @@ def test_permuted_parts_over_tiers_average_to_the_mean_of_a_coordinates_holders(
     torch.testing.assert_close(total / 6000 / holders, wanted / holders, rtol=0.1, atol=0.06)
 
 
+def test_permuted_parts_over_tiers_never_meet() -> None:
+    helds = [Held(6, torch.tensor(places)) for places in ([0, 1, 2, 3, 4, 5], [0, 2, 5], [1, 3, 5])]
+    for number in range(1, 51):
+        sent = torch.zeros(6)
+        for rank, held in enumerate(helds):
+            turn = Turn(Round(0, number, 3, 3), rank, Identity(), np.random.default_rng(0), held)
+            sent[held.places] += permuted_part(torch.ones(len(held.places)), turn).payload.dense()
+        assert sent.max() == 3  # each coordinate is dealt to one member, whose part is scaled by 3
+
+
+@pytest.mark.parametrize(("held", "eta"), [(None, 4 * 1 / (2 * 3)), (Held(6, torch.arange(6)), 0.5)])
+def test_a_control_variate_moves_by_p_eta_over_gamma(held: Held | None, eta: float) -> None:
+    scheme, start = parse_scheme("tamuna(0.1, 0.4, overlap=2)"), torch.zeros(6, dtype=torch.float64)
+    turn = Turn(Round(0, 1, 8, 4), 1, Identity(), np.random.default_rng(0), held)
+    _, after = scheme.encode(lambda point, sample=0: point + 1, [start], scheme.init_client(start), turn)
+    own = own_coordinates(6, 2, turn.round, 1)
+    assert after["weight"][own].tolist() == pytest.approx([0.4 / 0.1 * eta] * len(own))
+    assert after["weight"].count_nonzero() == len(own)
+
+
 def test_an_overlap_of_two_converges_where_clients_hold_parts() -> None:
     # Each f_i is over the client's own coordinates; the optimum is the mean of the offsets of each one's holders.
     scheme, size = parse_scheme("tamuna(0.3, 0.5)").resolve(Identity(), 6, 4), 6
