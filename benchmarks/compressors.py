@@ -62,6 +62,7 @@ COMPRESSORS = [
     "StochasticRounding(bits=4)",
     "StochasticRounding(bits=8)",
     "FloatingPoint(bits=4)",
+    "FloatingPoint(bits=20)",
     "MLMC(FloatingPoint(), 'fixed')",
     "MLMC(FloatingPoint())",
     "Natural()",
@@ -70,6 +71,7 @@ COMPRESSORS = [
     "MLMC(RTN(bits=8))",
     "MLMC(RTN(bits=8), 'cost')",
     "ECUQ(bits=3)",
+    "ECUQ(bits=9)",
     "MLMC(ECUQ(bits=4))",
 ]
 

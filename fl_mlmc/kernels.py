@@ -104,11 +104,11 @@ def bits(words: Any, out: Any, low: Any, mask: Any) -> None:
 
 
 @_kernel
-def exponent_and_bits(words: Any, out: Any, low: Any, width: Any) -> None:
-    """The exponent of a float32's bits, followed by some of its mantissa."""
+def exponents_and_bits(words: Any, counts: Any, low: Any, width: Any) -> None:
+    """Add up how often each exponent of a float32's bits, followed by some of its mantissa, occurs."""
     for i in range(words.size):
         exponent = words[i] >> np.int32(23) & np.int32(255)
-        out[i] = exponent << width | (words[i] >> low & ((np.int32(1) << width) - np.int32(1)))
+        counts[exponent << width | (words[i] >> low & ((np.int32(1) << width) - np.int32(1)))] += 1
 
 
 @_kernel

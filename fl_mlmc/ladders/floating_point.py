@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..blocks import Block, DenseBlock, PowerBlock
+from ..kernels import kernel_for
 from ..pointwise import EXACT_BELOW, negative, pointwise, tally
 from .base import Ladder, Rungs
 from .joint import lettered
@@ -77,14 +78,17 @@ class FloatingPointRungs(Rungs):
         """Σ 4^E over all coordinates, then over those with a one in each of a few bits after `done`."""
         width = min(_DIGITS, self.num_levels - done)
         low = self.num_levels - done - width
-        groups = pointwise(
-            lambda words: (words >> 23 & 255) << width | (words >> low & (1 << width) - 1),
-            torch.int16,
-            self._words,
-            kernel=("exponent_and_bits", low, width),
-        )
+        compiled = kernel_for("exponents_and_bits", self.size) if self._words.device.type == "cpu" else None
+        if compiled is not None:
+            counts = np.zeros(256 << width, np.int64)
+            compiled(self._words.numpy(), counts, np.int32(low), np.int32(width))
+        else:
+            groups = pointwise(
+                lambda words: (words >> 23 & 255) << width | (words >> low & (1 << width) - 1), torch.int16, self._words
+            )
+            counts = tally(groups, 256 << width)
         powers = 4.0 ** (np.maximum(np.arange(256), 1) - 127)
-        mantissas = powers @ tally(groups, 256 << width).reshape(256, -1)
+        mantissas = powers @ counts.reshape(256, -1)
         ones = [float(mantissas @ (np.arange(1 << width) >> bit & 1)) for bit in reversed(range(width))]
         return [float(mantissas.sum()), *ones]
 

@@ -29,6 +29,7 @@ _STATE_BYTES = 5
 _MOST_KINDS = 1 << 12  # of blocks
 _LOSS = 0.004  # share of the bits that rare blocks may take from frequent ones
 _MOST_LOSS = 0.007  # the same, for blocks of one letter
+_MOST_GAPS = 1.25  # letters from the first to the last over those that occur
 _LANE_BITS = 1 << 12  # of entropy that pay for the 32 bits of another lane
 _MOST_LANES, _MOST_STEPS = 1 << 12, 1 << 16
 _STRETCH = 1 << 14  # blocks that are looked up together
@@ -42,7 +43,7 @@ def is_worth_lanes(counts: np.ndarray, bits: float) -> bool:
 
 def encode_lanes(symbols: np.ndarray, counts: np.ndarray, bits: float) -> bytes:
     """The code of uint8 or uint16 `symbols` that occur `counts` times, `bits` of entropy in all; at least two occur."""
-    group = group_size(int(np.count_nonzero(counts)), symbols.size, bits, _MOST_KINDS, _LOSS)
+    counts, group = _without_gaps(counts, bits)
     head, letters, weights = encode_model(counts, symbols.size, group - 1)
     blocks = _joined(symbols, letters, group)
     num_lanes = max(1, min(int(bits) // _LANE_BITS, _MOST_LANES, blocks.size), -(-blocks.size // _MOST_STEPS))
@@ -71,6 +72,18 @@ def decode_lanes(body: memoryview, size: int, alphabet: int) -> np.ndarray:
     return _letters(part(blocks, size, letters.size, group), letters, np.uint8 if alphabet <= 256 else np.uint16)
 
 
+def _without_gaps(counts: np.ndarray, bits: float) -> tuple[np.ndarray, int]:
+    """(counts, letters in a block), a few letters between others as if they occurred: then no place is looked up."""
+    size, letters = int(counts.sum()), np.flatnonzero(counts)
+    filled = counts.copy()
+    inside = filled[letters[0] : letters[-1] + 1]
+    np.maximum(inside, 1, out=inside)
+    group = group_size(letters.size, size, bits, _MOST_KINDS, _LOSS)
+    if inside.size <= _MOST_GAPS * letters.size and group_size(inside.size, size, bits, _MOST_KINDS, _LOSS) == group:
+        return filled, group
+    return counts, group
+
+
 def _joined(symbols: np.ndarray, letters: np.ndarray, group: int) -> np.ndarray:
     """Blocks of the places that symbols have among `letters`."""
     first, last = int(letters[0]), int(letters[-1])
@@ -78,8 +91,10 @@ def _joined(symbols: np.ndarray, letters: np.ndarray, group: int) -> np.ndarray:
         places = np.zeros(last + 1, symbols.dtype)
         places[letters] = np.arange(letters.size)
         symbols, first = _looked_up(places, symbols), 0
+    if group == 1 and first == 0:
+        return symbols
     compiled = kernel_for("join", symbols.size)
-    if compiled is None or (group == 1 and first == 0):
+    if compiled is None:
         return join(symbols - symbols.dtype.type(first), letters.size, group)
     dtype = np.uint8 if letters.size**group <= 256 else np.uint16
     blocks = np.zeros(-(-symbols.size // group), dtype)

@@ -93,6 +93,7 @@ def test_every_kernel_is_used_by_these_compressors(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("fl_mlmc.pointwise.kernel_for", note)
     monkeypatch.setattr("fl_mlmc.wire.rans_lanes.kernel_for", note)
     monkeypatch.setattr("fl_mlmc.ladders.lattice.kernel_for", note)
+    monkeypatch.setattr("fl_mlmc.ladders.floating_point.kernel_for", note)
     for text in TEXTS:
         for seed in range(3):
             fl_mlmc.decode(fl_mlmc.parse(text).encode(VECTORS["normal"], np.random.default_rng(seed)), SIZE)
