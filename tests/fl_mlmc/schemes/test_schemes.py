@@ -379,12 +379,20 @@ def test_permuted_parts_over_tiers_never_meet() -> None:
         assert sent.max() == 3  # each coordinate is dealt to one member, whose part is scaled by 3
 
 
-@pytest.mark.parametrize(("held", "eta"), [(None, 4 * 1 / (2 * 3)), (Held(6, torch.arange(6)), 0.5)])
-def test_a_control_variate_moves_by_p_eta_over_gamma(held: Held | None, eta: float) -> None:
-    scheme, start = parse_scheme("tamuna(0.1, 0.4, overlap=2)"), torch.zeros(6, dtype=torch.float64)
+@pytest.mark.parametrize(
+    ("text", "held", "eta"),
+    [
+        ("tamuna(0.1, 0.4, overlap=2)", None, 4 * 1 / (2 * 3)),
+        ("tamuna(0.1, 0.4, overlap=2)", Held(6, torch.arange(6)), 0.5),
+        ("proxskip(0.1, 0.4)", Held(6, torch.arange(6)), 1.0),
+    ],
+)
+def test_a_control_variate_moves_by_p_eta_over_gamma(text: str, held: Held | None, eta: float) -> None:
+    scheme, start = parse_scheme(text), torch.zeros(6, dtype=torch.float64)
     turn = Turn(Round(0, 1, 8, 4), 1, Identity(), np.random.default_rng(0), held)
     _, after = scheme.encode(lambda point, sample=0: point + 1, [start], scheme.init_client(start), turn)
-    own = own_coordinates(6, 2, turn.round, 1)
+    own = scheme.speaks_of(6, turn.round, 1)
+    assert own is not None
     assert after["weight"][own].tolist() == pytest.approx([0.4 / 0.1 * eta] * len(own))
     assert after["weight"].count_nonzero() == len(own)
 
