@@ -161,6 +161,8 @@ def test_a_cohort_smaller_than_all_is_taken_or_refused_by_name(text: str) -> Non
 def test_an_overlap_beyond_the_cohort_is_refused() -> None:
     with pytest.raises(ValueError, match="more than the 2 clients"):
         parse_scheme("tamuna(0.1, 0.5, overlap=3)").check_cohort(2, 8)
+    with pytest.raises(ValueError, match="more than the 8 clients"):
+        parse_scheme("compressed_scaffnew(0.1, 0.5, overlap=9)").check_cohort(8, 8)
 
 
 EVERY = [
@@ -317,6 +319,16 @@ def test_an_exact_message_keeps_every_digit_of_its_precision() -> None:
         assert message.expected_bits == 64 * 20
     assert exact(vector.float()).expected_bits == 32 * 20
     assert torch.equal(decode(encode_payload(exact(vector.float()).payload), 20), vector.float())
+
+
+def test_coordinates_that_go_together_in_one_round_do_not_in_another() -> None:
+    """Neighbours would always share their clients if the template's columns stayed in place."""
+    together = []
+    for number in range(20):
+        round = Round(0, number, 4, 4)
+        owners = [set(own_coordinates(40, 2, round, rank).tolist()) for rank in range(4)]
+        together.append([({0, 4} <= mine) for mine in owners].count(True))
+    assert set(together) == {0, 2}
 
 
 @pytest.mark.parametrize(("size", "members", "owners"), [(12, 4, 2), (7, 5, 3), (3, 8, 2), (10, 4, 4)])
