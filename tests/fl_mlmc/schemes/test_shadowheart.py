@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from fl_mlmc import RandK
+from fl_mlmc import Identity, RandK
 from fl_mlmc.schemes import Budget, Round, Turn, parse_scheme
 from fl_mlmc.schemes.base import decoded
 from fl_mlmc.schemes.shadowheart import Shadowheart, equilibrium_time
@@ -61,6 +61,16 @@ def test_clients_do_what_fits_the_time_and_slow_ones_are_idle() -> None:
         assert (budget.gradients, budget.messages) == (b, m)
         assert budget.weight == pytest.approx(b * m / (b * 4 + 4 * 4.0 + m * 4.0))
     assert budgets[3] == Budget(0, 0, 0.0)
+
+
+def test_without_noise_and_compression_every_client_has_a_weight() -> None:
+    _, budgets = Shadowheart(noise=0.0).resolve(Identity(), 10, 2).budgets([1.0, 1.0], [1.0, 1.0])
+    assert budgets[0].weight == budgets[1].weight > 0
+
+
+def test_who_cannot_send_computes_nothing() -> None:
+    _, budgets = Shadowheart(noise=1.0).resolve(RandK(count=2), 10, 3).budgets([1.0, 1.0, 1.0], [1.0, 1.0, 1e9])
+    assert budgets[2] == Budget(0, 0, 0.0)
 
 
 def test_a_message_is_the_mean_of_independent_compressions_of_the_mean_gradient() -> None:
