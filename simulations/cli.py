@@ -1,5 +1,6 @@
 """The `fl-mlmc` command."""
 
+import shlex
 import signal
 import tomllib
 from collections.abc import Mapping
@@ -79,8 +80,9 @@ def _run(
         errors.print(f"[red]run failed:[/] {error.reason}", highlight=False, soft_wrap=True)
         errors.print(f"log: {error.directory}", highlight=False, soft_wrap=True)
         if (error.directory / CHECKPOINT).exists():
-            command = f"fl-mlmc deploy run {how['deployment']}" if "deployment" in how else "fl-mlmc run"
-            errors.print(f"go on: {command} --resume {error.directory}", highlight=False, soft_wrap=True)
+            command = ["fl-mlmc", *(["deploy", "run", str(how["deployment"])] if "deployment" in how else ["run"])]
+            again = shlex.join([*command, "--resume", str(error.directory)])
+            errors.print(f"go on: {again}", highlight=False, soft_wrap=True, markup=False)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         errors.print("interrupted; everything that this run started is stopped")

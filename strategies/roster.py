@@ -83,10 +83,9 @@ class Roster:
             found = len(self.clients)
             if found == self._num_clients:
                 return
-            if (
-                now_known := len(self._entries) + len(self._refused)
-            ) > most_known:  # one that comes and goes is not new
-                most_known, heard = now_known, time.monotonic()  # a slow machine starts its nodes one by one
+            num_known = len(self._entries) + len(self._refused)
+            if num_known > most_known:  # a slow machine starts its nodes one by one; one that comes and goes is not new
+                most_known, heard = num_known, time.monotonic()
             if time.monotonic() > heard + seconds:
                 if found >= least:
                     log(WARNING, "%d of %d clients have a node, going on with these", found, self._num_clients)

@@ -12,7 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from fl_mlmc.config import RunConfig
+from simulations import cli
 from simulations.cli import app, parse_setting
+from simulations.launch import RunFailed
 
 ROOT = Path(__file__).parents[2]
 
@@ -92,6 +94,24 @@ def test_a_run_that_fails_on_flower_exits_with_1(small: RunConfig) -> None:
     assert "round 1 has 0 good replies of 4" in " ".join(output.split())
     directory = Path(small.runs_dir) / "small"
     assert len((directory / "clients.jsonl").read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize(("words", "command"), [(["run"], "run"), (["deploy", "run", "fed"], "deploy run fed")])
+def test_a_run_that_failed_with_a_checkpoint_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], command: str
+) -> None:
+    run = tmp_path / "a run"
+
+    def fail(config: RunConfig, *args: object, **how: object) -> None:
+        raise RunFailed(run, "the server is gone")
+
+    monkeypatch.setattr(cli, "execute", fail)
+    before = CliRunner().invoke(app, words)
+    (run / "checkpoint").mkdir(parents=True)
+    done = CliRunner().invoke(app, words)
+    assert (before.exit_code, done.exit_code) == (1, 1)
+    assert "go on" not in before.output
+    assert f"go on: fl-mlmc {command} --resume '{run}'" in done.output
 
 
 def test_ctrl_c_stops_the_run_and_all_that_it_started(small: RunConfig) -> None:
