@@ -122,7 +122,7 @@ def theory(
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes at a time; one a processor unless given.")] = None,
 ) -> None:
     """Check theorems by running: measured rate, bound, floor and bits of every scheme on convex problems."""
-    from .theory import PROBLEMS, compare
+    from .theory import PROBLEMS, compare, summaries
 
     try:
         with Progress(*Progress.get_default_columns(), console=errors, transient=True) as progress:
@@ -137,8 +137,8 @@ def theory(
     except (OSError, ValueError) as error:
         errors.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from None
-    if len(table):
-        console.print(table.to_string(index=False), highlight=False, soft_wrap=True)
+    for shown in summaries(table):
+        console.print(shown)
     console.print(f"tables and pictures  {out}", highlight=False, soft_wrap=True)
 
 

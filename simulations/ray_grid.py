@@ -73,8 +73,7 @@ class RayGrid(SimulatedGrid):
         queue = Queue()
         try:
             while time.monotonic() < deadline:
-                queue.add(itertools.islice(source, max(0, self._cost.look_ahead(len(self._crew.ready)) - len(queue))))
-                self._hand_out(queue, server_round, broadcast)
+                self._hand_out(queue, source, server_round, broadcast)
                 if not queue and not self._crew.is_busy:
                     return
                 for worker, number in self._crew.wait(min(1.0, deadline - time.monotonic())):
@@ -93,12 +92,17 @@ class RayGrid(SimulatedGrid):
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         self.close()
 
-    def _hand_out(self, queue: "Queue", server_round: int, broadcast: "_Broadcast") -> None:
+    def _hand_out(self, queue: "Queue", source: Iterator[Job], server_round: int, broadcast: "_Broadcast") -> None:
+        ready = self._crew.ready
         for depth in range(1, QUEUED_BATCHES + 1):
-            for worker in self._crew.ready:
+            # Making messages takes time, so nobody waits for more than is needed to begin.
+            num_idle = sum(not worker.batches for worker in ready)
+            wanted = num_idle if depth == 1 else self._cost.look_ahead(len(ready))
+            queue.add(itertools.islice(source, max(0, wanted - len(queue))))
+            for worker in ready:
                 need = queue.first_need(worker.has_gpu) if len(worker.batches) < depth else None
                 if need is not None and self._crew.has_room(worker, need):
-                    jobs = self._cost.take(queue.line(need), len(self._crew.ready))
+                    jobs = self._cost.take(queue.line(need), len(ready))
                     states = (self._states.get(job.node) for job in jobs)
                     messages = zip((job.message for job in jobs), states, strict=True)
                     at_once = self._at_once and len(jobs) > 1 and all(job.may_join for job in jobs)

@@ -9,7 +9,7 @@ from flwr.app import Message, MessageType
 
 from .needs import Need
 
-BATCH_SECONDS = 0.05
+BATCH_SECONDS = 0.1
 """Client time in a batch: long against a millisecond of Ray, short against a round."""
 FIRST_GUESS_SECONDS = 0.01
 MAX_BATCH = 512

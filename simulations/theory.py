@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from rich.table import Table
 
 from fl_mlmc import MLMC, Compressor, Identity, RandK, TopK, parse
 from fl_mlmc.schemes.constants import worst_omega
@@ -213,6 +214,35 @@ def averaged(
     return float(trace.suboptimality[:-1].mean()), steps.convex_bound(1.0, omega, 5.0, sigma, clients, rounds)
 
 
+def summaries(table: pd.DataFrame) -> Iterator[Table]:
+    """What each problem's rows come to, for the screen: last errors, and bits to 1e-6; theory.csv has the rest."""
+    for problem, rows in table.groupby("problem", sort=False) if len(table) else ():
+        shown = Table(title=problem, title_justify="left", box=None, padding=(0, 2, 0, 0))
+        for name in ("method", "compressor"):
+            shown.add_column(name, overflow="fold")
+        for name in ("rate", "bound", "÷ bound", "error", "rounds", "bits"):
+            shown.add_column(name, justify="right", no_wrap=True)
+        for row in rows.to_dict("records"):
+            ratio = (row["measured_rate"] or math.nan) / (row["bound"] or math.nan)
+            figures = [row["measured_rate"], row["bound"], ratio, row["last_error"]]
+            bits = row["expected_bits_to_1e-6"]
+            shown.add_row(
+                _label(row["method"]),
+                "" if row["compressor"] == "Identity()" else row["compressor"],
+                *("–" if pd.isna(figure) else f"{figure:.3g}" for figure in figures),
+                f"{row['rounds']:,}{' cut' if row['cut'] else ''}",
+                "–" if pd.isna(bits) else f"{bits:,.0f}",
+            )
+        yield shown
+
+
+def _label(method: str) -> str:
+    """A scheme and those of its options that tell it from its like."""
+    scheme, _, options = method.partition("(")
+    extra = [part for part in options.rstrip(")").split(", ") if part.startswith(("overlap", "permuted"))]
+    return " ".join([scheme, *extra])
+
+
 def _write(table: pd.DataFrame, stem: Path) -> None:
     table.to_csv(stem.with_suffix(".csv"), index=False)
     cells = [[_cell(value) for value in row] for row in table.itertuples(index=False)]
@@ -237,10 +267,9 @@ def _draw(name: str, runs: Sequence[tuple[Row, Mapping[str, np.ndarray]]], path:
     palette = [*mpl.color_sequences["tab20"][::2], *mpl.color_sequences["Dark2"]]
     colors = dict(zip(schemes, palette, strict=False))
     for row, lines in runs:
-        scheme, _, options = row["method"].partition("(")
+        scheme = row["method"].partition("(")[0]
         compressor = row["compressor"].partition("(")[0]
-        extra = [part for part in options.rstrip(")").split(", ") if part.startswith(("overlap", "permuted"))]
-        title = " ".join([scheme, *extra, *([] if compressor == "Identity" else [row["compressor"]])])
+        title = " ".join([_label(row["method"]), *([] if compressor == "Identity" else [row["compressor"]])])
         for axes, axis in ((left, "iterations"), (right, "bits")):
             axes.plot(lines[axis], lines["error"], STYLES[compressor], color=colors[scheme], label=title, linewidth=1.3)
     for axes, label in ((left, "iterations"), (right, "expected bits a client")):

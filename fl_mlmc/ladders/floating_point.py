@@ -7,6 +7,7 @@ coordinate is sent as ±2^E or ±2^(E+1), natural compression's law, and ω ≤ 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -55,7 +56,11 @@ class FloatingPointRungs(Rungs):
         self.size = vector.numel()
         self.base_bits = 9.0 * self.size
         self._words = vector.contiguous().view(torch.int32)
-        self._negative = negative(vector)
+        self._vector = vector
+
+    @cached_property
+    def _negative(self) -> Tensor:
+        return negative(self._vector)
 
     @property
     def base(self) -> PowerBlock:  # type: ignore[override]

@@ -3,13 +3,12 @@
 import struct
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ..blocks import DenseBlock
 from .errors import WireError
-from .floats import check_finite, encode_floats, finite, floats, words_of
-from .kinds import CUT, DENSE, MASKED, Body
+from .floats import bytes_of, check_floats, finite, floats, words_of
+from .kinds import BFLOAT16, CUT, DENSE, MASKED, Body
 from .symbols import decode_symbols, encode_mask
 from .words import decode_words, encode_words, words_length
 
@@ -18,27 +17,30 @@ _MASKED = struct.Struct("<I")  # length of the mask
 
 def encode_dense(values: Tensor) -> tuple[int, Body]:
     words = words_of(values)
-    kept, num_filled = _num_kept_bits(words), int(np.count_nonzero(words))
-    is_cut = kept > 0 and 1 + words_length(words.size, kept) < (2 if kept <= 16 else 4) * words.size
-    forms: list[tuple[int, Body]] = []
-    if not is_cut:
-        width, plain = encode_floats(values)
-        forms.append((width | DENSE, plain))
+    check_floats(words)
+    union, num_filled = int(np.bitwise_or.reduce(words)), int(np.count_nonzero(words))
+    kept, width, flag = _num_kept_bits(union), 4, 0
+    if not union & 0xFFFF:
+        width, flag = 2, BFLOAT16
+    mask, filled = b"", np.zeros(0, bool)
+    lengths = {DENSE: width * words.size}
     if (words.size - num_filled) * 32 > words.size:  # a mask costs a bit a coordinate at most
         filled = words != 0
         mask = encode_mask(filled)
-        width, entries = encode_floats(torch.from_numpy(words[filled].view("<f4").astype(np.float32, copy=False)))
-        forms.append((width | MASKED, _MASKED.pack(len(mask)) + mask + entries))
-    if is_cut:
-        floats_of = words.view("<f4")
-        check_finite(np.array([floats_of.min(), floats_of.max()]))
-        forms.append((CUT, encode_words(words, kept, 32 - kept, bytes([kept]))))
-    return min(forms, key=lambda form: len(form[1]))
+        lengths[MASKED] = _MASKED.size + len(mask) + width * num_filled
+    if kept:
+        lengths[CUT] = 1 + words_length(words.size, kept)
+    kind = min(lengths, key=lambda each: lengths[each])
+    if kind == CUT:
+        return CUT, encode_words(words, kept, 32 - kept, bytes([kept]))
+    if kind == DENSE:
+        return DENSE | flag, bytes_of(words, width)
+    entries = bytes_of(words[filled], width)
+    return MASKED | (flag if num_filled else 0), _MASKED.pack(len(mask)) + mask + entries
 
 
-def _num_kept_bits(words: np.ndarray) -> int:
+def _num_kept_bits(union: int) -> int:
     """Upper bits without which no value would be the same, 9 to 31; 0 if these are all, or none of them are zero."""
-    union = int(np.bitwise_or.reduce(words))
     num_zeros = min((union & -union).bit_length() - 1, 23) if union else 0
     return 32 - num_zeros if num_zeros else 0
 

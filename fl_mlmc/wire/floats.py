@@ -10,13 +10,15 @@ from .kinds import BFLOAT16, Body
 
 def encode_floats(values: Tensor) -> tuple[int, Body]:
     """(BFLOAT16 if every value is one, else 0; the bytes, of float32 values those of the tensor itself)."""
-    array = values.detach().cpu().contiguous().numpy()
-    if array.size:
-        check_finite(np.array([array.min(), array.max()]))
-    words = array.astype("<f4", copy=False).view("<u4")
-    if words.size and not int(np.bitwise_or.reduce(words)) & 0xFFFF:
-        return BFLOAT16, words.view("<u2")[1::2].tobytes()
-    return 0, words.view(np.uint8).data
+    words = words_of(values)
+    check_floats(words)
+    flag = BFLOAT16 if words.size and not int(np.bitwise_or.reduce(words)) & 0xFFFF else 0
+    return flag, bytes_of(words, 2 if flag else 4)
+
+
+def bytes_of(words: np.ndarray, width: int) -> Body:
+    """All four bytes of little-endian words, which are not copied, or the upper two."""
+    return words.view(np.uint8).data if width == 4 else words.view("<u2")[1::2].tobytes()
 
 
 def decode_floats(body: memoryview, width: int) -> Tensor:
@@ -37,6 +39,13 @@ def finite(values: np.ndarray) -> Tensor:
     if values.size and not np.isfinite([values.min(), values.max()]).all():
         raise WireError("payload holds values that are not finite")
     return torch.from_numpy(values)
+
+
+def check_floats(words: np.ndarray) -> None:
+    """ValueError unless the words are finite floats."""
+    if words.size:
+        values = words.view("<f4")
+        check_finite(np.array([values.min(), values.max()]))
 
 
 def check_finite(values: np.ndarray) -> None:

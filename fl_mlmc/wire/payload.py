@@ -5,11 +5,10 @@ what the receiver expects before it allocates; bytes that break a rule raise `Wi
 """
 
 import struct
-import zlib
-from functools import reduce
 
 from ..blocks import Block, DenseBlock, Payload
 from .bodies import decode_body, encode_block
+from .checksum import checksum
 from .errors import WireError
 
 MAGIC = b"MLMC"
@@ -33,15 +32,15 @@ def encode_payload(payload: Payload) -> bytes:
         blocks = [encode_block(DenseBlock(payload.dense()))]
     parts = [part for kind, body in blocks for part in (_BLOCK.pack(kind, len(body)), body)]
     head = _HEADER.pack(MAGIC, VERSION, len(blocks), payload.size, 0)
-    checksum = _checksum(head, *parts)
-    return b"".join([_HEADER.pack(MAGIC, VERSION, len(blocks), payload.size, checksum), *parts])
+    head = _HEADER.pack(MAGIC, VERSION, len(blocks), payload.size, checksum(head, *parts))
+    return b"".join([head, *parts])
 
 
 def decode_payload(data: bytes, size: int) -> Payload:
     """The payload in `data`, which the receiver expects to hold `size` coordinates; WireError if it does not."""
     if len(data) < _HEADER.size:
         raise WireError(f"payload has {len(data)} bytes, its header alone needs {_HEADER.size}")
-    magic, version, num_blocks, declared, checksum = _HEADER.unpack_from(data)
+    magic, version, num_blocks, declared, stated = _HEADER.unpack_from(data)
     if magic != MAGIC:
         raise WireError(f"payload begins with {magic!r}, expected {MAGIC!r}")
     if version != VERSION:
@@ -49,7 +48,7 @@ def decode_payload(data: bytes, size: int) -> Payload:
     if declared != size or size < 1:
         raise WireError(f"payload describes {declared} coordinates, expected {size}")
     body = memoryview(data)[_HEADER.size :]
-    if checksum != _checksum(_HEADER.pack(magic, version, num_blocks, declared, 0), body):
+    if stated != checksum(_HEADER.pack(magic, version, num_blocks, declared, 0), body):
         raise WireError("payload's checksum does not match its bytes")
     return Payload(size, tuple(_read_blocks(body, num_blocks, size)))
 
@@ -76,7 +75,3 @@ def _read_blocks(body: memoryview, num_blocks: int, size: int) -> list[Block]:
     if position != len(body):
         raise WireError(f"payload has {len(body) - position} bytes after its last block")
     return blocks
-
-
-def _checksum(*parts: bytes | memoryview) -> int:
-    return reduce(lambda so_far, part: zlib.crc32(part, so_far), parts, 0)

@@ -20,10 +20,11 @@ def encode_words(words: np.ndarray, width: int, low: int = 0, head: bytes = b"")
     octets = out[len(head) : len(head) + whole * size].reshape(whole, size)
     planes = out[len(head) + whole * size :].reshape(width % 8, -(-size // 8))
     for start in range(0, size, _STRETCH):
-        part = (words[start : start + _STRETCH] >> np.uint32(low)).view(np.uint8).reshape(-1, 4)
-        for place in range(whole):
-            octets[place, start : start + _STRETCH] = part[:, place]
-        upper = part[:, whole].copy()
+        part = words[start : start + _STRETCH] >> np.uint32(low)
+        for row in octets:
+            row[start : start + _STRETCH] = part  # the lowest byte
+            part >>= np.uint32(8)
+        upper = part.astype(np.uint8)
         for bit in range(width % 8):
             plane = np.packbits(upper & np.uint8(1 << bit), bitorder="little")
             planes[bit, start // 8 : start // 8 + plane.size] = plane

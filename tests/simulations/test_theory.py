@@ -54,6 +54,7 @@ def test_diana_is_exact_and_no_slower_than_its_bound_on_real_data() -> None:
 
 
 def test_the_command_writes_tables_and_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     result = CliRunner().invoke(app, ["theory", "quadratic", "--out", str(tmp_path), "--max-rounds", "3"])
     assert result.exit_code == 0, result.output
     table = pd.read_csv(tmp_path / "theory.csv")
@@ -61,6 +62,8 @@ def test_the_command_writes_tables_and_a_picture(tmp_path: Path, monkeypatch: py
     assert len(table) == len(theory.methods(theory.problem_named("quadratic")))
     assert (tmp_path / "theory.md").read_text().count("\n") == len(table) + 2
     assert (tmp_path / "quadratic.png").stat().st_size > 10_000
+    assert "compressed_scaffnew overlap=4" in result.output.replace("\n", " ")
+    assert max(map(len, result.output.splitlines())) <= 120
 
 
 def test_an_unknown_problem_is_refused_by_name(tmp_path: Path) -> None:

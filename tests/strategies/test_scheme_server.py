@@ -15,15 +15,23 @@ from clients import client_app
 from clients.data import FederatedData
 from clients.state import ClientMemory
 from fl_mlmc import decode
+from fl_mlmc.blocks import DenseBlock, Payload, SparseBlock
 from fl_mlmc.config import ConfigError, RunConfig
 from fl_mlmc.frames import read_clients
 from fl_mlmc.models import build_model
 from fl_mlmc.protocol import CONFIG
 from fl_mlmc.roundlog import RoundLog
+from fl_mlmc.schemes import Round
+from fl_mlmc.schemes.shadowheart import Shadowheart
+from fl_mlmc.submodels import IndexPlan
+from fl_mlmc.submodels.tier import simulated_seconds
+from fl_mlmc.submodels.width_spec import WidthSpec
+from fl_mlmc.wire import decode_payload
 from simulations.launch import execute, load_config, load_run
 from simulations.local_grid import LocalGrid
 from simulations.server_app import prepare_data
 from strategies.checkpoint import CHECKPOINT, load_state
+from strategies.scheme_server import SchemeServer
 from strategies.tiered import MEMORIES, TieredStrategy, from_arrays, to_arrays
 
 ALL: dict[str, Any] = {"clients_per_round": 6, "quorum": 1}
@@ -234,3 +242,96 @@ def test_a_compressor_that_the_scheme_does_not_admit_is_refused_before_anything_
     with pytest.raises(ValueError, match="scheme diana needs an unbiased compressor"):
         execute(config)
     assert not (directory(config) / "run.json").exists()
+
+
+def alone(config: RunConfig, size: int = 8) -> tuple[SchemeServer, IndexPlan]:
+    """The scheme server of `config` over a model of `size` weights that every client holds, and their plan."""
+    own = IndexPlan(WidthSpec({}, {"weight": (size,)}, {"weight": (None,)}), {})
+    return SchemeServer(config, size, lambda client: own), own
+
+
+def test_a_task_says_how_many_are_in_its_round_and_what_the_client_has_time_for(small: RunConfig) -> None:
+    tiers = "fast:1:0.5:speed=1e-3:up=1e5,slow:1:0.25:speed=5e-4:up=2e4,never:1:0.25:speed=1e-9:up=1"
+    config = small.changed(
+        clients_per_round=6, compressor="RandK(fraction=0.5)", local_steps=0, tiers=tiers
+    ).changed(scheme="shadowheart(noise=20.0)")  # fmt: skip
+    server, _ = alone(config, size=1210)
+    fast, slow, never = config.tier_list
+    tier_of = [fast, slow, never, fast, slow, fast]
+    server.meet(range(6), tier_of.__getitem__)
+    assert server.active(range(6)) == [0, 1, 3, 4, 5]
+    server.start(1, server.active(range(6)), torch.zeros(1210))
+    told = [server.turn(client) for client in (0, 1)]
+    assert [task["cohort_size"] for task in told] == [5, 5]
+    assert told[0]["gradients"] != told[1]["gradients"]
+    scheme = server.scheme
+    assert isinstance(scheme, Shadowheart)
+    compute = [simulated_seconds(tier, 1210, 1, 0, 0) for tier in tier_of]
+    bits = config.uplink.compress(torch.ones(1210), np.random.default_rng(0)).expected_bits
+    lasting, budgets = scheme.budgets(compute, [bits / 8 / tier.up for tier in tier_of])
+    assert server.lasting == lasting
+    assert [(task["gradients"], task["messages"]) for task in told] == [
+        (budgets[client].gradients, budgets[client].messages) for client in (0, 1)
+    ]
+
+
+def test_a_client_hears_of_the_coordinates_that_it_sent_only(small: RunConfig) -> None:
+    config = everyone(small, **OWN_STEPS, tiers="full:1:1").changed(scheme="compressed_scaffnew(0.1, 0.5)")
+    server, own = alone(config, size=60)
+    server.start(1, range(6), torch.zeros(60))
+    spoken = server.scheme.speaks_of(60, Round(config.seed, 1, 6, 6), 2)
+    assert spoken is not None
+    for client in range(6):
+        server.add(client, own, [Payload(60, (DenseBlock(torch.ones(60)),))], 1.0, None)
+    server.estimate(torch.zeros(60))
+    heard = server.movement(2)
+    assert heard is not None
+    [block] = decode_payload(heard, 60).blocks
+    assert isinstance(block, SparseBlock)
+    assert block.indices.tolist() == spoken.tolist()
+    assert len(spoken) < 60
+
+
+def test_a_server_goes_on_from_its_state_with_all_that_it_knew(small: RunConfig) -> None:
+    config = everyone(small, **OWN_STEPS, tiers="full:1:1").changed(scheme="compressed_scaffnew(0.1, 0.5)")
+    server, own = alone(config, size=60)
+    server.start(1, range(6), torch.zeros(60))
+    for client in range(6):
+        server.add(client, own, [Payload(60, (DenseBlock(torch.full((60,), client + 1.0)),))], 1.0, None)
+    server.estimate(torch.zeros(60))
+    other, _ = alone(config, size=60)
+    other.restore(server.state())
+    assert [other.movement(client) for client in range(6)] == [server.movement(client) for client in range(6)]
+    assert other.movement(3)
+    other.start(2, range(6), torch.zeros(60))
+    server.saved()
+    server.start(2, range(6), torch.zeros(60))
+    assert [other.turn(client) for client in range(6)] == [server.turn(client) for client in range(6)]
+    assert other.turn(3)["checkpoint_round"] == 1
+
+
+def test_a_server_with_memory_works_on_the_model_in_float64(small: RunConfig) -> None:
+    config = everyone(small, compressor="RandK(fraction=0.5)", local_steps=0).changed(scheme="adiana(5.0, 0.1)")
+    server, _ = alone(config)
+    vector = torch.linspace(-1, 1, 8) / 3
+    points = server.start(1, range(6), vector)
+    expected = server.scheme.points(vector.double(), server.scheme.init_server(vector.double()))
+    assert all(torch.equal(point, wanted.float()) for point, wanted in zip(points, expected, strict=True))
+
+
+def test_movements_are_kept_until_nobody_has_to_hear_of_them(small: RunConfig) -> None:
+    config = small.changed(**OWN_STEPS, tiers="full:1:1", num_clients=3, clients_per_round=2)
+    server, own = alone(config.changed(scheme="tamuna(0.1, 0.5)"))
+    kept = []
+    for number, cohort in enumerate([(0, 1), (0, 2), (1, 2), (0, 1)], start=1):
+        server.start(number, cohort, torch.zeros(8))
+        for client in cohort:
+            server.add(client, own, [Payload(8, (DenseBlock(torch.ones(8)),))], 1.0, None)
+        server.estimate(torch.zeros(8))
+        kept.append(sorted(name for name in server.state() if name.startswith("movement/")))
+    assert kept == [
+        ["movement/1"],
+        ["movement/1", "movement/2"],
+        ["movement/2", "movement/3"],
+        ["movement/3", "movement/4"],
+    ]
