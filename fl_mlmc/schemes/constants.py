@@ -118,7 +118,6 @@ def need_identity(scheme: str, compressor: Compressor) -> None:
 
 def known_omega(scheme: str, option: str, compressor: Compressor, size: int) -> float:
     """ω of an unbiased compressor; ValueError that names the option to give where no bound is known."""
-    need_unbiased(scheme, compressor)
     omega = worst_omega(compressor, size)
     if omega is None:
         raise ValueError(f"no bound on ω of {compressor!r} is known: give {scheme} its {option}, such as {option}=0.1")

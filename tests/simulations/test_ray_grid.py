@@ -12,6 +12,7 @@ from flwr.clientapp import ClientApp
 
 from simulations.grid import SimulatedGrid
 from simulations.local_grid import LocalGrid
+from simulations.ray_crew import Member
 from simulations.ray_grid import RayGrid
 from simulations.ray_session import ray_session
 
@@ -128,6 +129,21 @@ def test_replies_stream_and_messages_are_made_as_they_are_needed(grid: RayGrid) 
         assert next(replies).has_content()
     assert len(made) < 5000
     replies.close()  # type: ignore[attr-defined]
+
+
+def test_work_begins_before_more_messages_are_made_than_idle_workers(
+    grid: RayGrid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, sends = [], []
+    send = Member.send
+    monkeypatch.setattr(
+        "simulations.ray_crew.Member.send", lambda self, *rest: sends.append((self, len(made))) or send(self, *rest)
+    )
+    assert len(list(grid.send_and_receive(made.append(each) or each for each in messages()))) == NUM_NODES
+    num_workers = len({id(member) for member, _ in sends})
+    assert num_workers >= 2
+    assert [num_made for _, num_made in sends[:num_workers]] == [num_workers] * num_workers
+    assert sends[num_workers][1] > num_workers
 
 
 def test_a_worker_killed_in_its_batch_changes_nothing(grid: RayGrid, tmp_path: Path) -> None:

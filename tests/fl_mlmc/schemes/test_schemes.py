@@ -85,6 +85,7 @@ def test_a_text_that_is_no_scheme_is_refused_with_the_known_ones(text: str, mess
     ("scheme", "compressor", "message"),
     [
         ("diana", TopK(count=2), r"needs an unbiased compressor.*take MLMC\(TopK\(count=2\)\)"),
+        ("diana", Scaled(RandK(count=2)), "needs an unbiased compressor.*take an unbiased compressor, or a scheme"),
         ("adiana(1.0, 0.1)", TopK(count=2), "needs an unbiased compressor"),
         ("marina", TopK(count=2), "needs an unbiased compressor"),
         ("marina(probability=0.5)", TopK(count=2), "needs an unbiased compressor"),
@@ -217,6 +218,7 @@ ALONE = torch.tensor([1.0] + 14 * [0.0])  # all of it in the level that is drawn
         ("MLMC(TopK(count=4), draws=3)", 1, EVEN),
         ("MLMC(TopK(count=4), 'fixed')", 3, EVEN),
         ("MLMC(TopK(count=1, growth=2), 'fixed')", 2 + 3 * 2**0.5, ALONE),  # chances as √1, √2, √4, √8
+        ("MLMC(TopK(count=1, growth=2), 'fixed', draws=2)", 1 + 1.5 * 2**0.5, ALONE),
         ("Importance(draws=3)", 5, EVEN),
         ("Induced(TopK(count=4), RandK(count=4))", 2.25, EVEN),
         ("TernGrad()", 1.5, PEAKED),
@@ -237,7 +239,13 @@ def test_a_compressor_attains_its_worst_case(text: str, omega: float, worst: tor
 def test_bounds_that_no_vector_attains_are_the_papers() -> None:
     assert worst_omega(parse("QSGD(levels=1)"), 16) == 4  # √d / s
     assert worst_omega(parse("QSGD(levels=8)"), 16) == 0.25  # d / s²
-    for text in ("RTN(bits=4)", "RandK(count=4, values='bfloat16')", "MLMC(RTN(bits=4))"):
+    unbounded = (
+        "RTN(bits=4)",
+        "Induced(RTN(bits=4), RandK(count=4))",
+        "MLMC(RTN(bits=4))",
+        "MLMC(TopK(count=4), 'cost')",
+    )
+    for text in ("RandK(count=4, values='bfloat16')", *unbounded):
         assert worst_omega(parse(text), 16) is None
     assert contraction(TopK(count=3), 12) == pytest.approx(3 / 12)
     assert contraction(parse("FloatingPoint(bits=2)"), 12) == 1 - 1 / 16
