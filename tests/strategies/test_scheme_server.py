@@ -335,3 +335,13 @@ def test_movements_are_kept_until_nobody_has_to_hear_of_them(small: RunConfig) -
         ["movement/2", "movement/3"],
         ["movement/3", "movement/4"],
     ]
+
+
+def test_the_log_counts_the_bits_of_every_message(small: RunConfig) -> None:
+    config = everyone(small, compressor="RandK(fraction=0.5)", local_steps=0, tiers="full:1:1", num_rounds=1)
+    config = config.changed(scheme="adiana(5.0, 0.1)")
+    _, strategy = run(config)
+    once = config.uplink.compress(torch.ones(strategy.model.spec.size), np.random.default_rng(0)).expected_bits
+    rows = read_clients(directory(config))
+    assert (rows["expected_bits"] == 2 * once).all()
+    assert (rows["payload_bytes"] > once / 8).all()
