@@ -217,7 +217,7 @@ def averaged(
 def summaries(table: pd.DataFrame) -> Iterator[Table]:
     """What each problem's rows come to, for the screen: last errors, and bits to 1e-6; theory.csv has the rest."""
     for problem, rows in table.groupby("problem", sort=False) if len(table) else ():
-        shown = Table(title=problem, title_justify="left", box=None, padding=(0, 2, 0, 0))
+        shown = Table(title=str(problem), title_justify="left", box=None, padding=(0, 2, 0, 0))
         for name in ("method", "compressor"):
             shown.add_column(name, overflow="fold")
         for name in ("rate", "bound", "÷ bound", "error", "rounds", "bits"):

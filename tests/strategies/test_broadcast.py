@@ -138,6 +138,23 @@ def test_anchor_and_correction_make_the_model(small: RunConfig) -> None:
             assert float((received - wanted).norm() / wanted.norm()) < allowed
 
 
+def test_every_anchor_is_kept_while_clients_have_it_and_drawn_on_its_own(small: RunConfig) -> None:
+    model = build_model(small.model, (1, 8, 8), 10)
+    own = plan(model.spec, "nested", 1.0)
+    broadcast = Broadcast(small.changed(downlink_scheme="docofl(QSGD(levels=4), every=2, lead=3)"))
+    docofl = DoCoFL(every=2, lead=3)
+    start, sent = model.initial(0), {}
+    for number in range(1, 10):
+        broadcast.start(number, [start * number])  # by its length an anchor says of which round it is
+        anchor = decode(broadcast.arrays(own)[ANCHOR], own.size)
+        round_of = docofl.anchor_round(number)
+        assert float(anchor.abs().max() / (start.norm() / 4)) == pytest.approx(round_of, rel=1e-4)
+        assert sorted(broadcast.state()) == sorted(f"anchor/{kept}" for kept in range(round_of, number + 1, 2))
+        sent[round_of] = anchor / round_of
+    assert len(sent) > 2
+    assert not torch.equal(sent[1], sent[3])
+
+
 def test_docofl_trains_with_few_bytes_on_the_critical_path_and_resumes(small: RunConfig) -> None:
     base = small.changed(
         num_rounds=12, local_steps=5, num_clients=8, compressor="Identity()", learning_rate=0.3, checkpoint_every=4

@@ -183,6 +183,17 @@ def test_a_lost_memory_is_logged_by_name_and_the_run_goes_on(small: RunConfig, m
     assert dropped["status"].str.startswith("dropped: client 3 lost its memory of round 1").all()
 
 
+def test_a_client_whose_reply_was_lost_goes_back_to_the_memory_before_however_old_the_checkpoint(
+    small: RunConfig,
+) -> None:
+    config = everyone(small, scheme="ef21", compressor="TopK(fraction=0.1)", num_rounds=6, checkpoint_every=2)
+    run(config.changed(quorum=1), losing=((4, 1), (5, 1)))
+    rows = read_clients(directory(config))
+    dropped = rows[rows["status"] != "ok"]
+    assert list(zip(dropped["round"], dropped["client"], strict=True)) == [(4, 1), (5, 1)]
+    assert not dropped["status"].str.contains("lost its memory").any()
+
+
 @pytest.mark.parametrize(
     ("scheme", "changes", "checkpoint_every"),
     [
