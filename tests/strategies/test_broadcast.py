@@ -155,6 +155,15 @@ def test_every_anchor_is_kept_while_clients_have_it_and_drawn_on_its_own(small: 
     assert not torch.equal(sent[1], sent[3])
 
 
+def test_points_of_one_round_are_rounded_independently(small: RunConfig) -> None:
+    model = build_model(small.model, (1, 8, 8), 10)
+    own, vector = plan(model.spec, "nested", 1.0), model.initial(0)
+    broadcast = Broadcast(small.changed(downlink_compressor="QSGD(levels=4)"))
+    broadcast.start(1, [vector, vector])
+    first, second = broadcast.arrays(own).values()
+    assert first != second
+
+
 def test_docofl_trains_with_few_bytes_on_the_critical_path_and_resumes(small: RunConfig) -> None:
     base = small.changed(
         num_rounds=12, local_steps=5, num_clients=8, compressor="Identity()", learning_rate=0.3, checkpoint_every=4
