@@ -9,6 +9,7 @@ within the memory of two vectors. `--seed` writes the corpus's first inputs from
 """
 
 import sys
+import tracemalloc
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -28,5 +29,6 @@ if "--seed" in sys.argv:
     for name, (data, payload) in {**written, **long_payloads()}.items():
         (HERE / "corpus" / name).write_bytes(fuzz_input(data, payload.size))
 else:
+    tracemalloc.start()  # once: each start and stop leaks some kilobytes of CPython's own
     atheris.Setup(sys.argv, fuzz_payload)
     atheris.Fuzz()
