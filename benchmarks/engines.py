@@ -96,8 +96,11 @@ def noop(data: Path) -> None:
 def fedavg(data: Path) -> None:
     """Flower's FedAvg example as pfl states it, against Flower's engine and against training alone."""
     settings = {**FEDAVG, "data_dir": data / "cifar10"}
-    pure = _pure_training(settings)
-    ray, flower = (_best_round(engine, settings) for engine in ("ray", "flower"))
+    seconds = []
+    for _ in range(3):  # by turns, since the machine's speed drifts
+        seconds.append((_pure_training(settings), *(_best_round(engine, settings) for engine in ("ray", "flower"))))
+        print("training alone {:.3f} s a round, ray {:.3f}, flower {:.3f}".format(*seconds[-1]), flush=True)
+    pure, ray, flower = map(min, zip(*seconds, strict=True))
     _print("FedAvg on CIFAR-10, 50 clients a round", flower, ray, "flower / ray")
     _print("FedAvg on CIFAR-10, training alone on as many processes", pure, ray, "training / ray")
 
