@@ -57,7 +57,7 @@ def decode_lanes(body: memoryview, size: int, alphabet: int) -> np.ndarray:
     flags, letters, weights, body = decode_model(body, size, alphabet)
     group = (flags & 7) + 1
     kinds, num_blocks, num_lanes = letters.size**group, -(-size // group), int.from_bytes(body[:2], "little")
-    if not 1 < kinds <= _MOST_KINDS or flags & BY_RUN or not 0 < num_lanes <= num_blocks <= num_lanes * _MOST_STEPS:
+    if not 1 < kinds <= _MOST_KINDS or flags & BY_RUN or not num_lanes <= num_blocks <= num_lanes * _MOST_STEPS:
         raise WireError(f"rANS stream has {num_blocks} of {kinds} kinds of blocks in {num_lanes} lanes")
     end = 2 + _STATE_BYTES * num_lanes
     if len(body) < end or (len(body) - end) % 2:

@@ -130,6 +130,19 @@ def test_states_that_no_writer_has_are_refused(num_lanes: int, states: list[int]
         decode_lanes(memoryview(code[: -len(rest)] + lanes), 8, 4)
 
 
+def test_lanes_are_as_many_as_the_bits_pay_for_up_to_a_bound(either: str) -> None:
+    symbols = _symbols(30_000, 16, 0.0)
+    for bits, num_lanes in ((0.0, 1), (10 * 4096.0, 10), (1e12, 4096)):
+        code = _coded(symbols, 16, bits)
+        assert plainly_decoded(code, symbols.size, 16)[1] == num_lanes
+
+
+def test_blocks_of_runs_are_refused() -> None:
+    code = _coded(_symbols(100, 4, 0.0), 4, 1.0)
+    with pytest.raises(WireError, match="of blocks in"):
+        decode_lanes(memoryview(bytes([code[0] | 0x80]) + code[1:]), 100, 4)
+
+
 def test_a_few_bytes_cannot_make_a_reader_step_long_or_build_large_tables() -> None:
     code = _coded(_symbols(1 << 20, 2, 0.0), 2, 1.0)
     end = len(code) - len(decode_model(memoryview(code), 1 << 20, 2)[3])
