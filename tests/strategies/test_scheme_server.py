@@ -322,9 +322,9 @@ def test_a_server_goes_on_from_its_state_with_all_that_it_knew(small: RunConfig)
 
 
 def test_a_server_with_memory_works_on_the_model_in_float64(small: RunConfig) -> None:
-    config = everyone(small, compressor="RandK(fraction=0.5)", local_steps=0).changed(scheme="adiana(5.0, 0.1)")
-    server, _ = alone(config)
-    vector = torch.linspace(-1, 1, 8) / 3
+    config = everyone(small, compressor="RandK(fraction=0.5)", local_steps=0).changed(scheme="adiana(1.0, 0.01, step=0.2)")
+    server, _ = alone(config, size=5000)
+    vector = torch.randn(5000, generator=torch.Generator().manual_seed(0))
     points = server.start(1, range(6), vector)
     expected = server.scheme.points(vector.double(), server.scheme.init_server(vector.double()))
     assert all(torch.equal(point, wanted.float()) for point, wanted in zip(points, expected, strict=True))
