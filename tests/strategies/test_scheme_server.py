@@ -322,11 +322,15 @@ def test_a_server_goes_on_from_its_state_with_all_that_it_knew(small: RunConfig)
 
 
 def test_a_server_with_memory_works_on_the_model_in_float64(small: RunConfig) -> None:
-    config = everyone(small, compressor="RandK(fraction=0.5)", local_steps=0).changed(scheme="adiana(1.0, 0.01, step=0.2)")
-    server, _ = alone(config, size=5000)
-    vector = torch.randn(5000, generator=torch.Generator().manual_seed(0))
-    points = server.start(1, range(6), vector)
-    expected = server.scheme.points(vector.double(), server.scheme.init_server(vector.double()))
+    config = everyone(small, compressor="RandK(fraction=0.5)", local_steps=0)
+    server, _ = alone(config.changed(scheme="adiana(1.0, 0.01, step=0.2)"), size=5000)
+    rng = torch.Generator().manual_seed(0)
+    vector = torch.randn(5000, generator=rng)
+    server.start(1, range(6), vector)
+    state = {name: torch.randn(5000, generator=rng, dtype=torch.float64) for name in ("shift", "z", "anchor")}
+    server.restore({**server.state(), **state})
+    points = server.start(2, range(6), vector)
+    expected = server.scheme.points(vector.double(), state)
     assert all(torch.equal(point, wanted.float()) for point, wanted in zip(points, expected, strict=True))
 
 
