@@ -152,7 +152,7 @@ def test_every_anchor_is_kept_while_clients_have_it_and_drawn_on_its_own(small: 
         assert sorted(broadcast.state()) == sorted(f"anchor/{kept}" for kept in range(round_of, number + 1, 2))
         sent[round_of] = anchor / round_of
     assert len(sent) > 2
-    assert not torch.equal(sent[1], sent[3])
+    assert not torch.allclose(sent[1], sent[3], rtol=1e-3)
 
 
 def test_points_of_one_round_are_rounded_independently(small: RunConfig) -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from fl_mlmc.blocks import DenseBlock, Lattice, Payload, SparseBlock, SymbolBlock
 from fl_mlmc.testing import check_hostile, check_round_trip, decode_within_memory, sample_payloads, sealed
 from fl_mlmc.wire import WireError, decode_payload, encode_payload
+from fl_mlmc.wire.words import decode_words, encode_words
 
 OVERHEAD = 48
 
@@ -190,3 +191,14 @@ def test_a_mask_costs_no_more_than_its_entropy_and_less_where_zeros_come_in_runs
     mask_bytes = len(data) - 4 * np.count_nonzero(values)
     assert mask_bytes <= 1.03 * entropy / 8 * 40_000 / min(runs, 4) ** 0.5 + 48
     np.testing.assert_array_equal(decode_payload(data, 40_000).dense().numpy(), values)
+
+
+@pytest.mark.parametrize(("size", "width"), [(5, 9), (13, 18), (70_001, 29)])
+def test_words_come_back_and_their_padding_is_zero(size: int, width: int) -> None:
+    words = np.random.default_rng(0).integers(0, 2**width, size, dtype=np.uint32)
+    body = encode_words(words << np.uint32(3), width, low=3, head=b"head")[4:]
+    assert np.array_equal(decode_words(body, size, width), words)
+    forged = bytearray(body)
+    forged[-1] |= 0x80
+    with pytest.raises(WireError, match="non-zero padding"):
+        decode_words(memoryview(forged), size, width)

@@ -143,6 +143,24 @@ def test_blocks_of_runs_are_refused() -> None:
         decode_lanes(memoryview(bytes([code[0] | 0x80]) + code[1:]), 100, 4)
 
 
+def test_the_compiled_reader_looks_at_no_word_that_is_not_there() -> None:
+    """Its loop as Python runs it, which would say so; compiled code would read on."""
+    symbols = _symbols(60, 15, 0.0)
+    code = memoryview(_coded(symbols, 15, 3 * 4096.0))
+    flags, _, weights, rest = decode_model(code, 60, 15)
+    often = frequencies(block_shares(weights, (flags & 7) + 1)).astype(np.uint64)
+    starts, num_lanes = np.cumsum(often) - often, int.from_bytes(rest[:2], "little")
+    end = 2 + 5 * num_lanes
+    words = np.frombuffer(rest[end:], "<u2")
+    assert words.size > 3
+    for kept in range(1, words.size + 1):
+        states = np.array([int.from_bytes(rest[at : at + 5], "little") for at in range(2, end, 5)], np.uint64)
+        blocks = np.zeros(60 // ((flags & 7) + 1), np.uint16)
+        block_of = np.repeat(np.arange(often.size, dtype=np.uint16), often.astype(np.int64))
+        position = kernels._KERNELS["pop"](states, words[:kept], often, starts, block_of, blocks)
+        assert (position == kept) == (kept == words.size)
+
+
 def test_a_few_bytes_cannot_make_a_reader_step_long_or_build_large_tables() -> None:
     code = _coded(_symbols(1 << 20, 2, 0.0), 2, 1.0)
     end = len(code) - len(decode_model(memoryview(code), 1 << 20, 2)[3])
