@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from fl_mlmc.blocks import DenseBlock, Lattice, Payload, SparseBlock, SymbolBlock
 from fl_mlmc.testing import check_hostile, check_round_trip, decode_within_memory, sample_payloads, sealed
 from fl_mlmc.wire import WireError, decode_payload, encode_payload
+from fl_mlmc.wire.kinds import CUT
 from fl_mlmc.wire.words import decode_words, encode_words
 
 OVERHEAD = 48
@@ -202,3 +203,30 @@ def test_words_come_back_and_their_padding_is_zero(size: int, width: int) -> Non
     forged[-1] |= 0x80
     with pytest.raises(WireError, match="non-zero padding"):
         decode_words(memoryview(forged), size, width)
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("others", [0.1, 0.5, 1 + 2.0**-15, 0.0], ids=["dense", "bfloat16", "cut", "masked"])
+def test_values_that_are_not_finite_are_not_written(others: float, value: float) -> None:
+    values = torch.full((100,), others)
+    values[7] = value
+    with pytest.raises(ValueError, match="must be finite"):
+        encode_payload(Payload(100, (DenseBlock(values),)))
+
+
+@pytest.mark.parametrize("width", range(17, 32))
+def test_wide_letters_come_back_whatever_their_width(width: int) -> None:
+    most = 2 ** (width - 1) - 1
+    near = np.random.default_rng(width).normal(most, 40 * 2 ** max(0, width - 20), 2000).round()
+    symbols = torch.from_numpy(near.clip(0, 2 * most).astype(np.int32))
+    block = SymbolBlock(symbols, Lattice(2 * most + 1, 0.5, -most))
+    data = encode_payload(Payload(2000, (block,)))
+    assert torch.equal(decode_payload(data, 2000).dense(), block.dense())
+
+
+@pytest.mark.parametrize("kept", [0, 8, 32])
+def test_a_cut_block_that_keeps_less_than_sign_and_exponent_is_refused(kept: int) -> None:
+    body = bytes([kept]) + bytes(kept // 8 * 16 + kept % 8 * 2)
+    data = b"MLMC" + struct.pack("<BBII", 1, 1, 16, 0) + struct.pack("<BI", CUT, len(body)) + body
+    with pytest.raises(WireError, match=f"keeps {kept} bits"):
+        decode_payload(sealed(data), 16)

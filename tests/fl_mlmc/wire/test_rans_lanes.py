@@ -161,6 +161,11 @@ def test_the_compiled_reader_looks_at_no_word_that_is_not_there() -> None:
         assert (position == kept) == (kept == words.size)
 
 
+def test_a_weight_above_the_number_of_symbols_is_refused() -> None:
+    with pytest.raises(WireError, match="no weights for 4 letters of 8 symbols"):
+        decode_model(memoryview(b"\x00\xff\x0f"), 8, 4)
+
+
 def test_a_few_bytes_cannot_make_a_reader_step_long_or_build_large_tables() -> None:
     code = _coded(_symbols(1 << 20, 2, 0.0), 2, 1.0)
     end = len(code) - len(decode_model(memoryview(code), 1 << 20, 2)[3])
