@@ -170,12 +170,13 @@ def histogram(part: Any, counts: Any, low: Any, scale: Any, last: Any) -> None:
 
 @_kernel
 def join(symbols: Any, blocks: Any, base: Any, first: Any) -> None:
-    """Block i is Σ base^r · digit(r · number of blocks + i): a digit is a symbol less `first`, missing ones are 0."""
+    """Block i is Σ base^r · digit(r · number of blocks + i): a digit is a symbol less `first`, missing ones are 0.
+
+    `blocks` hold zeros, which the digits that are missing leave there.
+    """
     for begin in range((symbols.size - 1) // blocks.size * blocks.size, -1, -blocks.size):
         for i in range(min(blocks.size, symbols.size - begin)):
             blocks[i] = blocks[i] * base + (symbols[begin + i] - first)
-        for i in range(symbols.size - begin, blocks.size):
-            blocks[i] = blocks[i] * base
 
 
 # States are unsigned, as signed indices would be looked at twice.

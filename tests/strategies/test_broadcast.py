@@ -103,6 +103,8 @@ def test_a_biased_broadcast_is_refused(small: RunConfig) -> None:
     ("text", "message"),
     [
         ("docofl(every=0)", "every is a whole number of at least 1, got 0"),
+        ("docofl(every=2.5)", "every is a whole number of at least 1, got 2.5"),
+        ("docofl(lead=-1)", "lead is a whole number of at least 0, got -1"),
         ("docofl(3)", "anchor is a compressor"),
         ("docofl(age=3)", "no option 'age'; its options: anchor, every, lead"),
         ("ECUQ(bits=2)", "goes to downlink-compressor"),

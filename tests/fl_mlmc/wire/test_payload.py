@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from fl_mlmc.blocks import DenseBlock, Lattice, Payload, SparseBlock, SymbolBlock
 from fl_mlmc.testing import check_hostile, check_round_trip, decode_within_memory, sample_payloads, sealed
 from fl_mlmc.wire import WireError, decode_payload, encode_payload
-from fl_mlmc.wire.kinds import CUT
+from fl_mlmc.wire.kinds import CUT, UPPER
 from fl_mlmc.wire.words import decode_words, encode_words
 
 OVERHEAD = 48
@@ -222,6 +222,13 @@ def test_wide_letters_come_back_whatever_their_width(width: int) -> None:
     block = SymbolBlock(symbols, Lattice(2 * most + 1, 0.5, -most))
     data = encode_payload(Payload(2000, (block,)))
     assert torch.equal(decode_payload(data, 2000).dense(), block.dense())
+
+
+def test_coded_upper_bits_of_more_letters_than_a_code_has_are_refused() -> None:
+    body = struct.pack("<ffiB", 0.0, 1.0, 0, 29) + b"\0" + bytes(2 * 16)
+    data = b"MLMC" + struct.pack("<BBII", 1, 1, 16, 0) + struct.pack("<BI", UPPER, len(body)) + body
+    with pytest.raises(WireError, match="no symbols of 29 bits whose upper ones are coded"):
+        decode_payload(sealed(data), 16)
 
 
 @pytest.mark.parametrize("kept", [0, 8, 32])
