@@ -12,7 +12,7 @@ from .needs import Need
 BATCH_SECONDS = 0.1
 """Client time in a batch: long against a millisecond of Ray, short against a round."""
 FIRST_GUESS_SECONDS = 0.01
-MAX_BATCH = 512
+MAX_BATCH = 256
 QUEUED_BATCHES = 2  # one runs, the next one waits in the worker
 
 

@@ -215,12 +215,12 @@ def averaged(
 
 
 def summaries(table: pd.DataFrame) -> Iterator[Table]:
-    """What each problem's rows come to, for the screen: last errors, and bits to 1e-6; theory.csv has the rest."""
+    """What each problem's rows come to, for the screen; theory.csv has the rest."""
     for problem, rows in table.groupby("problem", sort=False) if len(table) else ():
         shown = Table(title=str(problem), title_justify="left", box=None, padding=(0, 2, 0, 0))
         for name in ("method", "compressor"):
             shown.add_column(name, overflow="fold")
-        for name in ("rate", "bound", "÷ bound", "error", "rounds", "bits"):
+        for name in ("rate", "bound", "rate /\nbound", "last\nerror", "rounds", "bits to\n1e-6"):
             shown.add_column(name, justify="right", no_wrap=True)
         for row in rows.to_dict("records"):
             ratio = (row["measured_rate"] or math.nan) / (row["bound"] or math.nan)

@@ -56,11 +56,10 @@ class FloatingPointRungs(Rungs):
         self.size = vector.numel()
         self.base_bits = 9.0 * self.size
         self._words = vector.contiguous().view(torch.int32)
-        self._vector = vector
 
     @cached_property
     def _negative(self) -> Tensor:
-        return negative(self._vector)
+        return negative(self._words.view(torch.float32))
 
     @property
     def base(self) -> PowerBlock:  # type: ignore[override]

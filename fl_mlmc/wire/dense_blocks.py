@@ -19,14 +19,11 @@ def encode_dense(values: Tensor) -> tuple[int, Body]:
     words = words_of(values)
     check_floats(words)
     union, num_filled = int(np.bitwise_or.reduce(words)), int(np.count_nonzero(words))
-    kept, width, flag = _num_kept_bits(union), 4, 0
-    if not union & 0xFFFF:
-        width, flag = 2, BFLOAT16
-    mask, filled = b"", np.zeros(0, bool)
+    kept, mask = _num_kept_bits(union), b""
+    width, flag = (4, 0) if union & 0xFFFF else (2, BFLOAT16)
     lengths = {DENSE: width * words.size}
     if (words.size - num_filled) * 32 > words.size:  # a mask costs a bit a coordinate at most
-        filled = words != 0
-        mask = encode_mask(filled)
+        mask = encode_mask(words != 0)
         lengths[MASKED] = _MASKED.size + len(mask) + width * num_filled
     if kept:
         lengths[CUT] = 1 + words_length(words.size, kept)
@@ -35,8 +32,7 @@ def encode_dense(values: Tensor) -> tuple[int, Body]:
         return CUT, encode_words(words, kept, 32 - kept, bytes([kept]))
     if kind == DENSE:
         return DENSE | flag, bytes_of(words, width)
-    entries = bytes_of(words[filled], width)
-    return MASKED | (flag if num_filled else 0), _MASKED.pack(len(mask)) + mask + entries
+    return MASKED | flag, _MASKED.pack(len(mask)) + mask + bytes_of(words[words != 0], width)
 
 
 def _num_kept_bits(union: int) -> int:
