@@ -46,6 +46,7 @@ class Deployment:
         self.host, self.port = host, free_port()
         self._logs = directory
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._unsupervised: set[str] = set()
         init(self.directory, [host], f"{host}:{self.port}", free_port(), {})
         (directory / "scenario.toml").write_text(SCENARIO)
 
@@ -79,6 +80,7 @@ class Deployment:
         home = device / "state" / "flower"
         env = {**environment(home), "PYTHONPATH": str(device / "patch")}
         self._start(f"node-{client}", supernode_command(device, settings), neutral(home), env)
+        self._unsupervised.add(f"node-{client}")
 
     def run(self, name: str, *settings: str, timeout: float = 1200.0) -> subprocess.CompletedProcess[str]:
         """`fl-mlmc deploy run` with config keys, to its end."""
@@ -143,13 +145,17 @@ class Deployment:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        for name in self._unsupervised & self._processes.keys():  # what `deploy node` does for its own
+            with suppress(ProcessLookupError):
+                os.killpg(self._processes[name].pid, signal.SIGKILL)
         deadline = time.monotonic() + 60.0  # Flower's processes look for their parent every few seconds
         while (left := [pid for pid in family if _is_alive(pid)]) and time.monotonic() < deadline:
             time.sleep(0.1)
+        outlived = [f"{pid} {command_line(pid)}" for pid in left]
         for pid in left:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        assert not left, "processes of the federation outlived it"
+        assert not outlived, "processes of the federation outlived it"
 
     def _cli(self, *arguments: str) -> "subprocess.Popen[str]":
         command = [sys.executable, "-m", "simulations.cli", "deploy", "run", str(self.directory), *arguments]
