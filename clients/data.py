@@ -122,7 +122,7 @@ class FederatedData:
     def client_features(self, client: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """float32 (len(rows), *input_shape): the features of some of the client's train examples, by their places."""
         start, stop = self._bounds(client)
-        return self._examples("train", self._order[start:stop][rows])[0]
+        return self._features("train", self._order[start:stop][rows])
 
     def train(self) -> Examples:
         """The whole train split in its stored order, whoever owns it."""
@@ -138,8 +138,10 @@ class FederatedData:
         return int(start), int(stop)
 
     def _examples(self, split: str, rows: NDArray[np.int64] | slice) -> Examples:
-        features, labels = self._splits[split]
-        return normalised(features[rows].astype(np.float32), self._mean, self._std), np.array(labels[rows])
+        return self._features(split, rows), np.array(self._splits[split][1][rows])
+
+    def _features(self, split: str, rows: NDArray[np.int64] | slice) -> NDArray[np.float32]:
+        return normalised(self._splits[split][0][rows].astype(np.float32), self._mean, self._std)
 
 
 def normalised(values: NDArray[np.float32], mean: NDArray[np.float32], std: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -199,7 +201,7 @@ def _load(path: Path, dtype: type[np.generic]) -> NDArray[Any]:
         raise _malformed(path, str(error)) from error
     if array.dtype != dtype or array.ndim == 0:
         raise _malformed(path, f"{array.dtype} of shape {array.shape} where {np.dtype(dtype)} is due")
-    return array
+    return np.asarray(array)  # still mapped; every slice of a memmap costs microseconds of bookkeeping
 
 
 def _read(path: Path, parse: Callable[[dict[str, Any]], T]) -> T:

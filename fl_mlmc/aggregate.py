@@ -75,9 +75,8 @@ class CoverageMean:
     def result(self) -> Mean:
         """The mean of what was added so far."""
         self._flush()
-        held = self._coverage > 0
-        update = torch.where(held, self._sums / self._weights.clamp(min=1e-300), 0.0)
-        return Mean(update.float(), self._coverage.clone())
+        weights = self._weights.clamp(min=1e-300)  # where nobody was, the sum is zero
+        return Mean(torch.div(self._sums, weights, out=weights).float(), self._coverage.clone())
 
     def _add_block(self, plan: IndexPlan, block: Block, weight: float, counted: Tensor | None) -> None:
         if isinstance(block, SeededBlock):

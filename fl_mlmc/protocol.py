@@ -9,8 +9,8 @@ cannot give an update replies with a `TrainFailure` instead.
 import hashlib
 import math
 from collections.abc import Container, Mapping
-from dataclasses import Field, asdict, dataclass, fields
-from functools import lru_cache
+from dataclasses import MISSING, Field, dataclass, fields
+from functools import cache, lru_cache
 from itertools import count, takewhile
 from pathlib import Path
 from typing import Any, Self
@@ -49,26 +49,32 @@ class _Record:
     """A frozen dataclass of plain values that travels as a config record with dashed keys."""
 
     def to_config(self) -> dict[str, Any]:
-        # Flower cannot size an empty list or text, so an optional one is sent as nothing.
-        optional = {field.name for field in fields(self) if _is_optional(field)}  # type: ignore[arg-type]
-        values = asdict(self).items()  # type: ignore[call-overload]
-        return {name.replace("_", "-"): value for name, value in values if value or name not in optional}
+        # What has its default is not sent: each key costs, and Flower cannot size an empty list or text.
+        values = ((key, getattr(self, field.name), default) for field, key, default in _layout(type(self)))  # type: ignore[arg-type]
+        return {key: value for key, value, default in values if value != default}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """Read it back; ProtocolError on a missing field or one of another type."""
         values = {}
-        for field in fields(cls):  # type: ignore[arg-type]
-            key = field.name.replace("_", "-")
-            value = config.get(key, ([] if field.type is list else "") if _is_optional(field) else None)
+        for field, key, default in _layout(cls):  # type: ignore[arg-type]
+            value = config.get(key, list(default) if field.type is list else default)
             if type(value) is not field.type:
                 raise ProtocolError(f"{cls.__name__} has {key} = {value!r}, expected {field.type}")
             values[field.name] = value
         return cls(**values)
 
 
-def _is_optional(field: "Field[Any]") -> bool:
-    return field.type is list or (field.type is str and field.default == "")
+@cache
+def _layout(kind: type) -> list[tuple["Field[Any]", str, Any]]:
+    """The fields of a record, the keys they travel under, and what they are if nothing travels; None: it must."""
+    return [(field, field.name.replace("_", "-"), _default(field)) for field in fields(kind)]
+
+
+def _default(field: "Field[Any]") -> Any:
+    if field.default is not MISSING:
+        return field.default
+    return [] if field.type is list else None
 
 
 @dataclass(frozen=True)

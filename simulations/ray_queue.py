@@ -4,6 +4,7 @@ import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from flwr.app import Message, MessageType
 
@@ -36,7 +37,7 @@ class Job:
     def node(self) -> int:
         return self.message.metadata.dst_node_id
 
-    @property
+    @cached_property
     def kind(self) -> tuple[str, int]:
         """Jobs of one kind take about equally long: the submodel's size tells tiers apart."""
         arrays = self.message.content.array_records.values()

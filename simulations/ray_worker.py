@@ -27,6 +27,7 @@ from fl_mlmc.config import Scalar
 
 from .cargo import Cargo
 from .grid import answer, context_of, identify_process
+from .heap import keep_heap
 from .ray_spool import Spool
 
 SHARED_BYTES = 16_384
@@ -55,6 +56,7 @@ class Worker:
     ) -> None:
         identify_process()
         torch.set_num_threads(1)  # workers are as many as processors
+        keep_heap()
         self._setting = setting
         self._limit = _TimeLimit(setting.client_timeout)
         self._progress = Progress(progress)

@@ -30,6 +30,7 @@ from strategies.fed_bilevel import FedBilevel
 from strategies.tiered import TieredStrategy, to_arrays
 
 from .datasets import prepare
+from .heap import keep_heap
 from .local_grid import LocalGrid
 from .needs import Needs
 from .run_lock import writing
@@ -51,6 +52,7 @@ def serve(
 
     `on_round` hears every row of rounds.jsonl. Whatever ends the run early is recorded in run.json and raised.
     """
+    keep_heap()
     directory = run_directory(config)
     data = prepare_data(config)
     federated = FederatedData.open(data)

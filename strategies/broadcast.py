@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from fl_mlmc.compressors.base import Compressor
@@ -44,7 +43,7 @@ class Broadcast:
 
     def _encode(self, own: IndexPlan) -> Mapping[str, bytes]:
         arrays: dict[str, bytes] = {}
-        known = torch.zeros(own.size)
+        known: Tensor | None = None
         if self._docofl:
             number = self._docofl.anchor_round(self._round)
             rng = stream(self._config.seed, "anchor", number, own.size)
@@ -52,7 +51,8 @@ class Broadcast:
             known = decode_payload(arrays[ANCHOR], own.size).dense()
         for number, point in enumerate(self._points):
             rng = stream(self._config.seed, "downlink", self._round, own.size, *([number] if number else []))
-            arrays[payload_name(number)] = _encoded(self._config.downlink, own.gather(point) - known, rng)
+            part = own.gather(point) if known is None else own.gather(point) - known
+            arrays[payload_name(number)] = _encoded(self._config.downlink, part, rng)
         return arrays
 
     def state(self) -> dict[str, Tensor]:

@@ -127,8 +127,10 @@ class SchemeServer:
         """The model's update that the round comes to, and how many clients spoke of each coordinate."""
         means = [mean.result() for mean in self._means]
         share = means[0].coverage / self._holders if self._state else 1.0
-        updates = [mean.update.double() for mean in means]
-        direction, self._state = self.scheme.estimate(updates, vector.double(), self._state or {}, self._round, share)
+        # What a scheme without state gives back is the mean itself: digits more would be lost again.
+        updates = [mean.update.double() if self._state else mean.update for mean in means]
+        model = vector.double() if self._state else vector
+        direction, self._state = self.scheme.estimate(updates, model, self._state or {}, self._round, share)
         # Clients send updates, which point down; a scheme that moves itself gives what is to be subtracted.
         update = (-direction if self.scheme.moves_itself else direction).float()
         if self.scheme.hears_back:

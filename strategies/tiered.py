@@ -235,12 +235,12 @@ class TieredStrategy(Strategy):
             "num_ok": num_ok,
             "num_late": self._num_late,
             "coverage_min": int(result.coverage.min()),
-            "coverage_mean": float(result.coverage.double().mean()),
+            "coverage_mean": int(result.coverage.sum()) / result.coverage.numel(),
             "uplink_bytes": uplink_bytes,
             "downlink_bytes": sum(row["downlink_bytes"] for row in rows),
             "cumulative_uplink_bytes": self._cumulative_uplink_bytes,
             "simulated_seconds": max((row["simulated_seconds"] or 0.0 for row in rows), default=None),
-            "update_norm": float(result.update.double().norm()),
+            "update_norm": float(torch.linalg.vector_norm(result.update, dtype=torch.float64)),
             "coverage_by_tensor": {
                 name: [held.least, held.mean]
                 for name, held in coverage_by_tensor(self.model.spec, result.coverage).items()

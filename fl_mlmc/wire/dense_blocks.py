@@ -3,6 +3,7 @@
 import struct
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..blocks import DenseBlock
@@ -19,11 +20,12 @@ def encode_dense(values: Tensor) -> tuple[int, Body]:
     words = words_of(values)
     check_floats(words)
     union, num_filled = int(np.bitwise_or.reduce(words)), int(np.count_nonzero(words))
-    kept, mask = _num_kept_bits(union), b""
+    kept = _num_kept_bits(union)
     width, flag = (4, 0) if union & 0xFFFF else (2, BFLOAT16)
     lengths = {DENSE: width * words.size}
     if (words.size - num_filled) * 32 > words.size:  # a mask costs a bit a coordinate at most
-        mask = encode_mask(words != 0)
+        marks = words != 0
+        mask = encode_mask(marks)
         lengths[MASKED] = _MASKED.size + len(mask) + width * num_filled
     if kept:
         lengths[CUT] = 1 + words_length(words.size, kept)
@@ -32,7 +34,7 @@ def encode_dense(values: Tensor) -> tuple[int, Body]:
         return CUT, encode_words(words, kept, 32 - kept, bytes([kept]))
     if kind == DENSE:
         return DENSE | flag, bytes_of(words, width)
-    return MASKED | flag, _MASKED.pack(len(mask)) + mask + bytes_of(words[words != 0], width)
+    return MASKED | flag, _MASKED.pack(len(mask)) + mask + bytes_of(words[marks], width)
 
 
 def _num_kept_bits(union: int) -> int:
@@ -47,7 +49,7 @@ def decode_cut(body: memoryview, size: int) -> DenseBlock:
         raise WireError(f"cut block keeps {kept} bits of a float32, expected 9 to 31")
     words = decode_words(body[1:], size, kept)
     words <<= np.uint32(32 - kept)
-    return DenseBlock(finite(words.view("<f4").astype(np.float32, copy=False)))
+    return DenseBlock(torch.from_numpy(finite(words.view("<f4").astype(np.float32, copy=False))))
 
 
 def decode_masked(body: memoryview, size: int, width: int) -> DenseBlock:
@@ -59,5 +61,5 @@ def decode_masked(body: memoryview, size: int, width: int) -> DenseBlock:
     if len(body) - end != width * num_filled:
         raise WireError(f"masked block has {len(body) - end} bytes for {num_filled} values of {width} bytes")
     values = np.zeros(size, np.float32)
-    values[filled] = floats(body[end:], width)
-    return DenseBlock(finite(values))
+    values[filled] = finite(floats(body[end:], width))
+    return DenseBlock(torch.from_numpy(values))

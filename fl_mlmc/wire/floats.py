@@ -23,7 +23,7 @@ def bytes_of(words: np.ndarray, width: int) -> Body:
 
 def decode_floats(body: memoryview, width: int) -> Tensor:
     values = floats(body, width)
-    return finite(values if values.flags.writeable else values.astype(np.float32))
+    return torch.from_numpy(finite(values if values.flags.writeable else values.astype(np.float32)))
 
 
 def floats(body: memoryview, width: int) -> np.ndarray:
@@ -35,10 +35,11 @@ def floats(body: memoryview, width: int) -> np.ndarray:
     return values
 
 
-def finite(values: np.ndarray) -> Tensor:
+def finite(values: np.ndarray) -> np.ndarray:
+    """The values themselves; WireError unless all of them are finite."""
     if values.size and not np.isfinite([values.min(), values.max()]).all():
         raise WireError("payload holds values that are not finite")
-    return torch.from_numpy(values)
+    return values
 
 
 def check_floats(words: np.ndarray) -> None:

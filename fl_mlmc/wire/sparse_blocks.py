@@ -94,7 +94,7 @@ def decode_lettered(body: memoryview, size: int, width: int, held_limit: int) ->
     values = np.zeros(count, np.float32)
     values[~is_other] = table[decode_symbols(body[coded_start:others_start], count - num_others, num_shared)]
     values[is_other] = decode_floats(body[others_start:mask_start], width).numpy()
-    return SparseBlock(size, torch.from_numpy(indices), finite(values))
+    return SparseBlock(size, torch.from_numpy(indices), torch.from_numpy(finite(values)))
 
 
 def encode_seeded(block: SeededBlock) -> tuple[int, bytes]:

@@ -1,3 +1,6 @@
+import math
+from dataclasses import replace
+
 import pytest
 
 from fl_mlmc.protocol import ProtocolError, TrainTask, TrainUpdate, code_stamp
@@ -11,9 +14,12 @@ def test_a_record_survives_the_trip(record: TrainTask | TrainUpdate) -> None:
     assert type(record).from_config(record.to_config()) == record
 
 
-def test_keys_are_dashed() -> None:
-    plain = {"server-round", "client", "tier", "width", "data", "memory-round", "uplink-budget"}
-    assert set(TASK.to_config()) == plain | {"checkpoint-round", "rank", "cohort-size", "gradients", "messages"}
+def test_keys_are_dashed_and_defaults_stay_at_home() -> None:
+    plain = {"server-round", "client", "tier", "width", "data"}
+    assert set(TASK.to_config()) == plain
+    assert set(replace(TASK, memory_round=2, cohort_size=9).to_config()) == plain | {"memory-round", "cohort-size"}
+    assert "curvature" not in UPDATE.to_config()
+    assert "curvature" in replace(UPDATE, curvature=math.nan).to_config()
 
 
 @pytest.mark.parametrize(
