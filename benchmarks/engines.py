@@ -37,20 +37,7 @@ from simulations.launch import load_config
 from simulations.server_app import prepare_data
 
 NUM_NOOP = 1_000
-FEDAVG: dict[str, Any] = {
-    "num_rounds": 12,
-    "num_clients": 1_000,
-    "clients_per_round": 50,
-    "model": "cnn(conv=(32, 64), dense=128)",
-    "batch_size": 10,
-    "local_epochs": 1,
-    "local_steps": 0,
-    "learning_rate": 0.1,
-    "compressor": "Identity()",
-    "tiers": "full:1.0:1.0",
-    "evaluate_every": 1_000,
-    "device": "cpu",
-}
+FEDAVG = Path(__file__).with_name("fedavg.toml")
 LOGISTIC: dict[str, Any] = {
     "num_rounds": 4,
     "model": "mlp(hidden=())",
@@ -96,10 +83,12 @@ def noop(data: Path) -> None:
 
 def fedavg(data: Path) -> None:
     """Flower's FedAvg example as pfl states it, against Flower's engine and against training alone."""
-    settings = {**FEDAVG, "data_dir": data / "cifar10"}
+    settings = {"data_dir": data / "cifar10"}
     seconds = []
     for _ in range(3):  # by turns, since the machine's speed drifts
-        seconds.append((_pure_training(settings), *(_best_round(engine, settings) for engine in ("ray", "flower"))))
+        seconds.append(
+            (_pure_training(settings), *(_best_round(engine, settings, FEDAVG) for engine in ("ray", "flower")))
+        )
         print("training alone {:.3f} s a round, ray {:.3f}, flower {:.3f}".format(*seconds[-1]), flush=True)
     pure, ray, flower = map(min, zip(*seconds, strict=True))
     _print("FedAvg on CIFAR-10, 50 clients a round", flower, ray, "flower / ray")
@@ -108,8 +97,8 @@ def fedavg(data: Path) -> None:
 
 def against_pfl(data: Path, python: Path) -> None:
     """The same task in pfl, which has a process a processor as we do and no server beside them."""
-    settings = {**FEDAVG, "data_dir": data / "cifar10"}
-    partition = prepare_data(load_config(None, settings))
+    settings = {"data_dir": data / "cifar10"}
+    partition = prepare_data(load_config(FEDAVG, settings))
     workers = f"--nproc-per-node={os.cpu_count()} --master-addr=127.0.0.1 --master-port={_free_port()}".split()
     script = str(Path(__file__).with_name("pfl_fedavg.py"))
     command = [str(python), "-m", "torch.distributed.run", *workers, script, str(partition)]
@@ -117,7 +106,7 @@ def against_pfl(data: Path, python: Path) -> None:
     seconds = []
     for _ in range(2):
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-        seconds.append((float(done.stdout.split("round seconds")[-1]), _best_round("ray", settings)))
+        seconds.append((float(done.stdout.split("round seconds")[-1]), _best_round("ray", settings, FEDAVG)))
     pfl, ray = map(min, zip(*seconds, strict=True))
     _print("FedAvg on CIFAR-10, 50 clients a round, in pfl and ours", pfl, ray, "pfl / ray")
 
@@ -153,9 +142,9 @@ def _print(what: str, first: float, second: float, ratio: str) -> None:
     print(f"{what}: {first:.3f} s and {second:.3f} s a round, {ratio} = {first / second:.2f}", flush=True)
 
 
-def _best_round(engine: str, settings: dict[str, Any]) -> float:
+def _best_round(engine: str, settings: dict[str, Any], scenario: Path | None = None) -> float:
     with tempfile.TemporaryDirectory(prefix="fl-mlmc-") as folder:
-        rounds = run(None, **{**settings, "engine": engine, "runs_dir": folder, "run_name": engine}).rounds
+        rounds = run(scenario, **{**settings, "engine": engine, "runs_dir": folder, "run_name": engine}).rounds
     return float(rounds["seconds"].iloc[1:].min())  # the first round starts the workers; others share the machine
 
 
@@ -164,7 +153,7 @@ def _pure_training(settings: dict[str, Any]) -> float:
 
     The best of twelve on end, as engines are measured by their best round.
     """
-    config = load_config(None, {**settings, "engine": "local", "run_name": "pure"})
+    config = load_config(FEDAVG, {**settings, "engine": "local"})
     directory, workers = prepare_data(config), os.cpu_count() or 1
     context = multiprocessing.get_context("spawn")
     queue = context.SimpleQueue()
@@ -185,7 +174,7 @@ def _pure_training(settings: dict[str, Any]) -> float:
 def _train_some(settings: dict[str, Any], directory: Path, barrier: Any, queue: Any) -> None:
     torch.set_num_threads(1)
     keep_heap()
-    config = load_config(None, {**settings, "engine": "local", "run_name": "pure"})
+    config = load_config(FEDAVG, {**settings, "engine": "local"})
     data = FederatedData.open(directory)
     model = build_model(config.model, data.spec.input_shape, data.spec.num_classes)
     module = model.build(model.spec.units)

@@ -50,7 +50,8 @@ def serve(
 ) -> Path:
     """Run `config` to its end and give its run directory; `grid` is what Flower handed over, if it did.
 
-    `on_round` hears every row of rounds.jsonl. Whatever ends the run early is recorded in run.json and raised.
+    `on_round` hears every row of rounds.jsonl. Whatever ends the run early is recorded in run.json and raised. The
+    process keeps the memory that it frees from then on (`keep_heap`).
     """
     keep_heap()
     directory = run_directory(config)

@@ -323,7 +323,7 @@ def test_a_server_goes_on_from_its_state_with_all_that_it_knew(small: RunConfig)
 
 def test_a_server_with_memory_works_on_the_model_in_float64(small: RunConfig) -> None:
     config = everyone(small, compressor="RandK(fraction=0.5)", local_steps=0)
-    server, _ = alone(config.changed(scheme="adiana(1.0, 0.01, step=0.2)"), size=5000)
+    server, own = alone(config.changed(scheme="adiana(1.0, 0.01, step=0.2)"), size=5000)
     rng = torch.Generator().manual_seed(0)
     vector = torch.randn(5000, generator=rng)
     server.start(1, range(6), vector)
@@ -332,6 +332,25 @@ def test_a_server_with_memory_works_on_the_model_in_float64(small: RunConfig) ->
     points = server.start(2, range(6), vector)
     expected = server.scheme.points(vector.double(), state)
     assert all(torch.equal(point, wanted.float()) for point, wanted in zip(points, expected, strict=True))
+    means = [torch.randn(5000, generator=rng) for _ in range(2)]
+    for client in range(6):
+        server.add(client, own, [Payload(5000, (DenseBlock(mean),)) for mean in means], 1.0, None)
+    server.estimate(vector)
+    share = 6 * torch.ones(5000, dtype=torch.float64)  # nobody was met
+    _, after = server.scheme.estimate(
+        [mean.double() for mean in means], vector.double(), state, Round(config.seed, 2, 6, 6), share
+    )
+    assert all(torch.equal(server.state()[name], after[name]) for name in after)
+
+
+def test_a_server_keeps_its_estimate_in_float64(small: RunConfig) -> None:
+    config = everyone(small, compressor="RandK(fraction=0.5)", local_steps=0).changed(scheme="marina(1.0)")
+    server, own = alone(config)
+    server.start(1, range(6), torch.zeros(8))
+    for client in range(6):
+        server.add(client, own, [Payload(8, (DenseBlock(torch.ones(8)),))], 1.0, None)
+    server.estimate(torch.zeros(8))
+    assert server.state()["estimate"].dtype == torch.float64
 
 
 def test_movements_are_kept_until_nobody_has_to_hear_of_them(small: RunConfig) -> None:

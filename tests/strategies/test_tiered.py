@@ -77,6 +77,15 @@ def test_the_log_tells_of_every_sampled_client(small: RunConfig) -> None:
     assert clients["probability"].between(0, 1, inclusive="neither").all()
 
 
+def test_the_log_tells_how_far_the_model_moved_and_how_many_held_a_coordinate(small: RunConfig) -> None:
+    after = run(config := small.changed(num_rounds=1))
+    spec = FederatedData.open(prepare_data(config)).spec
+    before = build_model(config.model, spec.input_shape, spec.num_classes).initial(config.seed)
+    clients, [row] = read_clients(directory(config)), read_rounds(directory(config)).to_dict("records")
+    assert row["update_norm"] == pytest.approx(float((after - before).double().norm()), rel=1e-4)
+    assert row["coverage_mean"] == clients["num_parameters"].sum() / len(before)
+
+
 def test_same_seed_same_bytes(small: RunConfig) -> None:
     timing = ["train_seconds", "encode_seconds", "message_bytes"]
     first = run(small)

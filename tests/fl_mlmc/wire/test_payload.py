@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from fl_mlmc.blocks import DenseBlock, Lattice, Payload, SparseBlock, SymbolBlock
 from fl_mlmc.testing import check_hostile, check_round_trip, decode_within_memory, sample_payloads, sealed
 from fl_mlmc.wire import WireError, decode_payload, encode_payload
-from fl_mlmc.wire.kinds import CUT, UPPER
+from fl_mlmc.wire.kinds import BFLOAT16, CUT, DENSE, MASKED, UPPER
 from fl_mlmc.wire.words import decode_words, encode_words
 
 OVERHEAD = 48
@@ -212,6 +212,24 @@ def test_values_that_are_not_finite_are_not_written(others: float, value: float)
     values[7] = value
     with pytest.raises(ValueError, match="must be finite"):
         encode_payload(Payload(100, (DenseBlock(values),)))
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize(
+    ("others", "kind"),
+    [(0.1, DENSE), (1 + 2.0**-7, DENSE | BFLOAT16), (1 + 2.0**-15, CUT), (0.0, MASKED | BFLOAT16)],
+    ids=["dense", "bfloat16", "cut", "masked"],
+)
+def test_values_that_are_not_finite_are_not_read(
+    others: float, kind: int, value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = torch.full((100,), others)
+    values[7] = value
+    monkeypatch.setattr("fl_mlmc.wire.dense_blocks.check_floats", lambda words: None)
+    data = encode_payload(Payload(100, (DenseBlock(values),)))
+    assert data[14] == kind
+    with pytest.raises(WireError, match="not finite"):
+        decode_payload(data, 100)
 
 
 @pytest.mark.parametrize("width", range(17, 32))
