@@ -24,13 +24,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from clients.bilevel_client import PERSONAL
 from clients.data import FederatedData
-from clients.state import ClientMemory
+from clients.memory import ClientMemory
 from fl_mlmc.bilevel import Shard
 from fl_mlmc.bilevel.run import data_of, first_point, held_of, num_steps_of, problem_of, scheme_of
 from fl_mlmc.bilevel.tasks import CleaningRows, detection_auc
-from fl_mlmc.config import RunConfig
-from simulations.launch import RunResult, execute, load_config
-from simulations.server_app import prepare_data
+from fl_mlmc.run.config import RunConfig
+from simulations.app.launch import RunResult, execute, load_config
+from simulations.app.server_app import prepare_data
 from strategies.tiered import MEMORIES
 
 Settings = Mapping[str, Any]

@@ -26,9 +26,9 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 import fl_mlmc  # noqa: E402
-from fl_mlmc import kernels  # noqa: E402
-from fl_mlmc.blocks import SymbolBlock  # noqa: E402
-from fl_mlmc.wire import decode_payload, encode_payload  # noqa: E402
+from fl_mlmc.compression import kernels  # noqa: E402
+from fl_mlmc.compression.blocks import SymbolBlock  # noqa: E402
+from fl_mlmc.compression.wire import decode_payload, encode_payload  # noqa: E402
 
 SIZE = 11_173_962
 FRACTION = 0.01

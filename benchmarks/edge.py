@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clients.data import FederatedData
-from fl_mlmc.config import RunConfig
-from simulations.launch import stage_app
-from simulations.server_app import prepare_data
+from fl_mlmc.run.config import RunConfig
+from simulations.app.launch import stage_app
+from simulations.app.server_app import prepare_data
 
 REQUIREMENTS = Path(__file__).parents[1] / "clients" / "requirements-edge.txt"
 TIERS = {"sensor": 0.25, "phone": 0.5, "gateway": 1.0}
@@ -43,12 +43,12 @@ for name in ("run_id", "node_id", "task_id"):
 
 from clients.client_app import app
 from clients.data import parse_meta
-from fl_mlmc.blocks import DenseBlock, Payload
-from fl_mlmc.config import RunConfig
+from fl_mlmc.compression.blocks import DenseBlock, Payload
+from fl_mlmc.run.config import RunConfig
 from fl_mlmc.models import build_model
-from fl_mlmc.protocol import TrainTask
+from fl_mlmc.run.protocol import TrainTask
 from fl_mlmc.submodels import plan
-from fl_mlmc.wire import encode_payload
+from fl_mlmc.compression.wire import encode_payload
 
 assert Path(sys.modules["clients"].__file__).is_relative_to(bundle), "the app does not come from the bundle"
 config = RunConfig.from_flower(asked["config"])

@@ -28,13 +28,13 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from clients.data import FederatedData
-from clients.trainer import train
+from clients.local_training import train
 from fl_mlmc.models import build_model
-from fl_mlmc.rng import stream
+from fl_mlmc.run.rng import stream
 from simulations import run
-from simulations.heap import keep_heap
-from simulations.launch import load_config
-from simulations.server_app import prepare_data
+from simulations.app.launch import load_config
+from simulations.app.server_app import prepare_data
+from simulations.engines.heap import keep_heap
 
 NUM_NOOP = 1_000
 FEDAVG = Path(__file__).with_name("fedavg.toml")
@@ -69,8 +69,8 @@ def main() -> None:
 
 def noop(data: Path) -> None:
     """Transport alone: every client sends back what it got."""
-    from simulations.ray_grid import RayGrid
-    from simulations.ray_session import ray_session
+    from simulations.engines.ray.grid import RayGrid
+    from simulations.engines.ray.session import ray_session
 
     for num_parameters in (1_000, 100_000):
         command = [sys.executable, __file__, "--flower-noop", str(num_parameters)]

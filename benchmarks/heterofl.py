@@ -28,12 +28,12 @@ from fl_mlmc import parse
 from fl_mlmc.models import build_model
 from fl_mlmc.models.base import load_vector
 from fl_mlmc.models.norms import fill_statistics
-from fl_mlmc.protocol import TrainTask
-from fl_mlmc.roundlog import RUN
+from fl_mlmc.run.log import RUN
+from fl_mlmc.run.protocol import TrainTask
 from fl_mlmc.submodels import plan
+from simulations.app.launch import execute, load_config, load_run
+from simulations.app.server_app import prepare_data
 from simulations.cli import parse_setting
-from simulations.launch import execute, load_config, load_run
-from simulations.server_app import prepare_data
 
 WIDTHS = {"a": 1.0, "b": 0.5, "c": 0.25, "d": 0.125, "e": 0.0625}
 MIXES = {

@@ -19,9 +19,9 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from fl_mlmc.config import RunConfig
 from fl_mlmc.frames import read_clients, read_rounds
-from simulations.launch import execute, load_config, load_run
+from fl_mlmc.run.config import RunConfig
+from simulations.app.launch import execute, load_config, load_run
 from strategies.checkpoint import CHECKPOINT, MODEL, OPTIMIZER
 
 MEASURED = ("train_seconds", "encode_seconds", "seconds", "aggregate_seconds")

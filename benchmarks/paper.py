@@ -24,19 +24,19 @@ from torch import Tensor, nn
 
 from clients.data import FederatedData
 from clients.finder import Features
-from clients.trainer import train
-from fl_mlmc.aggregate import Mean
-from fl_mlmc.config import RunConfig
+from clients.local_training import train
+from fl_mlmc.aggregation.mean import Mean
+from fl_mlmc.aggregation.server_step import ServerOptimizer
+from fl_mlmc.compression.wire import encode_payload
 from fl_mlmc.models import Model, build_model
 from fl_mlmc.models.base import load_vector, to_vector
-from fl_mlmc.rng import stream
+from fl_mlmc.run.config import RunConfig
+from fl_mlmc.run.rng import stream
 from fl_mlmc.schemes import Round, Turn
 from fl_mlmc.theory.bench import Gathered
-from fl_mlmc.threads import threads
-from fl_mlmc.wire import encode_payload
-from simulations.launch import load_config
-from simulations.server_app import prepare_data
-from strategies.server_optimizer import ServerOptimizer
+from fl_mlmc.training.threads import threads
+from simulations.app.launch import load_config
+from simulations.app.server_app import prepare_data
 
 SCENARIOS = Path(__file__).parents[1] / "simulations" / "scenarios" / "paper"
 SEEDS = (0, 1, 2)

@@ -9,8 +9,8 @@ are divided by that number; transport is what is left of the round: Flower, Ray,
 import argparse
 import os
 
+from simulations.app.launch import execute, load_config
 from simulations.cli import parse_setting
-from simulations.launch import execute, load_config
 
 
 def main() -> None:

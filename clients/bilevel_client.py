@@ -14,18 +14,18 @@ from fl_mlmc import schemes
 from fl_mlmc.bilevel import BilevelProblem, Held, Point, Shard
 from fl_mlmc.bilevel.rabo import Reply, Scheme, advance
 from fl_mlmc.bilevel.run import data_of, first_point, held_of, problem_of, scheme_of
-from fl_mlmc.config import RunConfig
-from fl_mlmc.protocol import TrainTask, TrainUpdate, code_stamp
-from fl_mlmc.rng import stream
+from fl_mlmc.compression.wire import encode_payload
+from fl_mlmc.run.config import RunConfig
+from fl_mlmc.run.protocol import TrainTask, TrainUpdate, code_stamp
+from fl_mlmc.run.rng import stream
 from fl_mlmc.submodels import plan
-from fl_mlmc.threads import threads
-from fl_mlmc.wire import encode_payload
+from fl_mlmc.training.threads import threads
 
 from .budget import check_budget, uplink_of
 from .data import LocalData
+from .local_training import TrainingError, device_of
+from .memory import ClientMemory
 from .sgd_client import ClientReply, encode, received
-from .state import ClientMemory
-from .trainer import TrainingError, device_of
 
 PERSONAL = "personal"
 """The folder of the run's memories where the clients' own parts of the point lie, beside what schemes remember."""

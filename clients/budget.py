@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from fl_mlmc import MLMC, RandK, TopK
-from fl_mlmc.compressors.base import Compressor
-from fl_mlmc.compressors.sparsity import num_kept
-from fl_mlmc.config import RunConfig
-from fl_mlmc.protocol import TrainTask
+from fl_mlmc.compression.compressors.base import Compressor
+from fl_mlmc.compression.compressors.sparsity import num_kept
+from fl_mlmc.run.config import RunConfig
+from fl_mlmc.run.protocol import TrainTask
 
-from .trainer import TrainingError
+from .local_training import TrainingError
 
 _FRAME = 14 + 5 + 8  # headers of the payload and of its block, and the longest head of a body
 

@@ -11,9 +11,9 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from fl_mlmc.config import RunConfig, Scalar
 from fl_mlmc.models import build_model
-from fl_mlmc.protocol import (
+from fl_mlmc.run.config import RunConfig, Scalar
+from fl_mlmc.run.protocol import (
     ARRAYS,
     CONFIG,
     PAYLOAD_STYPE,
@@ -25,14 +25,14 @@ from fl_mlmc.protocol import (
     payload_name,
 )
 from fl_mlmc.submodels.measure import widest_tier
-from fl_mlmc.threads import threads
+from fl_mlmc.training.threads import threads
 
 from .bilevel_client import DivergedError, run_bilevel_task
 from .data import FederatedData, LocalData
 from .device_data import DeviceData
+from .local_training import TrainingError, device_of
 from .sgd_client import ClientReply, Job, finished, opened, run_task
 from .together import find_together
-from .trainer import TrainingError, device_of
 
 app = ClientApp()
 

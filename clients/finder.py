@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fl_mlmc.config import RunConfig
 from fl_mlmc.models import Model, build_model
 from fl_mlmc.models.base import gradient_vector, load_vector, to_vector
-from fl_mlmc.objectives import Loss, local_loss, masked_cross_entropy, present_classes
-from fl_mlmc.protocol import TrainTask
-from fl_mlmc.rng import stream
+from fl_mlmc.run.config import RunConfig
+from fl_mlmc.run.protocol import TrainTask
+from fl_mlmc.run.rng import stream
 from fl_mlmc.submodels import IndexPlan, plan
+from fl_mlmc.training.objectives import Loss, local_loss, masked_cross_entropy, present_classes
 
 from .data import LocalData
-from .trainer import Trained, TrainingError, batches, device_of, train
+from .local_training import Trained, TrainingError, batches, device_of, train
 
 
 class Finder:

@@ -9,19 +9,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fl_mlmc.compressors.base import Compressed
-from fl_mlmc.config import RunConfig
-from fl_mlmc.protocol import ANCHOR, MOVEMENT, TrainTask, TrainUpdate, code_stamp, payload_names
-from fl_mlmc.rng import stream
+from fl_mlmc.compression.compressors.base import Compressed
+from fl_mlmc.compression.wire import decode_payload, encode_payload
+from fl_mlmc.run.config import RunConfig
+from fl_mlmc.run.protocol import ANCHOR, MOVEMENT, TrainTask, TrainUpdate, code_stamp, payload_names
+from fl_mlmc.run.rng import stream
 from fl_mlmc.schemes import Budget, Held, Round, Scheme, Turn
 from fl_mlmc.schemes.base import Find
-from fl_mlmc.threads import threads
-from fl_mlmc.wire import decode_payload, encode_payload
+from fl_mlmc.training.threads import threads
 
 from .budget import check_budget, uplink_of
 from .data import LocalData
 from .finder import Finder
-from .state import ClientMemory
+from .memory import ClientMemory
 
 
 @dataclass(frozen=True)

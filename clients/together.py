@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from fl_mlmc.config import RunConfig
 from fl_mlmc.models import Model
 from fl_mlmc.models.base import skeleton, vector_tensors
-from fl_mlmc.objectives import masked_cross_entropy
-from fl_mlmc.optimizers import make_optimizer
+from fl_mlmc.run.config import RunConfig
+from fl_mlmc.training.objectives import masked_cross_entropy
+from fl_mlmc.training.optimizers import make_optimizer
 
 from .finder import Finder
-from .trainer import Trained
+from .local_training import Trained
 
 
 def find_together(finders: Sequence[Finder], points: Sequence[Tensor], config: RunConfig) -> None:

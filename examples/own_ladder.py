@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor, arange
 
 from fl_mlmc import MLMC, Ladder, Rungs
-from fl_mlmc.blocks import SparseBlock
+from fl_mlmc.compression.blocks import SparseBlock
 from fl_mlmc.testing import check_compressor, check_ladder, edge_vectors
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from .roundlog import CLIENTS, ROUNDS, RUN
+from .run.log import CLIENTS, ROUNDS, RUN
 
 CLIENT_COLUMNS = (
     "round", "client", "node", "tier", "width", "num_examples", "num_parameters", "compressor", "level",

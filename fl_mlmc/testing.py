@@ -23,11 +23,21 @@ import torch
 from torch import Tensor
 
 from . import COMPRESSORS, decode, parse
-from .blocks import Block, DenseBlock, Lattice, Payload, PowerBlock, SeededBlock, SparseBlock, SymbolBlock, Table
-from .compressors.base import Compressor
-from .ladders.base import Ladder
-from .wire import WireError, decode_payload, encode_payload
-from .wire.rans_lanes import encode_lanes
+from .compression.blocks import (
+    Block,
+    DenseBlock,
+    Lattice,
+    Payload,
+    PowerBlock,
+    SeededBlock,
+    SparseBlock,
+    SymbolBlock,
+    Table,
+)
+from .compression.compressors.base import Compressor
+from .compression.ladders.base import Ladder
+from .compression.wire import WireError, decode_payload, encode_payload
+from .compression.wire.rans_lanes import encode_lanes
 
 # Scaled values travel as float32: a sum of outcomes carries a few of its rounding errors.
 RELATIVE = 2e-6

@@ -1,5 +1,5 @@
 """Simulations: the Flower apps put together, engines, data and reports. `run` is the way in from Python."""
 
-from .launch import RunFailed, RunResult, run
+from .app.launch import RunFailed, RunResult, run
 
 __all__ = ["RunFailed", "RunResult", "run"]

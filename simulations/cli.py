@@ -13,10 +13,10 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from deploy.cli import app as deployment
-from fl_mlmc.config import ConfigError, RunConfig, Scalar
+from fl_mlmc.run.config import ConfigError, RunConfig, Scalar
 from strategies.checkpoint import CHECKPOINT
 
-from .launch import RunFailed, execute, load_config, load_run
+from .app.launch import RunFailed, execute, load_config, load_run
 from .report import draw, summarise
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)

@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from torch import Tensor
 
-from fl_mlmc.compressors.base import Compressor
-from fl_mlmc.config import RunConfig
-from fl_mlmc.protocol import ANCHOR, payload_name
-from fl_mlmc.rng import stream
+from fl_mlmc.compression.compressors.base import Compressor
+from fl_mlmc.compression.wire import decode_payload, encode_payload
+from fl_mlmc.run.config import RunConfig
+from fl_mlmc.run.protocol import ANCHOR, payload_name
+from fl_mlmc.run.rng import stream
 from fl_mlmc.submodels import IndexPlan
-from fl_mlmc.wire import decode_payload, encode_payload
 
 PREFIX = "anchor/"
 

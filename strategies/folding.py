@@ -6,11 +6,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from fl_mlmc.aggregate import CoverageMean, Mean
-from fl_mlmc.blocks import Payload
-from fl_mlmc.config import RunConfig
-from fl_mlmc.privacy import PrivateMean
-from fl_mlmc.robust import TrimmedMean, parse_aggregation
+from fl_mlmc.aggregation.mean import CoverageMean, Mean
+from fl_mlmc.aggregation.private import PrivateMean
+from fl_mlmc.aggregation.trimmed import TrimmedMean, parse_aggregation
+from fl_mlmc.compression.blocks import Payload
+from fl_mlmc.run.config import RunConfig
 from fl_mlmc.submodels import IndexPlan
 
 

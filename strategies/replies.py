@@ -14,9 +14,10 @@ from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.common.logger import log
 
 from fl_mlmc import parse
-from fl_mlmc.blocks import Payload
-from fl_mlmc.config import RunConfig
-from fl_mlmc.protocol import (
+from fl_mlmc.compression.blocks import Payload
+from fl_mlmc.compression.wire import decode_payload
+from fl_mlmc.run.config import RunConfig
+from fl_mlmc.run.protocol import (
     ARRAYS,
     CONFIG,
     PAYLOAD_STYPE,
@@ -28,7 +29,6 @@ from fl_mlmc.protocol import (
     payload_name,
 )
 from fl_mlmc.submodels import IndexPlan
-from fl_mlmc.wire import decode_payload
 
 from .roster import Seat
 

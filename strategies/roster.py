@@ -12,7 +12,7 @@ from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 
-from fl_mlmc.protocol import CONFIG, ROSTER_ACTION, ProtocolError, RosterEntry, code_stamp, printable
+from fl_mlmc.run.protocol import CONFIG, ROSTER_ACTION, ProtocolError, RosterEntry, code_stamp, printable
 from fl_mlmc.submodels.tier import Tier, assign_tiers, tier_named
 
 from .device_grid import DeviceGrid

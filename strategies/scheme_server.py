@@ -7,15 +7,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fl_mlmc.aggregate import Mean
-from fl_mlmc.blocks import Payload
-from fl_mlmc.config import RunConfig
+from fl_mlmc.aggregation.mean import Mean
+from fl_mlmc.compression.blocks import Payload
+from fl_mlmc.compression.wire import encode_payload
+from fl_mlmc.run.config import RunConfig
 from fl_mlmc.schemes import Budget, Held, Round, State
 from fl_mlmc.schemes.controlled import sparse
 from fl_mlmc.schemes.shadowheart import Shadowheart
 from fl_mlmc.submodels import IndexPlan, Tier
 from fl_mlmc.submodels.tier import simulated_seconds
-from fl_mlmc.wire import encode_payload
 
 from .folding import Fold, Folding
 

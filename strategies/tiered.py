@@ -12,17 +12,18 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 from torch import Tensor
 
-from fl_mlmc.aggregate import Mean
-from fl_mlmc.config import RunConfig
+from fl_mlmc.aggregation.mean import Mean
+from fl_mlmc.aggregation.private import secret_generator
+from fl_mlmc.aggregation.server_step import ServerOptimizer
 from fl_mlmc.models import Model
-from fl_mlmc.privacy import secret_generator
-from fl_mlmc.protocol import ANCHOR, ARRAYS, CONFIG, MOVEMENT, PAYLOAD_STYPE, TrainTask, TrainUpdate, printable
-from fl_mlmc.rng import stream
-from fl_mlmc.roundlog import RoundLog
+from fl_mlmc.run.config import RunConfig
+from fl_mlmc.run.log import RoundLog
+from fl_mlmc.run.protocol import ANCHOR, ARRAYS, CONFIG, MOVEMENT, PAYLOAD_STYPE, TrainTask, TrainUpdate, printable
+from fl_mlmc.run.rng import stream
 from fl_mlmc.submodels import IndexPlan, plan
 from fl_mlmc.submodels.coverage import CoverageWatch, coverage_by_tensor, guarded_cohort
 from fl_mlmc.submodels.tier import Tier, simulated_seconds
-from fl_mlmc.threads import threads
+from fl_mlmc.training.threads import threads
 
 from .broadcast import Broadcast
 from .checkpoint import CHECKPOINT, ServerState, save_state
@@ -30,7 +31,6 @@ from .device_grid import DeviceGrid
 from .replies import Sent, blank_row, in_client_order, read_update, sizes
 from .roster import Roster
 from .scheme_server import SchemeServer
-from .server_optimizer import ServerOptimizer
 
 Row = dict[str, Any]
 Evaluate = Callable[[Tensor], Mapping[str, float]]

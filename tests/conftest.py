@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from fl_mlmc.config import RunConfig
+from fl_mlmc.run.config import RunConfig
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from .. import spec
+from .. import registry
 from ..schemes import SCHEMES, Scheme
 from ..schemes.direct import Direct
 from .hypergradient import Estimator, Exact, FiniteDifference, Penalty
@@ -59,4 +59,4 @@ def is_bilevel(text: str) -> bool:
 @lru_cache(maxsize=16)
 def parse_bilevel(text: str) -> BilevelScheme:
     """The method that `text` names; ValueError on unknown names and options, with the known ones."""
-    return spec.build(text, {**METHODS, **ESTIMATORS, **SCHEMES}, "scheme")
+    return registry.build(text, {**METHODS, **ESTIMATORS, **SCHEMES}, "scheme")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..rng import stream
+from ..run.rng import stream
 from ..submodels import Axis, WidthSpec
 from .problem import BilevelProblem, Tensors
 

@@ -9,10 +9,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..config import RunConfig
 from ..models import Model, build_model
-from ..rng import stream
-from ..spec import parse_call
+from ..registry import parse_call
+from ..run.config import RunConfig
+from ..run.rng import stream
 from .fednest import Fednest
 from .method import parse_bilevel
 from .problem import BilevelProblem, ClientData, Held, Point, Shard, load_problem

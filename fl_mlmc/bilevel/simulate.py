@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..compressors.base import Compressor
-from ..rng import stream
+from ..compression.compressors.base import Compressor
+from ..run.rng import stream
 from ..submodels import IndexPlan
 from ..submodels.coverage import CoverageWatch
 from .convexity import ConvexityWatch

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 
-from ..spec import Call, parse_call
+from ..registry import Call, parse_call
 from .base import Model
 from .char_lstm import char_lstm
 from .cnn import cnn

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from functools import lru_cache
 
-from .. import spec
-from ..compressors.base import Compressor
+from .. import registry
+from ..compression.compressors.base import Compressor
 from .adiana import ADIANA
 from .base import Budget, Held, Round, Scheme, State, Turn
 from .compressed_scaffnew import CompressedScaffnew
@@ -49,7 +49,7 @@ def parse_scheme(text: str) -> Scheme:
 
     ValueError on unknown names and options, with the known ones. "scaffnew" is another name of "proxskip".
     """
-    return spec.build(text, _NAMES, "scheme")
+    return registry.build(text, _NAMES, "scheme")
 
 
 _NAMES: Mapping[str, type[Scheme]] = {**SCHEMES, "scaffnew": ProxSkip}

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..blocks import DenseBlock, Payload
-from ..compressors.base import Compressed, Compressor
-from ..ladders.identity import Identity
-from ..rng import stream
+from ..compression.blocks import DenseBlock, Payload
+from ..compression.compressors.base import Compressed, Compressor
+from ..compression.ladders.identity import Identity
+from ..run.rng import stream
 
 State = Mapping[str, Tensor]
 """Named vectors: what a client or the server keeps from round to round."""

@@ -7,23 +7,23 @@ import math
 
 import torch
 
-from ..compressors.base import Compressor
-from ..compressors.bernoulli import Bernoulli
-from ..compressors.importance import Importance
-from ..compressors.induced import Induced
-from ..compressors.mlmc import MLMC
-from ..compressors.natural import Natural
-from ..compressors.qsgd import QSGD
-from ..compressors.rand_k import RandK
-from ..compressors.scaled import Scaled
-from ..compressors.sparsity import num_kept
-from ..compressors.systematic import Systematic
-from ..compressors.terngrad import TernGrad
-from ..ladders.base import Ladder
-from ..ladders.fixed_point import FixedPoint
-from ..ladders.floating_point import FloatingPoint
-from ..ladders.identity import Identity
-from ..ladders.top_k import TopK
+from ..compression.compressors.base import Compressor
+from ..compression.compressors.bernoulli import Bernoulli
+from ..compression.compressors.importance import Importance
+from ..compression.compressors.induced import Induced
+from ..compression.compressors.mlmc import MLMC
+from ..compression.compressors.natural import Natural
+from ..compression.compressors.qsgd import QSGD
+from ..compression.compressors.rand_k import RandK
+from ..compression.compressors.scaled import Scaled
+from ..compression.compressors.sparsity import num_kept
+from ..compression.compressors.systematic import Systematic
+from ..compression.compressors.terngrad import TernGrad
+from ..compression.ladders.base import Ladder
+from ..compression.ladders.fixed_point import FixedPoint
+from ..compression.ladders.floating_point import FloatingPoint
+from ..compression.ladders.identity import Identity
+from ..compression.ladders.top_k import TopK
 
 
 def worst_omega(compressor: Compressor, size: int) -> float | None:

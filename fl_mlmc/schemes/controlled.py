@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..blocks import Payload, SparseBlock
-from ..compressors.base import Compressed, Compressor
+from ..compression.blocks import Payload, SparseBlock
+from ..compression.compressors.base import Compressed, Compressor
 from .base import Find, Round, Scheme, Share, State, Turn, decoded
 from .constants import need_identity
 from .options import need_positive, need_share

@@ -12,7 +12,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from ..compressors.base import Compressed, Compressor
+from ..compression.compressors.base import Compressed, Compressor
 from .base import Find, Round, Scheme, Share, State, Turn, decoded, given
 from .constants import known_omega, need_unbiased
 from .options import chosen, need_share

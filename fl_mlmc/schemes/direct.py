@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..compressors.base import Compressed
+from ..compression.compressors.base import Compressed
 from .base import Find, Round, Scheme, Share, State, Turn
 
 

@@ -13,7 +13,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from ..compressors.base import Compressed, Compressor
+from ..compression.compressors.base import Compressed, Compressor
 from .base import Find, Round, Scheme, Share, State, Turn, decoded
 from .constants import need_contractive
 

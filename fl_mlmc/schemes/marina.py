@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..compressors.base import Compressed, Compressor
+from ..compression.compressors.base import Compressed, Compressor
 from .base import Find, Round, Scheme, Share, State, Turn, exact, given
 from .constants import known_omega, need_identity, need_unbiased
 from .controlled import sparse

@@ -15,8 +15,8 @@ from typing import Self
 
 from torch import Tensor
 
-from ..blocks import Payload
-from ..compressors.base import Compressed, Compressor
+from ..compression.blocks import Payload
+from ..compression.compressors.base import Compressed, Compressor
 from .base import Budget, Find, Round, Scheme, Share, State, Turn, given
 from .constants import known_omega, need_unbiased
 from .options import chosen, need_not_negative

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..rng import stream
+from ..run.rng import stream
 from .rules import rule_named
 from .width_spec import Axis, WidthSpec
 

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from ..rng import stream
+from ..run.rng import stream
 
 
 @dataclass(frozen=True)

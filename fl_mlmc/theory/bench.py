@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..compressors.base import Compressed, Compressor
-from ..rng import stream
+from ..compression.compressors.base import Compressed, Compressor
+from ..run.rng import stream
 from ..schemes import Budget, Round, Scheme, State, Turn
 from ..schemes.controlled import ControlledSteps
 from ..schemes.shadowheart import Shadowheart

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..blocks import DenseBlock, Payload
-from ..compressors.base import Compressed, Compressor
-from ..compressors.mlmc import MLMC
-from ..compressors.rand_k import RandK
-from ..compressors.sparsity import num_kept
-from ..ladders.identity import Identity
-from ..ladders.top_k import TopK
-from ..rng import random_subset
+from ..compression.blocks import DenseBlock, Payload
+from ..compression.compressors.base import Compressed, Compressor
+from ..compression.compressors.mlmc import MLMC
+from ..compression.compressors.rand_k import RandK
+from ..compression.compressors.sparsity import num_kept
+from ..compression.ladders.identity import Identity
+from ..compression.ladders.top_k import TopK
+from ..run.rng import random_subset
 from ..schemes import Scheme, Turn
 from ..schemes.base import exact
 

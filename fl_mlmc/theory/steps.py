@@ -7,8 +7,8 @@ potential) shrinks at least by the factor 1 − bound. Bound None: the theorem h
 import math
 from dataclasses import dataclass
 
-from ..compressors.base import Compressor
-from ..ladders.identity import Identity
+from ..compression.compressors.base import Compressor
+from ..compression.ladders.identity import Identity
 from ..schemes import (
     ADIANA,
     DASHA,

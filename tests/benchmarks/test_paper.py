@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from fl_mlmc.config import RunConfig
-from simulations.launch import execute, load_config
+from fl_mlmc.run.config import RunConfig
+from simulations.app.launch import execute, load_config
 from strategies.checkpoint import CHECKPOINT, load_state
 
 ROOT = Path(__file__).parents[2]

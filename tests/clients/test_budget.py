@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from clients.budget import check_budget, fitting, longest
-from clients.trainer import TrainingError
+from clients.local_training import TrainingError
 from fl_mlmc import parse
-from fl_mlmc.protocol import TrainTask
+from fl_mlmc.run.protocol import TrainTask
 
 COMPRESSORS = [
     "TopK(fraction=0.1)",

@@ -11,14 +11,14 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 
 from clients.client_app import app
 from clients.data import FederatedData
-from fl_mlmc.blocks import DenseBlock, Payload
-from fl_mlmc.config import RunConfig
+from fl_mlmc.compression.blocks import DenseBlock, Payload
+from fl_mlmc.compression.wire import decode_payload, encode_payload
 from fl_mlmc.models import build_model
-from fl_mlmc.protocol import ARRAYS, CONFIG, PAYLOAD, PAYLOAD_STYPE, RosterEntry, TrainTask, TrainUpdate
+from fl_mlmc.run.config import RunConfig
+from fl_mlmc.run.protocol import ARRAYS, CONFIG, PAYLOAD, PAYLOAD_STYPE, RosterEntry, TrainTask, TrainUpdate
 from fl_mlmc.submodels import plan
-from fl_mlmc.wire import decode_payload, encode_payload
-from simulations.grid import identify_process
-from simulations.server_app import prepare_data
+from simulations.app.server_app import prepare_data
+from simulations.engines.simulated import identify_process
 
 ROOT = Path(__file__).parents[2]
 

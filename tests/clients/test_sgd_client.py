@@ -8,13 +8,13 @@ import pytest
 
 from clients.data import FederatedData
 from clients.sgd_client import Job, finished, opened
-from fl_mlmc.blocks import DenseBlock, Payload, SparseBlock
-from fl_mlmc.config import RunConfig
+from fl_mlmc.compression.blocks import DenseBlock, Payload, SparseBlock
+from fl_mlmc.compression.wire import decode_payload, encode_payload
 from fl_mlmc.models import build_model
-from fl_mlmc.protocol import PAYLOAD, TrainTask, code_stamp
+from fl_mlmc.run.config import RunConfig
+from fl_mlmc.run.protocol import PAYLOAD, TrainTask, code_stamp
 from fl_mlmc.schemes import Round
-from fl_mlmc.wire import decode_payload, encode_payload
-from simulations.server_app import prepare_data
+from simulations.app.server_app import prepare_data
 
 EXACT: dict[str, Any] = {"compressor": "Identity()", "local_steps": 0, "tiers": "full:1:1"}
 

@@ -7,13 +7,13 @@ import torch
 
 from clients.data import FederatedData
 from clients.finder import Finder
+from clients.local_training import TrainingError
 from clients.together import check_together, find_together
-from clients.trainer import TrainingError
-from fl_mlmc.config import ConfigError, RunConfig
 from fl_mlmc.models import build_model
-from fl_mlmc.protocol import TrainTask
+from fl_mlmc.run.config import ConfigError, RunConfig
+from fl_mlmc.run.protocol import TrainTask
 from simulations import run
-from simulations.datasets import prepare
+from simulations.data.datasets import prepare
 
 CLIENTS = range(6)
 

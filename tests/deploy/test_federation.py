@@ -13,13 +13,13 @@ from flwr.clientapp import ClientApp
 from clients import client_app
 from clients.data import FederatedData
 from deploy.federation import add_node
-from fl_mlmc.config import RunConfig
 from fl_mlmc.models import build_model
-from fl_mlmc.protocol import CONFIG
-from fl_mlmc.roundlog import RoundLog
-from simulations.launch import load_config
-from simulations.local_grid import LocalGrid
-from simulations.server_app import prepare_data
+from fl_mlmc.run.config import RunConfig
+from fl_mlmc.run.log import RoundLog
+from fl_mlmc.run.protocol import CONFIG
+from simulations.app.launch import load_config
+from simulations.app.server_app import prepare_data
+from simulations.engines.local import LocalGrid
 from strategies.checkpoint import load_state
 from strategies.tiered import TieredStrategy, from_arrays, to_arrays
 
@@ -50,8 +50,8 @@ def lying(self, message, context):
     elif kind in ("norm", "nan"):
         import struct, zlib
         import numpy as np, torch
-        from fl_mlmc.blocks import DenseBlock, Payload
-        from fl_mlmc.wire import encode_payload
+        from fl_mlmc.compression.blocks import DenseBlock, Payload
+        from fl_mlmc.compression.wire import encode_payload
         values = torch.from_numpy(np.random.default_rng(0).normal(1e6, 1e5, shape)).float()
         data = encode_payload(Payload(shape[0], (DenseBlock(values),)))
         if kind == "nan":

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from simulations.launch import load_config
-from simulations.server_app import serve
+from simulations.app.launch import load_config
+from simulations.app.server_app import serve
 from strategies.checkpoint import load_state
 
 if TYPE_CHECKING:

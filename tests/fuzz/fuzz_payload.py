@@ -21,8 +21,8 @@ except ImportError:
     sys.exit("fuzzing needs atheris, which has wheels for Linux on x86-64: pip install atheris")
 
 with atheris.instrument_imports(include=["fl_mlmc"]):
+    from fl_mlmc.compression.wire import encode_payload
     from fl_mlmc.testing import fuzz_input, fuzz_payload, long_payloads, sample_payloads
-    from fl_mlmc.wire import encode_payload
 
 if "--seed" in sys.argv:
     written = {name: (encode_payload(payload), payload) for name, payload in sample_payloads().items()}

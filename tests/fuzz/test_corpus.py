@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from fl_mlmc.compression.wire import encode_payload
 from fl_mlmc.testing import fuzz_input, fuzz_payload, long_payloads, sample_payloads
-from fl_mlmc.wire import encode_payload
 
 CORPUS = sorted((Path(__file__).parent / "corpus").iterdir())
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from fl_mlmc.config import RunConfig
+from fl_mlmc.run.config import RunConfig
 from simulations import cli
+from simulations.app.launch import RunFailed
 from simulations.cli import app, parse_setting
-from simulations.launch import RunFailed
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from fl_mlmc import Identity, decode
-from fl_mlmc.config import ConfigError, RunConfig
-from fl_mlmc.downlink import DoCoFL
 from fl_mlmc.frames import read_clients
 from fl_mlmc.models import build_model
-from fl_mlmc.protocol import ANCHOR, PAYLOAD
+from fl_mlmc.run.config import ConfigError, RunConfig
+from fl_mlmc.run.protocol import ANCHOR, PAYLOAD
 from fl_mlmc.schemes import SCHEMES
+from fl_mlmc.schemes.docofl import DoCoFL
 from fl_mlmc.submodels import plan
-from simulations.launch import RunResult, execute, load_config, load_run
+from simulations.app.launch import RunResult, execute, load_config, load_run
 from strategies.broadcast import Broadcast
 
 

@@ -11,13 +11,13 @@ from flwr.app import Message
 
 from clients.client_app import app
 from clients.data import FederatedData
-from fl_mlmc.config import RunConfig
 from fl_mlmc.frames import read_clients, read_rounds
 from fl_mlmc.models import build_model
-from fl_mlmc.protocol import CONFIG
-from fl_mlmc.roundlog import RoundLog
-from simulations.local_grid import LocalGrid
-from simulations.server_app import prepare_data, run_directory
+from fl_mlmc.run.config import RunConfig
+from fl_mlmc.run.log import RoundLog
+from fl_mlmc.run.protocol import CONFIG
+from simulations.app.server_app import prepare_data, run_directory
+from simulations.engines.local import LocalGrid
 from strategies import device_grid
 from strategies.device_grid import DeviceGrid
 from strategies.tiered import TieredStrategy, from_arrays, to_arrays

@@ -16,7 +16,7 @@ from flwr.server.superlink.linkstate.utils import (
 )
 from flwr.serverapp import Grid
 
-from simulations.grid import identify_process
+from simulations.engines.simulated import identify_process
 from strategies import device_grid
 from strategies.device_grid import DeviceGrid
 

@@ -9,15 +9,15 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 
 from clients.data import FederatedData
-from clients.trainer import train
-from fl_mlmc.config import RunConfig
+from clients.local_training import train
 from fl_mlmc.models import build_model
 from fl_mlmc.models.base import load_vector, to_vector
-from fl_mlmc.rng import stream
-from fl_mlmc.threads import threads
+from fl_mlmc.run.config import RunConfig
+from fl_mlmc.run.rng import stream
+from fl_mlmc.training.threads import threads
 from simulations import run
-from simulations.local_grid import LocalGrid
-from simulations.server_app import prepare_data
+from simulations.app.server_app import prepare_data
+from simulations.engines.local import LocalGrid
 
 
 def fed_avg(config: RunConfig) -> torch.Tensor:

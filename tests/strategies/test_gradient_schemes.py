@@ -8,18 +8,18 @@ import pytest
 import torch
 
 from clients.data import FederatedData
-from fl_mlmc.config import RunConfig
 from fl_mlmc.frames import read_clients
 from fl_mlmc.models import build_model
 from fl_mlmc.models.base import gradient_vector, load_vector
-from fl_mlmc.rng import stream
+from fl_mlmc.run.config import RunConfig
+from fl_mlmc.run.rng import stream
 from fl_mlmc.schemes import Budget, Round, State, Turn
 from fl_mlmc.schemes.shadowheart import Shadowheart
 from fl_mlmc.submodels.tier import parse_tiers, simulated_seconds
 from fl_mlmc.theory.bench import Gathered
-from fl_mlmc.threads import threads
-from simulations.launch import RunResult, execute, load_config
-from simulations.server_app import prepare_data
+from fl_mlmc.training.threads import threads
+from simulations.app.launch import RunResult, execute, load_config
+from simulations.app.server_app import prepare_data
 
 
 def run(config: RunConfig) -> RunResult:

@@ -4,9 +4,9 @@ from typing import Any
 
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from fl_mlmc.protocol import TrainTask
+from fl_mlmc.run.protocol import TrainTask
 from fl_mlmc.submodels.tier import parse_tiers
-from simulations.grid import identify_process
+from simulations.engines.simulated import identify_process
 from strategies.replies import Sent, in_client_order
 from strategies.roster import Seat
 

@@ -6,9 +6,9 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from clients import client_app
-from fl_mlmc.protocol import CONFIG, RosterEntry
+from fl_mlmc.run.protocol import CONFIG, RosterEntry
 from fl_mlmc.submodels.tier import parse_tiers
-from simulations.local_grid import LocalGrid
+from simulations.engines.local import LocalGrid
 from strategies.device_grid import DeviceGrid
 from strategies.roster import Roster, RosterError
 

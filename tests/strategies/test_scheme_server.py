@@ -13,23 +13,23 @@ from flwr.clientapp import ClientApp
 
 from clients import client_app
 from clients.data import FederatedData
-from clients.state import ClientMemory
+from clients.memory import ClientMemory
 from fl_mlmc import decode
-from fl_mlmc.blocks import DenseBlock, Payload, SparseBlock
-from fl_mlmc.config import ConfigError, RunConfig
+from fl_mlmc.compression.blocks import DenseBlock, Payload, SparseBlock
+from fl_mlmc.compression.wire import decode_payload
 from fl_mlmc.frames import read_clients
 from fl_mlmc.models import build_model
-from fl_mlmc.protocol import CONFIG
-from fl_mlmc.roundlog import RoundLog
+from fl_mlmc.run.config import ConfigError, RunConfig
+from fl_mlmc.run.log import RoundLog
+from fl_mlmc.run.protocol import CONFIG
 from fl_mlmc.schemes import Round
 from fl_mlmc.schemes.shadowheart import Shadowheart
 from fl_mlmc.submodels import IndexPlan
 from fl_mlmc.submodels.tier import simulated_seconds
 from fl_mlmc.submodels.width_spec import WidthSpec
-from fl_mlmc.wire import decode_payload
-from simulations.launch import execute, load_config, load_run
-from simulations.local_grid import LocalGrid
-from simulations.server_app import prepare_data
+from simulations.app.launch import execute, load_config, load_run
+from simulations.app.server_app import prepare_data
+from simulations.engines.local import LocalGrid
 from strategies.checkpoint import CHECKPOINT, load_state
 from strategies.scheme_server import SchemeServer
 from strategies.tiered import MEMORIES, TieredStrategy, from_arrays, to_arrays

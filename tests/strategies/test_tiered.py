@@ -14,17 +14,17 @@ from flwr.clientapp import ClientApp
 
 from clients import client_app
 from clients.data import FederatedData
-from fl_mlmc.blocks import DenseBlock, Payload
-from fl_mlmc.config import RunConfig
+from fl_mlmc.compression.blocks import DenseBlock, Payload
+from fl_mlmc.compression.wire import decode_payload, encode_payload
 from fl_mlmc.frames import read_clients, read_rounds
 from fl_mlmc.models import build_model
-from fl_mlmc.protocol import ARRAYS, CONFIG, PAYLOAD, payload_name
-from fl_mlmc.roundlog import RoundLog
+from fl_mlmc.run.config import RunConfig
+from fl_mlmc.run.log import RoundLog
+from fl_mlmc.run.protocol import ARRAYS, CONFIG, PAYLOAD, payload_name
 from fl_mlmc.submodels import plan
 from fl_mlmc.testing import sealed
-from fl_mlmc.wire import decode_payload, encode_payload
-from simulations.local_grid import LocalGrid
-from simulations.server_app import prepare_data
+from simulations.app.server_app import prepare_data
+from simulations.engines.local import LocalGrid
 from strategies.tiered import QuorumError, TieredStrategy, from_arrays, to_arrays
 
 Reply = Callable[[Message, Message], Message | None]

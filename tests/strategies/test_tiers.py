@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from fl_mlmc.aggregate import CoverageMean
-from fl_mlmc.config import ConfigError, RunConfig
+from fl_mlmc.aggregation.mean import CoverageMean
+from fl_mlmc.run.config import ConfigError, RunConfig
 from fl_mlmc.schemes.shadowheart import Shadowheart
 from fl_mlmc.submodels.tier import parse_tiers, simulated_seconds
 from simulations import RunFailed, RunResult, run

@@ -10,8 +10,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
+from fl_mlmc.compression.wire import encode_payload  # noqa: E402
 from fl_mlmc.testing import long_payloads, sample_payloads  # noqa: E402
-from fl_mlmc.wire import encode_payload  # noqa: E402
 
 written = {name: (encode_payload(payload), payload) for name, payload in sample_payloads().items()}
 for name, (data, payload) in {**written, **long_payloads()}.items():

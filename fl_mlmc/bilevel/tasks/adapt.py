@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...rng import stream
+from ...run.rng import stream
 from ..problem import Held
 from .rows import Rows
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ...models import Model
-from ...rng import stream
+from ...run.rng import stream
 from ...submodels import WidthSpec
 from ...submodels.width_spec import CLASSES
 from ..problem import BilevelProblem, Shard, Tensors

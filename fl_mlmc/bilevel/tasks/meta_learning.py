@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ...models import Model
-from ...rng import stream
+from ...run.rng import stream
 from ..problem import BilevelProblem, Held, Shard, Tensors
 from .adapt import adapted, mean_of
 from .hyper_representation import hyper_representation

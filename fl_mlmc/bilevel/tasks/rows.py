@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...rng import stream
+from ...run.rng import stream
 from ..problem import Shard
 
 

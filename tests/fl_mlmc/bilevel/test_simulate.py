@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 import torch
 
-from fl_mlmc.aggregate import CoverageMean
+from fl_mlmc.aggregation.mean import CoverageMean
 from fl_mlmc.bilevel import DivergenceError, Held, NotStronglyConvexError, Rabo, Rafbo, Steps, Trace, simulate
 from fl_mlmc.bilevel.quadratic import Quadratic, quadratic
 from fl_mlmc.bilevel.rabo import Scheme
 from fl_mlmc.bilevel.simulate import covered_mean
-from fl_mlmc.blocks import DenseBlock, Payload
+from fl_mlmc.compression.blocks import DenseBlock, Payload
 from fl_mlmc.submodels import plan
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fl_mlmc import COMPRESSORS, Identity, parse
-from fl_mlmc.compressors.base import Compressor
+from fl_mlmc.compression.compressors.base import Compressor
 from fl_mlmc.schemes import SCHEMES, parse_scheme
 from fl_mlmc.schemes.constants import contraction
 

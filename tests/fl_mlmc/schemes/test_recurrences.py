@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fl_mlmc import Identity, RandK, TopK
-from fl_mlmc.compressors.base import Compressor
+from fl_mlmc.compression.compressors.base import Compressor
 from fl_mlmc.schemes import ADIANA, DASHAMVR, MARINA, Round, Turn, parse_scheme
 
 Named = dict[str, tuple[float, ...]]

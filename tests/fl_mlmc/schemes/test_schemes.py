@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from fl_mlmc import COMPRESSORS, MLMC, RTN, Identity, Natural, RandK, Scaled, TopK, decode, parse
-from fl_mlmc.compressors.base import Compressor
+from fl_mlmc.compression.compressors.base import Compressor
+from fl_mlmc.compression.wire import encode_payload
 from fl_mlmc.schemes import SCHEMES, Held, Round, Scheme, State, Turn, parse_scheme
 from fl_mlmc.schemes.base import decoded, exact
 from fl_mlmc.schemes.constants import contraction, worst_omega
@@ -13,7 +14,6 @@ from fl_mlmc.schemes.controlled import own_coordinates
 from fl_mlmc.schemes.ef_bv import best_step
 from fl_mlmc.schemes.marina import permuted_part
 from fl_mlmc.theory.bench import Gathered
-from fl_mlmc.wire import encode_payload
 
 TEXTS = [
     "direct",

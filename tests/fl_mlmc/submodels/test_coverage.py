@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from fl_mlmc.aggregate import CoverageMean
-from fl_mlmc.blocks import Payload
+from fl_mlmc.aggregation.mean import CoverageMean
+from fl_mlmc.compression.blocks import Payload
 from fl_mlmc.models import build_model
 from fl_mlmc.submodels import plan
 from fl_mlmc.submodels.coverage import CoverageWatch, coverage_by_tensor, guarded_cohort, planned_coverage

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fl_mlmc.rng import stream
+from fl_mlmc.run.rng import stream
 from fl_mlmc.submodels.rules import RULES, rule_named
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fl_mlmc import MLMC, QSGD, RandK, TopK
-from fl_mlmc.compressors.base import Compressor
+from fl_mlmc.compression.compressors.base import Compressor
 from fl_mlmc.schemes import parse_scheme
 from fl_mlmc.theory import bench, steps
 from fl_mlmc.theory.crowd import sender

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from fl_mlmc import MLMC, Identity, Natural, RandK, TopK
-from fl_mlmc.compressors.base import Compressor
+from fl_mlmc.compression.compressors.base import Compressor
 from fl_mlmc.theory import steps
 from fl_mlmc.theory.problems import Constants
 from fl_mlmc.theory.steps import Method

@@ -1,0 +1,89 @@
+"""Local training: plain minibatch steps on one client's examples."""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fl_mlmc.run.config import RunConfig
+from fl_mlmc.training.objectives import Loss
+from fl_mlmc.training.optimizers import make_optimizer
+
+
+class TrainingError(RuntimeError):
+    """Local training went wrong in a way that the server should hear of."""
+
+
+class Rows(Protocol):
+    """Features by the places of examples: a tensor, or what reads them when they are asked for."""
+
+    def __getitem__(self, rows: Tensor, /) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training run on one client measured."""
+
+    loss: float
+    """Mean training loss over the steps taken."""
+    num_steps: int
+    seconds: float
+
+
+def train(
+    module: nn.Module,
+    features: Rows,
+    labels: Tensor,
+    config: RunConfig,
+    rng: np.random.Generator,
+    loss_of: Loss | None = None,
+    server_round: int = 1,
+) -> Trained:
+    """Train `module` in place on (features, labels); TrainingError on a loss that is not finite.
+
+    `loss_of` a minibatch is the cross-entropy of the module's logits, unless given.
+    """
+    start = time.perf_counter()
+    rate = config.learning_rate_in(server_round)
+    optimizer = make_optimizer(config.client_optimizer, module.parameters(), rate)
+    loss_of = loss_of or (lambda inputs, wanted: nn.functional.cross_entropy(module(inputs), wanted))
+    losses = []
+    module.train()
+    for batch in batches(len(labels), config, rng):
+        optimizer.zero_grad()
+        loss = loss_of(features[batch], labels[batch])
+        loss.backward()
+        if config.clip_norm:
+            nn.utils.clip_grad_norm_(module.parameters(), config.clip_norm)
+        optimizer.step()
+        losses.append(loss.detach())
+    mean = float(torch.stack(losses).mean())
+    if not math.isfinite(mean):
+        raise TrainingError(f"training loss is {mean} after {len(losses)} steps")
+    return Trained(mean, len(losses), time.perf_counter() - start)
+
+
+def batches(num_examples: int, config: RunConfig, rng: np.random.Generator) -> Iterator[Tensor]:
+    """Index batches of one client's round: local-steps of them, or as many as local-epochs make.
+
+    Every epoch is a fresh permutation; its last batch may be shorter.
+    """
+    per_epoch = math.ceil(num_examples / config.batch_size)
+    num_steps = config.local_steps or config.local_epochs * per_epoch
+    for step in range(num_steps):
+        if step % per_epoch == 0:
+            order = torch.from_numpy(rng.permutation(num_examples))
+        start = step % per_epoch * config.batch_size
+        yield order[start : start + config.batch_size]
+
+
+def device_of(config: RunConfig) -> torch.device:
+    """The device to compute on; "auto" takes CUDA where there is one."""
+    if config.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(config.device)

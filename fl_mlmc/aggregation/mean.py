@@ -1,0 +1,126 @@
+"""The coverage-aware mean: every coordinate averaged over the clients that hold it."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..compression.blocks import Block, Payload, SeededBlock, SparseBlock
+from ..submodels.plan import IndexPlan
+from ..submodels.width_spec import CLASSES
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The result of a round: `update` float32 (size,), zero where nobody held the coordinate; `coverage` int32."""
+
+    update: Tensor
+    coverage: Tensor
+    """How many clients held each coordinate."""
+
+
+class CoverageMean:
+    """Σ wᵢ · scatter(uᵢ) / Σ wᵢ over the clients i that hold a coordinate, one update at a time.
+
+    Memory is that of one model, however many updates are added. The sums are float64.
+    """
+
+    # The weight never depends on the drawn level: the mean stays linear in the updates, so an unbiased update stays
+    # unbiased after aggregation.
+
+    def __init__(self, size: int) -> None:
+        self._sums = torch.zeros(size, dtype=torch.float64)
+        self._weights = torch.zeros(size, dtype=torch.float64)
+        self._coverage = torch.zeros(size, dtype=torch.int32)
+        # Clients of a tier mostly share a plan: its weight is scattered once, not once a client.
+        self._pending: dict[IndexPlan, tuple[float, int]] = {}
+
+    def add(
+        self,
+        plan: IndexPlan,
+        payload: Payload,
+        weight: float,
+        labels: Collection[int] | None = None,
+        only: Tensor | None = None,
+    ) -> None:
+        """Fold in one client's update over its own submodel, with a weight above zero.
+
+        `labels`: the classes among the client's examples. Classifier rows of other classes are then left out of its
+        update, as if it did not hold them (HeteroFL, arXiv 2010.01264, section 3). `only`: the numbers, among the
+        submodel's coordinates, of those that the update speaks of, likewise.
+        """
+        if payload.size != plan.size:
+            raise ValueError(f"the update has {payload.size} coordinates, its plan {plan.size}")
+        if not weight > 0:
+            raise ValueError(f"a weight is positive, got {weight}")
+        held = plan if labels is None else _holding(plan, _checked(labels))
+        counted = None if held is plan else _own_mask(plan, held)
+        if only is not None:
+            counted = torch.zeros(plan.size).index_fill_(0, only, 1.0)
+        for block in payload.blocks:
+            self._add_block(plan, block, weight, counted)
+        if only is not None:
+            places = plan.places(only)
+            self._weights[places] += weight
+            self._coverage[places] += 1
+            return
+        total, count = self._pending.pop(held, (0.0, 0))
+        self._pending[held] = (total + weight, count + 1)
+        if len(self._pending) > 16:
+            self._flush()
+
+    def result(self) -> Mean:
+        """The mean of what was added so far."""
+        self._flush()
+        weights = self._weights.clamp(min=1e-300)  # where nobody was, the sum is zero
+        return Mean(torch.div(self._sums, weights, out=weights).float(), self._coverage.clone())
+
+    def _add_block(self, plan: IndexPlan, block: Block, weight: float, counted: Tensor | None) -> None:
+        if isinstance(block, SeededBlock):
+            for part in block.parts():
+                self._add_block(plan, part, weight, counted)
+        elif isinstance(block, SparseBlock):
+            indices, values = block.indices.to(self._sums.device), block.values.to(self._sums)
+            if counted is not None:
+                values = values * counted[indices]
+            self._sums.index_add_(0, plan.places(indices), values, alpha=weight)
+        else:
+            values = block.dense().to(self._sums.device)
+            plan.scatter_add(self._sums, values if counted is None else values * counted, weight)
+
+    def _flush(self) -> None:
+        for plan, (weight, count) in self._pending.items():
+            plan.scatter_add(self._weights, weight)
+            plan.scatter_add(self._coverage, count)
+        self._pending.clear()
+
+
+def _checked(labels: Collection[int]) -> tuple[int, ...]:
+    # Labels come from clients; what is no label must not end the round.
+    if not all(type(label) is int for label in labels):
+        raise ValueError(f"labels are whole numbers, got {list(labels)[:5]}")
+    return tuple(sorted(set(labels)))
+
+
+@lru_cache(maxsize=64)
+def _holding(plan: IndexPlan, labels: tuple[int, ...]) -> IndexPlan:
+    if CLASSES not in plan.kept:
+        raise ValueError(
+            f"averaging by label needs a model whose classifier follows the hidden dimension {CLASSES!r}; "
+            f"this one has {', '.join(plan.kept)}"
+        )
+    if not labels or not set(labels) <= set(plan.kept[CLASSES].tolist()):
+        raise ValueError(f"labels lie below {plan.spec.units[CLASSES]}, at least one, got {list(labels)}")
+    return plan.only(CLASSES, np.array(labels))
+
+
+def _own_mask(plan: IndexPlan, held: IndexPlan) -> Tensor:
+    """float32 (plan.size,): 1 where `held` has the coordinate too; it keeps less of the classes, all else alike."""
+    own = IndexPlan(plan.own_spec, {name: np.arange(count) for name, count in plan.units.items()})
+    inner = own.only(CLASSES, np.searchsorted(plan.kept[CLASSES], held.kept[CLASSES]))
+    mask = torch.zeros(plan.size)
+    inner.scatter_add(mask, 1)
+    return mask

@@ -1,0 +1,102 @@
+"""Coordinate-wise median and trimmed mean over the clients that hold a coordinate.
+
+Yin, Chen, Ramchandran, Bartlett (ICML 2018), arXiv 1803.01498, Definitions 1 and 2. Clients weigh the same: a weight
+would be what a client says of itself. Memory is that of all updates of a round together.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..compression.blocks import Payload
+from ..submodels.plan import IndexPlan
+from .mean import Mean
+
+_STRETCH = 1 << 16  # coordinates sorted at a time
+
+
+@dataclass(frozen=True)
+class Aggregation:
+    """How updates become one: the mean, or the mean of the middle after `trim` of the values are cut at each end.
+
+    As text "mean", "median" or "trimmed-mean:0.2". The median is the trimmed mean of all but the middle one or two.
+    """
+
+    name: str
+    trim: float = 0.0
+
+    @property
+    def is_robust(self) -> bool:
+        return self.name != "mean"
+
+
+def parse_aggregation(text: str) -> Aggregation:
+    """The aggregation that `text` spells; ValueError that lists the known ones."""
+    name, colon, share = text.partition(":")
+    if text in ("mean", "median"):
+        return Aggregation(text, 0.5 if text == "median" else 0.0)
+    try:
+        trim = float(share)
+    except ValueError:
+        trim = -1.0
+    if name != "trimmed-mean" or not colon or not 0 < trim < 0.5:
+        raise ValueError(
+            f"unknown aggregation {text!r}; known: 'mean', 'median', and 'trimmed-mean:SHARE' with a share in (0, 0.5)"
+        )
+    return Aggregation(name, trim)
+
+
+class TrimmedMean:
+    """Of each coordinate's c values, ⌊trim · c⌋ are cut at each end, but the middle one or two always stay."""
+
+    def __init__(self, size: int, trim: float) -> None:
+        self._size, self._trim = size, trim
+        self._updates: list[tuple[IndexPlan, Tensor]] = []
+
+    def add(
+        self,
+        plan: IndexPlan,
+        payload: Payload,
+        weight: float,
+        labels: Collection[int] | None = None,
+        spoken: Tensor | None = None,
+    ) -> None:
+        """Fold in one client's update over its own submodel; `weight` is not looked at."""
+        if payload.size != plan.size:
+            raise ValueError(f"the update has {payload.size} coordinates, its plan {plan.size}")
+        if labels is not None or spoken is not None:
+            raise ValueError("parts of updates are for aggregation 'mean'")
+        self._updates.append((plan, payload.dense().cpu()))
+
+    def result(self) -> Mean:
+        """The trimmed mean of what was added so far; zero where nobody held the coordinate."""
+        values = torch.full((len(self._updates), self._size), torch.inf)
+        for row, (plan, update) in zip(values, self._updates, strict=True):
+            held = torch.zeros(self._size)
+            plan.scatter_add(held, torch.ones(1).expand(plan.size))
+            own = torch.zeros(self._size)
+            plan.scatter_add(own, update)
+            torch.where(held > 0, own, row, out=row)
+        counts = (values < torch.inf).sum(0)
+        update = torch.zeros(self._size)
+        if self._updates:
+            for start in range(0, self._size, _STRETCH):
+                part = slice(start, start + _STRETCH)
+                update[part] = trimmed_mean(values[:, part], counts[part], self._trim)
+        return Mean(update, counts.int())
+
+
+def trimmed_mean(values: Tensor, counts: Tensor, trim: float) -> Tensor:
+    """(d,) the trimmed mean of each column of `values` (n, d), of which the `counts` (d,) least are values.
+
+    The others are infinite. Zero where the count is.
+    """
+    ordered = values.sort(0).values.double()
+    ordered[ordered == torch.inf] = 0.0
+    sums = torch.cat((ordered.new_zeros(1, ordered.shape[1]), ordered.cumsum(0)))
+    cut = torch.minimum((counts * trim + 1e-9).floor().long(), (counts - 1).clamp(min=0) // 2)
+    kept = counts - 2 * cut
+    total = sums.gather(0, (counts - cut)[None])[0] - sums.gather(0, cut[None])[0]
+    return (total / kept.clamp(min=1)).float()

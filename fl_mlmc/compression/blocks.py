@@ -1,0 +1,307 @@
+"""What a payload holds, each part in its natural form: sparse entries, symbols, signed powers of two, a dense vector.
+
+A payload is a sum of blocks over one vector of `size` coordinates. The server adds a block to an accumulator
+without ever building a dense vector for a sparse one.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..run.rng import random_mask
+
+_STRETCH = 1 << 20
+
+
+class Block(ABC):
+    """One summand of a payload, a vector of `size` coordinates."""
+
+    size: int
+
+    @property
+    @abstractmethod
+    def held_bytes(self) -> int:
+        """Memory that the block holds."""
+
+    @abstractmethod
+    def scaled(self, factor: float) -> "Block":
+        """The same block times `factor`."""
+
+    @abstractmethod
+    def add_to(self, accumulator: Tensor, scale: float = 1.0, index: Tensor | None = None) -> None:
+        """Add `scale` times this block to `accumulator`, in place.
+
+        `index`, int64 of shape (size,), names the accumulator's coordinate for each of the block's own;
+        None means they are the same.
+        """
+
+    def dense(self) -> Tensor:
+        """The block as a 1-D float32 tensor of shape (size,)."""
+        out = torch.zeros(self.size)
+        self.add_to(out)
+        return out
+
+
+@dataclass(frozen=True, eq=False)
+class DenseBlock(Block):
+    """All coordinates: `values` is float32 of shape (size,)."""
+
+    values: Tensor
+
+    @property
+    def size(self) -> int:  # type: ignore[override]
+        return self.values.numel()
+
+    @property
+    def held_bytes(self) -> int:
+        return 4 * self.size
+
+    def scaled(self, factor: float) -> "DenseBlock":
+        return replace(self, values=_times(self.values, factor))
+
+    def add_to(self, accumulator: Tensor, scale: float = 1.0, index: Tensor | None = None) -> None:
+        if index is None:
+            accumulator.add_(self.values.to(accumulator.device), alpha=scale)
+        else:
+            accumulator.index_add_(0, index, self.values.to(accumulator), alpha=scale)
+
+    def dense(self) -> Tensor:
+        return self.values.cpu()
+
+
+@dataclass(frozen=True, eq=False)
+class SparseBlock(Block):
+    """A few coordinates: strictly increasing int64 `indices` below `size`, and their float32 `values`."""
+
+    size: int
+    indices: Tensor
+    values: Tensor
+
+    @property
+    def held_bytes(self) -> int:
+        return 12 * self.indices.numel()
+
+    def scaled(self, factor: float) -> "SparseBlock":
+        return replace(self, values=_times(self.values, factor))
+
+    def add_to(self, accumulator: Tensor, scale: float = 1.0, index: Tensor | None = None) -> None:
+        indices = self.indices.to(accumulator.device)
+        where = indices if index is None else index[indices]
+        accumulator.index_add_(0, where, self.values.to(accumulator), alpha=scale)
+
+
+@dataclass(frozen=True, eq=False)
+class SeededBlock(Block):
+    """A few coordinates that both sides draw from `seed`, so that only their float32 `values` travel."""
+
+    size: int
+    seed: int
+    values: Tensor
+
+    @property
+    def held_bytes(self) -> int:
+        return 4 * self.values.numel()
+
+    def scaled(self, factor: float) -> "SeededBlock":
+        return replace(self, values=_times(self.values, factor))
+
+    def add_to(self, accumulator: Tensor, scale: float = 1.0, index: Tensor | None = None) -> None:
+        for part in self.parts():
+            part.add_to(accumulator, scale, index)
+
+    def parts(self) -> Iterator[SparseBlock]:
+        """The block with its indices written out, a stretch at a time to save memory."""
+        chosen, done = random_mask(self.size, self.values.numel(), self.seed), 0
+        for start in range(0, self.size, _STRETCH):
+            indices = torch.from_numpy(np.flatnonzero(chosen[start : start + _STRETCH])).add_(start)
+            yield SparseBlock(self.size, indices.to(self.values.device), self.values[done : done + indices.numel()])
+            done += indices.numel()
+
+
+class _Pointwise(Block):
+    """A block whose coordinates are each worked out from a few bits; summed a stretch at a time to save memory."""
+
+    @abstractmethod
+    def stretch(self, start: int, stop: int) -> Tensor:
+        """The float32 values of coordinates `start` to `stop`."""
+
+    def add_to(self, accumulator: Tensor, scale: float = 1.0, index: Tensor | None = None) -> None:
+        for start in range(0, self.size, _STRETCH):
+            stop = min(start + _STRETCH, self.size)
+            values = self.stretch(start, stop).to(accumulator)
+            if index is None:
+                accumulator[start:stop].add_(values, alpha=scale)
+            else:
+                accumulator.index_add_(0, index[start:stop], values, alpha=scale)
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """The alphabet offset + step · (first + symbol), for symbols 0 to `count` − 1."""
+
+    count: int
+    step: float
+    first: int = 0
+    offset: float = 0.0
+
+    def scaled(self, factor: float) -> "Lattice":
+        return replace(self, step=self.step * factor, offset=self.offset * factor)
+
+    def values(self) -> np.ndarray:
+        """(count,) float32, from step and offset as they travel: rounded to float32."""
+        step, offset = float(np.float32(self.step)), float(np.float32(self.offset))
+        return (offset + step * (self.first + np.arange(self.count))).astype(np.float32)
+
+    def values_of(self, symbols: Tensor) -> Tensor:
+        """float32 values of some symbols, for alphabets that are too long to write out."""
+        step, offset = float(np.float32(self.step)), float(np.float32(self.offset))
+        return (symbols.double().add_(self.first).mul_(step).add_(offset)).float()
+
+    @property
+    def held_bytes(self) -> int:
+        return 0
+
+    def is_finite(self) -> bool:
+        ends = self.values_of(torch.tensor([0, self.count - 1]))
+        return bool(ends.isfinite().all()) and math.isfinite(np.float32(self.offset))
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """An alphabet of any values, float64 of shape (count,)."""
+
+    entries: np.ndarray
+
+    @property
+    def count(self) -> int:
+        return self.entries.size
+
+    def scaled(self, factor: float) -> "Table":
+        return Table(self.entries * factor)
+
+    def values(self) -> np.ndarray:
+        """(count,) float32."""
+        return self.entries.astype(np.float32)
+
+    @property
+    def held_bytes(self) -> int:
+        return 4 * self.count
+
+    def is_finite(self) -> bool:
+        return bool(np.isfinite(self.values()).all())
+
+
+@dataclass(frozen=True, eq=False)
+class SymbolBlock(_Pointwise):
+    """One letter of a small alphabet for each coordinate.
+
+    `symbols` is uint8 of shape (size,), int16 for alphabets beyond 256 letters and int32 beyond 32768; all are below
+    `alphabet.count`.
+    """
+
+    symbols: Tensor
+    alphabet: Lattice | Table
+    counts: np.ndarray | None = None
+    """How often each letter occurs, if that is known."""
+
+    @property
+    def size(self) -> int:  # type: ignore[override]
+        return self.symbols.numel()
+
+    @property
+    def held_bytes(self) -> int:
+        return self.size * self.symbols.element_size() + self.alphabet.held_bytes
+
+    def scaled(self, factor: float) -> "SymbolBlock":
+        return replace(self, alphabet=self.alphabet.scaled(factor))
+
+    def stretch(self, start: int, stop: int) -> Tensor:
+        if isinstance(self.alphabet, Lattice) and self.alphabet.count > 256:
+            return self.alphabet.values_of(self.symbols[start:stop])
+        values = torch.from_numpy(self.alphabet.values()).to(self.symbols.device)
+        return values[self.symbols[start:stop].int()]
+
+
+@dataclass(frozen=True, eq=False)
+class PowerBlock(_Pointwise):
+    """A sign and a power of two for each coordinate, and perhaps a whole number: ±2^(E − 127) · (scale + extra · n).
+
+    `exponents` E is uint8 of shape (size,), 0 for a coordinate that is zero; `negative` is bool. `numbers`, where there
+    are any, are uint8 below 2^`bits`, or int16 for 9 to 15 bits.
+    """
+
+    negative: Tensor
+    exponents: Tensor
+    scale: float = 1.0
+    extra: float = 0.0
+    numbers: Tensor | None = None
+    bits: int = 0
+
+    @property
+    def size(self) -> int:  # type: ignore[override]
+        return self.exponents.numel()
+
+    @property
+    def held_bytes(self) -> int:
+        return (2 if self.numbers is None else 2 + self.numbers.element_size()) * self.size
+
+    def scaled(self, factor: float) -> "PowerBlock":
+        return replace(self, scale=self.scale * factor, extra=self.extra * factor)
+
+    def is_finite(self) -> bool:
+        """Whether all values stay in float32's range."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            ends = np.array([self.scale, self.extra, self.scale + self.extra * (2.0**self.bits - 1)], np.float32)
+            largest = 2.0 ** (int(self.exponents.max()) - 127) * float(np.abs(ends[[0, 2]]).max())
+        if not np.isfinite(ends[:2]).all():
+            return False
+        if largest < 2.0**127:
+            return True
+        parts = range(0, self.size, _STRETCH)
+        return all(bool(self.stretch(start, min(start + _STRETCH, self.size)).isfinite().all()) for start in parts)
+
+    def stretch(self, start: int, stop: int) -> Tensor:
+        numbers = None if self.numbers is None else self.numbers[start:stop]
+        values = self._values(self.exponents[start:stop], numbers)
+        return torch.where(self.negative[start:stop], -values, values)
+
+    def _values(self, exponents: Tensor, numbers: Tensor | None) -> Tensor:
+        with np.errstate(over="ignore"):
+            scale, extra = float(np.float32(self.scale)), float(np.float32(self.extra))
+        # Powers in float64: a tiny power times a large factor may be an ordinary number.
+        powers = torch.ldexp(torch.ones(256, dtype=torch.float64), torch.arange(256) - 127)
+        powers[0] = 0
+        if numbers is None:
+            return (powers * scale).float().to(exponents.device)[exponents.int()]
+        return (powers.to(exponents.device)[exponents.int()] * (scale + extra * numbers.double())).float()
+
+
+@dataclass(frozen=True, eq=False)
+class Payload:
+    """What travels: the sum of `blocks`, a vector of `size` coordinates. No blocks: the zero vector."""
+
+    size: int
+    blocks: tuple[Block, ...] = ()
+
+    def dense(self) -> Tensor:
+        """The sum as a 1-D float32 tensor of shape (size,)."""
+        out = torch.zeros(self.size)
+        self.add_to(out)
+        return out
+
+    def add_to(self, accumulator: Tensor, scale: float = 1.0, index: Tensor | None = None) -> None:
+        """Add `scale` times the sum to `accumulator`, in place; `index` as in `Block.add_to`."""
+        for block in self.blocks:
+            block.add_to(accumulator, scale, index)
+
+
+def _times(values: Tensor, factor: float) -> Tensor:
+    if factor == 1:
+        return values
+    # A rare level of tiny entries has a factor beyond float32 although the products are not.
+    return values * factor if abs(factor) < 1e30 else (values.double() * factor).float()

@@ -1,0 +1,167 @@
+"""The MLMC compressor: one random, rescaled increment of a ladder, unbiased.
+
+arXiv 2507.05508 (ICML 2025), Algorithms 2 and 3: draw a level l with probability p_l and send
+C^0(v) + (C^l(v) − C^(l−1)(v)) / p_l. The factor 1 / p_l is folded into the values, so neither l nor p_l travels.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Literal, get_args
+
+import numpy as np
+from torch import Tensor
+
+from ..blocks import Payload
+from ..ladders.base import Ladder, Rungs
+from ..pointwise import energy
+from ..probabilities import (
+    adaptive_probabilities,
+    cost_probabilities,
+    inclusion_probabilities,
+    second_moment,
+    systematic_outcomes,
+    systematic_sample,
+)
+from .base import Compressed, Compressor
+from .bfloat16 import Values, block_variance, check_values, rounded, rounded_outcomes
+
+Probabilities = Literal["adaptive", "fixed", "cost"]
+
+_MOST_LISTED = 4096  # outcomes that omega goes through one by one
+
+
+@dataclass(frozen=True, repr=False)
+class MLMC(Compressor):
+    """Multilevel Monte Carlo over `ladder`, the mean of `draws` draws.
+
+    `probabilities` is "adaptive" (p_l ∝ ‖Δ_l‖ of each vector, Algorithm 3), "fixed" (the best for the ladder without a
+    look at the vector, Algorithm 2) or "cost" (p_l ∝ ‖Δ_l‖ / √bits_l). With `replacement` draws are independent;
+    without, they are different levels: a systematic sample at the best inclusion probabilities min(1, c · p_l), each
+    increment over its own. `values` "bfloat16" halves the bytes of float values, rounded at random.
+    """
+
+    ladder: Ladder
+    probabilities: Probabilities = "adaptive"
+    draws: int = 1
+    replacement: bool = True
+    values: Values = "float32"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.ladder, Ladder):
+            raise ValueError(f"MLMC wraps a ladder such as TopK(fraction=0.01), got {self.ladder!r}")
+        if self.probabilities not in get_args(Probabilities):
+            raise ValueError(f"MLMC's probabilities are one of {get_args(Probabilities)}, got {self.probabilities!r}")
+        if not isinstance(self.draws, int) or not 1 <= self.draws <= 254:
+            raise ValueError(f"MLMC's draws is a whole number from 1 to 254, got {self.draws!r}")
+        if not isinstance(self.replacement, bool):
+            raise ValueError(f"MLMC's replacement is True or False, got {self.replacement!r}")
+        check_values(self.values, "MLMC")
+
+    def compress(self, vector: Tensor, rng: np.random.Generator) -> Compressed:
+        rungs = self.ladder.climb(vector)
+        chances = self.level_probabilities(rungs)
+        levels = self._draw(chances, rng)
+        payload = rounded(self.outcome(rungs, levels, chances), self.values, rng)
+        bits = rungs.base_bits
+        if levels:
+            bits += float(chances @ rungs.costs()) * (self.draws if self.replacement else 1)
+        return Compressed(payload, bits, levels, tuple(float(chances[level - 1]) for level in levels))
+
+    def level_probabilities(self, rungs: Rungs) -> np.ndarray:
+        """(L,) the probability that a draw gives each level; without replacement, that any draw does.
+
+        All zero where there is nothing to draw.
+        """
+        match self.probabilities:
+            case "adaptive":
+                chances = adaptive_probabilities(rungs.norms())
+            case "cost":
+                chances = cost_probabilities(rungs.norms(), rungs.costs())
+            case _:
+                chances = rungs.prior()
+        return chances if self.replacement else inclusion_probabilities(chances, self.draws)
+
+    def outcome(self, rungs: Rungs, levels: tuple[int, ...], probabilities: np.ndarray) -> Payload:
+        """The payload when `levels` are drawn, before its values are rounded."""
+        return Payload(rungs.size, rungs.estimate(self._factors(levels, probabilities)))
+
+    def outcomes(self, vector: Tensor) -> Iterator[tuple[float, Payload]]:
+        rungs = self.ladder.climb(vector)
+        chances = self.level_probabilities(rungs)
+        drawn = ((chance, self.outcome(rungs, levels, chances)) for chance, levels in self._all_draws(chances))
+        return rounded_outcomes(drawn, self.values)
+
+    def omega(self, vector: Tensor) -> float | None:
+        """Exact E‖C(v) − v‖² / ‖v‖² (Lemma 3.4, with a base: of the part above it).
+
+        None where it would take too long: draws without replacement from many levels that share coordinates.
+        """
+        rungs = self.ladder.climb(vector)
+        above = vector
+        if rungs.base is not None:
+            above = vector.clone()
+            rungs.base.add_to(above, -1.0)
+        left, norm = energy(above), energy(vector)
+        if left == 0:
+            return 0.0
+        chances = self.level_probabilities(rungs)
+        if self.replacement:
+            error = (second_moment(rungs.exact_norms(), chances) - left) / self.draws
+        elif rungs.orthogonal:
+            error = second_moment(rungs.exact_norms(), chances) - left
+        elif rungs.num_levels <= _MOST_LISTED:
+            error = self._listed_error(vector, rungs, chances)
+        else:
+            return None
+        if self.values == "bfloat16":
+            error += self._rounding_error(rungs, chances)
+        return max(error, 0.0) / norm
+
+    def _draw(self, chances: np.ndarray, rng: np.random.Generator) -> tuple[int, ...]:
+        if not chances.any():
+            return ()
+        if self.replacement:
+            drawn = rng.choice(chances.size, self.draws, p=chances)
+        else:
+            drawn = systematic_sample(chances, float(rng.random()))
+        return tuple(int(level) + 1 for level in drawn)
+
+    def _factors(self, levels: tuple[int, ...], chances: np.ndarray) -> Mapping[int, float]:
+        """What each drawn increment is multiplied by."""
+        draws = self.draws if self.replacement else 1
+        return {level: times / (draws * float(chances[level - 1])) for level, times in Counter(levels).items()}
+
+    def _all_draws(self, chances: np.ndarray) -> Iterator[tuple[float, tuple[int, ...]]]:
+        """Every result of `_draw` with its probability."""
+        if not chances.any():
+            yield 1.0, ()
+        elif self.replacement:
+            possible = [int(level) + 1 for level in np.flatnonzero(chances)]
+            for levels in product(possible, repeat=self.draws):
+                yield math.prod(float(chances[level - 1]) for level in levels), levels
+        else:
+            for chance, start in systematic_outcomes(chances):
+                yield chance, tuple(int(level) + 1 for level in systematic_sample(chances, start))
+
+    def _listed_error(self, vector: Tensor, rungs: Rungs, chances: np.ndarray) -> float:
+        error = 0.0
+        for chance, levels in self._all_draws(chances):
+            missed = vector.double().cpu()
+            self.outcome(rungs, levels, chances).add_to(missed, -1.0)
+            error += chance * float(missed.square().sum())
+        return error
+
+    def _rounding_error(self, rungs: Rungs, chances: np.ndarray) -> float:
+        """What rounding adds, level by level: levels share no float values, so each can be taken alone."""
+        error = 0.0
+        draws = self.draws if self.replacement else 1
+        for level in np.flatnonzero(chances) + 1:
+            chance = float(chances[level - 1])
+            for times in range(1, draws + 1):
+                seen = math.comb(draws, times) * chance**times * (1 - chance) ** (draws - times)
+                block = rungs.increment(int(level)).scaled(times / (draws * chance))
+                error += seen * block_variance(block)
+        return error

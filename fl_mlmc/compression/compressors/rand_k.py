@@ -1,0 +1,56 @@
+"""Rand-k: k coordinates drawn uniformly, times d / k. Their indices follow from a seed, so only values travel."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations
+from math import comb
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...run.rng import random_subset
+from ..blocks import Payload, SeededBlock, SparseBlock
+from ..pointwise import energy
+from .base import Compressed, Compressor
+from .bfloat16 import Values, check_values, rounded, rounded_outcomes, rounding_variance, value_bits
+from .sparsity import check_sparsity, num_kept
+
+
+@dataclass(frozen=True, repr=False)
+class RandK(Compressor):
+    """Keep a `fraction` of the coordinates or `count` of them, whichever they are; ω = d / k − 1."""
+
+    fraction: float | None = None
+    count: int | None = None
+    values: Values = "float32"
+
+    def __post_init__(self) -> None:
+        check_sparsity(self)
+        check_values(self.values, "RandK")
+
+    def compress(self, vector: Tensor, rng: np.random.Generator) -> Compressed:
+        size, kept = vector.numel(), num_kept(self, vector.numel())
+        seed = int(rng.integers(2**64, dtype=np.uint64))
+        indices = torch.from_numpy(random_subset(size, kept, seed)).to(vector.device)
+        block = SeededBlock(size, seed, vector[indices] * (size / kept))
+        payload = rounded(Payload(size, (block,)), self.values, rng)
+        return Compressed(payload, value_bits(self.values) * kept + 64)
+
+    def outcomes(self, vector: Tensor) -> Iterator[tuple[float, Payload]]:
+        return rounded_outcomes(self._subsets(vector), self.values)
+
+    def omega(self, vector: Tensor) -> float:
+        if not vector.any():
+            return 0.0
+        share = num_kept(self, vector.numel()) / vector.numel()
+        rounding = 0.0
+        if self.values == "bfloat16":
+            rounding = share * float(rounding_variance(vector * (1 / share)).sum()) / energy(vector)
+        return 1 / share - 1 + rounding
+
+    def _subsets(self, vector: Tensor) -> Iterator[tuple[float, Payload]]:
+        size, kept = vector.numel(), num_kept(self, vector.numel())
+        for subset in combinations(range(size), kept):
+            indices = torch.tensor(subset)
+            yield 1 / comb(size, kept), Payload(size, (SparseBlock(size, indices, vector[indices] * (size / kept)),))

@@ -1,0 +1,1 @@
+"""What a client trains with: objectives, optimizers, threads."""

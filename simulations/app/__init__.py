@@ -1,0 +1,1 @@
+"""The Flower ServerApp, and the ways to start a run of it."""

@@ -1,0 +1,188 @@
+"""The Flower ServerApp: puts data, model, strategy and engine together. The composition root."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+from torch import Tensor, nn
+
+from clients.client_app import app as client_app
+from clients.client_app import train_together
+from clients.data import FederatedData
+from clients.local_training import device_of
+from clients.together import check_together
+from fl_mlmc.bilevel.run import metrics, problem_of, state_model
+from fl_mlmc.models import Model, build_model
+from fl_mlmc.models.base import load_vector, need_parameters_only
+from fl_mlmc.models.check import check_widths
+from fl_mlmc.models.norms import fill_statistics, has_static_statistics
+from fl_mlmc.run.config import RunConfig
+from fl_mlmc.run.log import RoundLog
+from fl_mlmc.run.protocol import code_stamp
+from strategies.bilevel import FedBilevel
+from strategies.checkpoint import CHECKPOINT, load_state
+from strategies.device_grid import DeviceGrid
+from strategies.tiered import TieredStrategy, to_arrays
+
+from ..data.datasets import prepare
+from ..engines.heap import keep_heap
+from ..engines.local import LocalGrid
+from ..engines.needs import Needs
+from .run_lock import writing
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """One run, on the engine that the run config names."""
+    config = RunConfig.from_flower(context.run_config)
+    serve(config, grid)
+
+
+def serve(
+    config: RunConfig, grid: Grid | None = None, on_round: Callable[[Mapping[str, Any]], None] | None = None
+) -> Path:
+    """Run `config` to its end and give its run directory; `grid` is what Flower handed over, if it did.
+
+    `on_round` hears every row of rounds.jsonl. Whatever ends the run early is recorded in run.json and raised. The
+    process keeps the memory that it frees from then on (`keep_heap`).
+    """
+    keep_heap()
+    directory = run_directory(config)
+    data = prepare_data(config)
+    federated = FederatedData.open(data)
+    model = _model(config, federated)
+    if config.resolved_scheme(model.spec.size).moves_itself:  # refused before anything is written
+        need_parameters_only(model.build(model.spec.units))
+    if config.dp_noise:
+        config.epsilon(config.num_rounds)  # likewise
+    with writing(directory):
+        saved = load_state(directory / CHECKPOINT) if config.resume else None
+        if config.resume:
+            round_log = RoundLog.resume(directory, saved.log_sizes if saved else {}, on_round)
+        else:
+            round_log = RoundLog.create(directory, _header(config, model), on_round)
+        try:
+            strategy = _strategy(config, model, round_log, str(data), federated)
+            if saved:
+                strategy.restore(saved)
+            with _engine(config, grid, data) as engine:
+                strategy.start(
+                    engine,
+                    to_arrays(saved.vector if saved else model.initial(config.seed)),
+                    config.num_rounds,
+                    timeout=config.round_timeout,
+                    evaluate_fn=strategy.evaluate,
+                )
+        except BaseException as error:
+            with suppress(OSError):  # of a full disk: what went wrong is the first one
+                round_log.finish(f"failed: {type(error).__name__}: {error}")
+            raise
+        round_log.finish("completed")
+    return directory
+
+
+def _model(config: RunConfig, data: FederatedData) -> Model:
+    """What the server holds: a model, or the x, y and v of a bilevel problem."""
+    shape, num_classes = data.spec.input_shape, data.spec.num_classes
+    if config.task == "bilevel":
+        return state_model(config, problem_of(config, shape, num_classes))
+    model = build_model(config.model, shape, num_classes)
+    check_widths(model, config.width_rule, {tier.width for tier in config.tier_list}, shape, num_classes)
+    if config.vectorize:
+        check_together(model, shape)
+    return model
+
+
+def _strategy(config: RunConfig, model: Model, round_log: RoundLog, where: str, data: FederatedData) -> TieredStrategy:
+    meta = data.meta if config.engine == "flower" else ""  # elsewhere clients share the server's disk
+    if config.task != "bilevel":
+        return TieredStrategy(config, model, round_log, where, _evaluator(config, model, data), meta)
+    problem = problem_of(config, data.spec.input_shape, data.spec.num_classes)
+    features, labels = (torch.from_numpy(part) for part in data.test())
+
+    def evaluate(state: Tensor) -> Mapping[str, float]:
+        return metrics(config, problem, state, features, labels)
+
+    return FedBilevel(config, problem, model, round_log, where, evaluate, meta)
+
+
+@contextmanager
+def _engine(config: RunConfig, flowers: Grid | None, data: Path) -> Iterator[Grid]:
+    """The Grid of the config's engine; `flowers` is Flower's own, inside Flower's process."""
+    if config.engine == "local":
+        yield LocalGrid(client_app, config.num_clients, config.to_flower())
+    elif config.engine == "ray":
+        from ..engines.ray.grid import RayGrid  # Ray takes a second to import
+        from ..engines.ray.session import ray_ready
+
+        run, needs, at_once = config.to_flower(), Needs.of_config(config), train_together if config.vectorize else None
+        with (
+            ray_ready(flowers),
+            RayGrid(client_app, config.num_clients, run, needs, config.client_timeout, data, at_once) as grid,
+        ):
+            yield grid
+    elif flowers is not None:
+        # Flower's simulation passes messages on in memory: nothing is uploaded there, so nothing can stall.
+        yield flowers if type(flowers).__name__ == "InMemoryGrid" else DeviceGrid(flowers)
+    else:
+        raise ValueError("engine 'flower' needs Flower: use `flwr run` or `fl-mlmc run`")
+
+
+def prepare_data(config: RunConfig) -> Path:
+    """Load and partition the run's data set, unless that was done before; where it lies."""
+    data_dir = Path(config.data_dir) if config.data_dir else None
+    return prepare(config.dataset, data_dir, config.partition, config.num_clients, config.seed, text=config.text)
+
+
+def run_directory(config: RunConfig) -> Path:
+    """Where the run's log goes: runs-dir/run-name, the name by default the time in UTC."""
+    name = config.run_name or datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    return Path(config.runs_dir).expanduser().absolute() / name
+
+
+def _header(config: RunConfig, model: Model) -> Mapping[str, Any]:
+    return {
+        "config": config.to_flower(),
+        "seed": config.seed,
+        "tiers": [
+            {
+                "name": tier.name,
+                "width": tier.width,
+                "share": tier.share,
+            }
+            for tier in config.tier_list
+        ],
+        "num_parameters": model.spec.size,
+        "code_stamp": code_stamp(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _evaluator(config: RunConfig, model: Model, data: FederatedData) -> Callable[[Tensor], Mapping[str, float]]:
+    device = device_of(config)
+    module = model.build(model.spec.units).to(device)
+    features, labels = (torch.from_numpy(part) for part in data.test())
+
+    def evaluate(vector: Tensor) -> Mapping[str, float]:
+        load_vector(module, vector)
+        module.eval()
+        if has_static_statistics(module):
+            seen = torch.from_numpy(data.train()[0])
+            fill_statistics(module, (part.to(device) for part in seen.split(1024)))
+        loss = correct = 0.0
+        with torch.inference_mode():
+            for start in range(0, len(labels), 1024):
+                wanted = labels[start : start + 1024].to(device)
+                logits = module(features[start : start + 1024].to(device))
+                loss += float(nn.functional.cross_entropy(logits, wanted, reduction="sum"))
+                correct += float((logits.argmax(1) == wanted).sum())
+        return {"loss": loss / len(labels), "accuracy": correct / len(labels)}
+
+    return evaluate

@@ -1,0 +1,1 @@
+"""Data sets as arrays on disk: loaded, split and shared out once, then only read."""

@@ -1,0 +1,78 @@
+"""Texts as numbers: hashed words for `mlp`, tokens for `transformer`, bytes for `char_lstm`."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clients.data import Kind
+from fl_mlmc.models.wordpiece import WordPiece
+from fl_mlmc.registry import build
+
+
+class TextEncoding(Protocol):
+    """A way from texts to arrays of shape (texts, length)."""
+
+    kind: ClassVar[Kind]
+    dtype: ClassVar[type[np.generic]]
+
+    @property
+    def length(self) -> int: ...
+
+    def encode(self, texts: Sequence[str]) -> NDArray[Any]: ...
+
+
+@dataclass(frozen=True)
+class Hashed:
+    """Counts of hashed words, `length` of them, at unit norm (scikit-learn's HashingVectorizer)."""
+
+    length: int = 2048
+    kind: ClassVar[Kind] = "vector"
+    dtype: ClassVar[type[np.generic]] = np.float16
+
+    def encode(self, texts: Sequence[str]) -> NDArray[Any]:
+        from sklearn.feature_extraction.text import HashingVectorizer
+
+        return HashingVectorizer(n_features=self.length, norm="l2").transform(texts).toarray()
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """WordPiece tokens by the vocab.txt in `directory`, cut or padded to `length`."""
+
+    directory: str
+    length: int = 64
+    kind: ClassVar[Kind] = "tokens"
+    dtype: ClassVar[type[np.generic]] = np.int32
+
+    def encode(self, texts: Sequence[str]) -> NDArray[Any]:
+        return self._pieces.batch(texts, self.length)
+
+    @cached_property
+    def _pieces(self) -> WordPiece:
+        return WordPiece.load(Path(self.directory).expanduser())
+
+
+@dataclass(frozen=True)
+class Characters:
+    """The first `length` bytes of the text in UTF-8, numbers below 256; shorter ones begin with zeros."""
+
+    length: int = 80
+    kind: ClassVar[Kind] = "tokens"
+    dtype: ClassVar[type[np.generic]] = np.int32
+
+    def encode(self, texts: Sequence[str]) -> NDArray[Any]:
+        rows = (text.encode()[: self.length].rjust(self.length, b"\0") for text in texts)
+        return np.frombuffer(b"".join(rows), np.uint8).reshape(len(texts), self.length)
+
+
+ENCODINGS: Mapping[str, Callable[..., TextEncoding]] = {"characters": Characters, "hashed": Hashed, "tokens": Tokens}
+
+
+def parse_text_encoding(text: str) -> TextEncoding:
+    """The encoding that `text` names, such as "tokens('models/minilm', length=64)"; ValueError lists the known ones."""
+    return build(text, ENCODINGS, "text encoding")

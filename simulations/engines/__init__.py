@@ -1,0 +1,1 @@
+"""Where simulated clients compute: in this process (`local`) or on Ray (`ray`)."""

@@ -1,0 +1,80 @@
+"""What values in bfloat16 add to the variance is small: it is counted by itself here."""
+
+import numpy as np
+import pytest
+import torch
+
+from fl_mlmc import MLMC, Bernoulli, Compressor, RandK, Scaled, Systematic, TopK, omega
+from fl_mlmc.compression.blocks import DenseBlock, Payload
+from fl_mlmc.compression.compressors.bfloat16 import rounded
+
+VECTOR = torch.tensor([0.3, -1.2345, 0.57, 2.0, -0.111, 7e-3])
+
+
+@pytest.mark.parametrize(
+    "compressor",
+    [
+        MLMC(TopK(fraction=1.0), values="bfloat16"),
+        MLMC(TopK(fraction=1.0), draws=2, values="bfloat16"),
+        RandK(fraction=1.0, values="bfloat16"),
+        Bernoulli(fraction=1.0, values="bfloat16"),
+        Systematic(fraction=1.0, values="bfloat16"),
+    ],
+    ids=repr,
+)
+def test_where_everything_is_sent_the_variance_is_that_of_rounding(compressor: Compressor) -> None:
+    error = sum(
+        chance * float((payload.dense().double() - VECTOR.double()).square().sum())
+        for chance, payload in compressor.outcomes(VECTOR)
+    )
+    assert error > 0
+    assert omega(compressor, VECTOR) == pytest.approx(error / float(VECTOR.double().square().sum()), rel=1e-4, abs=0)
+
+
+@pytest.mark.parametrize("draws", [1, 2, 3])
+def test_rounding_adds_what_it_adds_to_each_level(draws: int) -> None:
+    vector = VECTOR[:3]
+    exact, coarse = (MLMC(TopK(count=1), "fixed", draws=draws, values=v) for v in ("float32", "bfloat16"))  # type: ignore[arg-type]
+    errors = [
+        sum(
+            chance * float((payload.dense().double() - vector.double()).square().sum())
+            for chance, payload in compressor.outcomes(vector)
+        )
+        for compressor in (exact, coarse)
+    ]
+    added = omega(coarse, vector) - omega(exact, vector)  # type: ignore[operator]
+    assert added == pytest.approx((errors[1] - errors[0]) / float(vector.double().square().sum()), rel=0.02)
+
+
+def test_rounding_goes_up_as_often_as_the_rest_says() -> None:
+    low, high = torch.tensor([1.0, 1.0 + 2**-7])
+    for share in (0.1, 0.5, 0.83):
+        values = (low + share * (high - low)).repeat(20_000)
+        payload = rounded(Payload(20_000, (DenseBlock(values),)), "bfloat16", np.random.default_rng(1))
+        sent = payload.dense()
+        assert set(sent.tolist()) == {float(low), float(high)}
+        assert float((sent == high).float().mean()) == pytest.approx(share, abs=5 * (0.25 / 20_000) ** 0.5)
+
+
+@pytest.mark.parametrize("bound", [None, 1.5, 4.0])
+def test_scaled_is_its_inner_compressor_over_one_and_omega(bound: float | None) -> None:
+    inner = RandK(count=3)
+    measured = omega(inner, VECTOR)
+    scaled = Scaled(inner, bound)
+    assumed = measured if bound is None else bound
+    assert assumed is not None
+    pairs = zip(scaled.outcomes(VECTOR), inner.outcomes(VECTOR), strict=True)
+    mean, error = torch.zeros(6, dtype=torch.float64), 0.0
+    for (chance, sent), (same, whole) in pairs:
+        assert chance == same
+        torch.testing.assert_close(sent.dense() * (1 + assumed), whole.dense())
+        mean += chance * sent.dense().double()
+        error += chance * float((sent.dense().double() - VECTOR.double()).square().sum())
+    torch.testing.assert_close(mean * (1 + assumed), VECTOR.double(), rtol=1e-6, atol=1e-6)
+    # α = 1 / (1 + ω), as long as ω does not exceed what is assumed; best where it is met.
+    ratio = error / float(VECTOR.double().square().sum())
+    assert measured is not None
+    if measured <= assumed:
+        assert ratio <= 1 - 1 / (1 + assumed) + 1e-6
+    if bound is None:
+        assert ratio == pytest.approx(measured / (1 + measured), rel=1e-5)

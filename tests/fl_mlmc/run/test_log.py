@@ -1,0 +1,65 @@
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from fl_mlmc.frames import CLIENT_COLUMNS, ROUND_COLUMNS, read_clients, read_rounds
+from fl_mlmc.run.log import RoundLog
+
+
+def test_rows_come_back_as_frames_with_the_promised_columns(tmp_path: Path) -> None:
+    log = RoundLog.create(tmp_path / "run", {"seed": 3})
+    log.append_clients([{"round": 1, "client": 0, "status": "ok"}, {"round": 1, "client": 4, "level": 2}])
+    log.append_round({"round": 1, "accuracy": 0.5, "extra": 7})
+    clients, rounds = read_clients(tmp_path / "run"), read_rounds(tmp_path / "run")
+    assert list(clients["client"]) == [0, 4]
+    assert list(clients.columns) == list(CLIENT_COLUMNS)
+    assert list(rounds.columns) == [*ROUND_COLUMNS, "extra"]
+    assert json.loads((tmp_path / "run/run.json").read_text())["seed"] == 3
+
+
+def test_what_is_not_a_number_is_logged_as_null(tmp_path: Path) -> None:
+    log = RoundLog.create(tmp_path, {})
+    log.append_round({"round": 1, "loss": float("nan"), "update_norm": float("inf")})
+    assert json.loads((tmp_path / "rounds.jsonl").read_text()) == {"round": 1, "loss": None, "update_norm": None}
+    assert pd.isna(read_rounds(tmp_path)["loss"].iloc[0])
+
+
+def test_a_torn_last_line_is_ignored(tmp_path: Path) -> None:
+    log = RoundLog.create(tmp_path, {})
+    log.append_round({"round": 1})
+    with open(tmp_path / "rounds.jsonl", "a") as file:
+        file.write('{"round": 2, "accu')
+    assert list(read_rounds(tmp_path)["round"]) == [1]
+
+
+def test_several_runs_get_a_run_column(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        RoundLog.create(tmp_path / name, {}).append_round({"round": 1})
+    assert list(read_rounds(tmp_path / "a", tmp_path / "b")["run"]) == ["a", "b"]
+    assert list(read_rounds([tmp_path / "a", tmp_path / "b"])["run"]) == ["a", "b"]
+
+
+def test_an_empty_run_has_frames_without_rows(tmp_path: Path) -> None:
+    RoundLog.create(tmp_path, {})
+    assert len(read_clients(tmp_path)) == 0
+    assert list(read_rounds(tmp_path).columns) == list(ROUND_COLUMNS)
+
+
+def test_a_run_is_never_overwritten(tmp_path: Path) -> None:
+    RoundLog.create(tmp_path, {})
+    with pytest.raises(FileExistsError, match="already holds a run"):
+        RoundLog.create(tmp_path, {})
+
+
+def test_a_directory_without_a_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"rounds\.jsonl does not exist; a run directory holds"):
+        read_rounds(tmp_path)
+
+
+def test_the_end_is_recorded(tmp_path: Path) -> None:
+    log = RoundLog.create(tmp_path, {"seed": 1})
+    assert json.loads((tmp_path / "run.json").read_text())["status"] == "running"
+    log.finish("failed: it rained")
+    assert json.loads((tmp_path / "run.json").read_text())["status"] == "failed: it rained"

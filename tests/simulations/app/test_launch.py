@@ -1,0 +1,129 @@
+"""Runs from Python, on both engines."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fl_mlmc.frames import read_clients
+from fl_mlmc.run.config import ConfigError, RunConfig
+from simulations import RunFailed, run
+from simulations.app.launch import SERVER_LOG, load_config, tell_of_refused
+
+TIMING = ["train_seconds", "encode_seconds", "message_bytes"]
+
+
+def settings(config: RunConfig, **changes: Any) -> dict[str, Any]:
+    return {**config.model_dump(), **changes}
+
+
+def test_a_run_gives_arrays_and_frames(small: RunConfig) -> None:
+    rows: list[dict[str, Any]] = []
+    result = run(None, on_round=rows.append, **settings(small))
+    assert result.directory == Path(small.runs_dir) / "small"
+    assert {name: array.shape for name, array in result.arrays.items()}["1.weight"] == (16, 64)
+    assert [row["round"] for row in rows] == list(result.rounds["round"]) == [1, 2]
+    assert result.rounds["accuracy"].between(0, 1).all()
+    assert len(result.clients) == 8
+    header = json.loads((result.directory / "run.json").read_text())
+    assert header["status"] == "completed"
+    assert header["config"]["compressor"] == "MLMC(TopK(fraction=0.1))"
+    assert header["versions"]["flwr"]
+
+
+def test_a_scenario_file_is_overridden_by_keywords(tmp_path: Path) -> None:
+    scenario = tmp_path / "tiny.toml"
+    scenario.write_text('num-rounds = 7\nmodel = "mlp"\n')
+    config = load_config(scenario, {"num_rounds": 3, "runs_dir": tmp_path})
+    assert (config.num_rounds, config.model, config.runs_dir) == (3, "mlp", str(tmp_path))
+    assert config.run_name.startswith("tiny-")
+
+
+def test_relative_paths_are_of_the_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = load_config(None, {"runs_dir": "out", "data_dir": "data"})
+    assert (config.runs_dir, config.data_dir) == (str(tmp_path / "out"), str(tmp_path / "data"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [(None, "there is no scenario"), ("rounds = ", "is not TOML"), ("num-round = 3", "did you mean 'num-rounds'")],
+)
+def test_a_bad_scenario_is_named(tmp_path: Path, text: str | None, message: str) -> None:
+    scenario = tmp_path / "bad.toml"
+    if text is not None:
+        scenario.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_config(scenario, {})
+
+
+def test_a_finished_run_is_never_written_over(small: RunConfig) -> None:
+    run(None, **settings(small, num_rounds=1))
+    with pytest.raises(ConfigError, match="already holds a run"):
+        run(None, **settings(small))
+
+
+def test_missing_data_is_told_before_anything_starts(small: RunConfig, tmp_path: Path) -> None:
+    with pytest.raises((OSError, ValueError), match="nowhere"):
+        run(None, **settings(small, data_dir=str(tmp_path / "nowhere")))
+    assert not (Path(small.runs_dir) / "small" / "run.json").exists()
+
+
+def test_a_rule_that_the_model_cannot_follow_is_told_before_anything_starts(small: RunConfig) -> None:
+    with pytest.raises(ValueError, match="depth"):
+        run(None, **settings(small, width_rule="depth"))
+    assert not (Path(small.runs_dir) / "small" / "run.json").exists()
+
+
+def test_clients_whose_loss_is_not_finite_are_dropped_until_the_quorum_fails(small: RunConfig) -> None:
+    with pytest.raises(RunFailed, match="round 1 has 0 good replies of 4, the quorum is 2") as caught:
+        run(None, **settings(small, learning_rate=1e30, local_steps=5))
+    clients = read_clients(caught.value.directory)
+    assert clients["status"].str.contains("dropped: .*(?:loss is|not finite)").all()
+    assert json.loads((caught.value.directory / "run.json").read_text())["status"].startswith("failed: QuorumError")
+
+
+def test_one_client_with_bad_data_is_dropped_and_the_round_goes_on(
+    small: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from clients.data import FederatedData
+
+    plain = FederatedData.client_features
+
+    def client_features(self: FederatedData, client: int, rows: np.ndarray) -> np.ndarray:
+        features = plain(self, client, rows)
+        return features * np.nan if client == 1 else features
+
+    monkeypatch.setattr(FederatedData, "client_features", client_features)
+    result = run(None, **settings(small, clients_per_round=6))
+    bad = result.clients["client"] == 1
+    assert result.clients.loc[bad, "status"].str.contains("training loss is nan").all()
+    assert (result.clients.loc[~bad, "status"] == "ok").all()
+    assert result.rounds["num_ok"].tolist() == [5, 5]
+
+
+def same_but_for_timing(one: pd.DataFrame, other: pd.DataFrame) -> None:
+    pd.testing.assert_frame_equal(one.drop(columns=TIMING), other.drop(columns=TIMING))
+
+
+def test_both_engines_give_the_same_bytes(small: RunConfig) -> None:
+    here = run(None, **settings(small))
+    rows: list[Any] = []
+    flower = run(None, on_round=rows.append, **settings(small, engine="flower", run_name="flower"))
+    same_but_for_timing(here.clients, flower.clients)
+    assert [row["round"] for row in rows] == [1, 2]
+    for name, array in here.arrays.items():
+        np.testing.assert_array_equal(array, flower.arrays[name])
+    assert here.rounds["accuracy"].tolist() == flower.rounds["accuracy"].tolist()
+
+
+def test_nodes_that_were_left_out_are_named_once_with_the_reason(tmp_path: Path) -> None:
+    line = "\x1b[93mWARNING\x1b[0m :   node client-3 is left out: unknown tier 'fone'; known: sensor, phone"
+    (tmp_path / SERVER_LOG).write_text(f"INFO :   [ROUND 1/2]\n{line}\n{line}\nINFO :   [ROUND 2/2]\n")
+    said: list[str] = []
+    tell_of_refused(tmp_path / SERVER_LOG, said.append)
+    tell_of_refused(tmp_path / "nothing.log", said.append)
+    assert said == ["WARNING: node client-3 is left out: unknown tier 'fone'; known: sensor, phone"]

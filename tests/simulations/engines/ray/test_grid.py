@@ -1,0 +1,204 @@
+"""The ray engine answers as the local one does, through every fault."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from simulations.engines.local import LocalGrid
+from simulations.engines.ray.crew import Member
+from simulations.engines.ray.grid import RayGrid
+from simulations.engines.ray.session import ray_session
+from simulations.engines.simulated import SimulatedGrid
+
+pytestmark = pytest.mark.timeout(120)
+
+NUM_NODES = 40
+
+
+def client_app() -> ClientApp:
+    """A client that echoes what it was sent and where it sits; its orders are in the message."""
+    app = ClientApp()  # made in a function, it travels to the workers by value
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        orders = message.content["orders"]
+        if orders["do"] == "raise":
+            raise ValueError("on purpose")
+        if orders["do"] == "hang":
+            time.sleep(600)
+        if orders["do"] == "exhaust memory":
+            return Message(RecordDict({"much": MetricRecord({"size": len(bytearray(2**62))})}), reply_to=message)
+        if orders["do"].startswith("die"):
+            with open(orders["mark"], "a") as mark:
+                mark.write("x")
+            if orders["do"] == "die always" or os.path.getsize(orders["mark"]) == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+        visits = context.state.config_records.get("visits", ConfigRecord({"count": 0}))
+        if orders["do"] == "count visits":
+            context.state["visits"] = ConfigRecord({"count": visits["count"] + 1})
+        seen = {
+            "partition": context.node_config["partition-id"],
+            "partitions": context.node_config["num-partitions"],
+            "node": context.node_id,
+            "run": context.run_id,
+            "colour": context.run_config["colour"],
+            "visits": visits["count"],
+        }
+        content = RecordDict({"seen": ConfigRecord(seen), "model": message.content["model"]})
+        return Message(content, reply_to=message)
+
+    return app
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray() -> Iterator[None]:
+    with ray_session():
+        yield
+
+
+@pytest.fixture(scope="module")
+def grid(ray: None) -> Iterator[RayGrid]:
+    with RayGrid(client_app(), NUM_NODES, {"colour": "red"}, client_timeout=1.0) as grid:
+        list(grid.send_and_receive(messages()))
+        yield grid
+
+
+def messages(orders: dict[int, dict[str, str]] | None = None, num_nodes: int = NUM_NODES) -> Iterator[Message]:
+    small, large = bytes(range(200)) * 4, bytes(range(250)) * 400
+    for node in range(1, num_nodes + 1):
+        model = Array("float32", (len(small if node % 2 else large) // 4,), "raw", small if node % 2 else large)
+        order = ConfigRecord({"do": "", **(orders or {}).get(node, {})})
+        content = RecordDict({"model": ArrayRecord({"flat": model}), "orders": order})
+        yield Message(content, dst_node_id=node, message_type="train", group_id=f"1/{node}")
+
+
+def facts(replies: Sequence[Message]) -> dict[int, object]:
+    """All that a reply says, by node, but for its times."""
+    told: dict[int, object] = {}
+    for reply in replies:
+        about = reply.metadata
+        body = reply.error.reason if reply.has_error() else (reply.content["seen"], reply.content["model"])
+        told[about.src_node_id] = (about.group_id, about.message_type, about.dst_node_id, about.run_id, body)
+    return told
+
+
+def exchange(grid: SimulatedGrid, orders: dict[int, dict[str, str]] | None = None, rounds: int = 1) -> list[object]:
+    return [facts(list(grid.send_and_receive(messages(orders), timeout=60))) for _ in range(rounds)]
+
+
+def test_clients_cannot_tell_the_engines_apart(grid: RayGrid) -> None:
+    local = LocalGrid(client_app(), NUM_NODES, {"colour": "red"})
+    orders = {7: {"do": "raise"}, **{node: {"do": "count visits"} for node in range(10, 20)}}
+    assert exchange(grid, orders, rounds=2) == exchange(local, orders, rounds=2)
+
+
+def test_what_is_shared_is_put_into_the_object_store_once(grid: RayGrid, monkeypatch: pytest.MonkeyPatch) -> None:
+    puts = []
+    real = __import__("ray").put
+    monkeypatch.setattr("simulations.engines.ray.grid.ray.put", lambda data: puts.append(len(data)) or real(data))
+    assert len(list(grid.send_and_receive(messages()))) == NUM_NODES
+    assert puts == [100_000]
+
+
+def test_shared_memory_is_a_short_cut_and_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = exchange(LocalGrid(client_app(), NUM_NODES, {"colour": "red"}))
+    for folder in (tmp_path, tmp_path / "none"):
+        monkeypatch.setattr("simulations.engines.ray.spool.SHARED_MEMORY", folder)
+        with RayGrid(client_app(), NUM_NODES, {"colour": "red"}) as other:
+            assert exchange(other) == told
+        assert not list(tmp_path.iterdir())
+
+
+def test_replies_stream_and_messages_are_made_as_they_are_needed(grid: RayGrid) -> None:
+    made = []
+
+    def endless() -> Iterator[Message]:
+        while True:
+            for message in messages():
+                made.append(message)
+                yield message
+
+    replies = grid.send_and_receive(endless())
+    for _ in range(5):
+        assert next(replies).has_content()
+    replies.close()  # type: ignore[attr-defined]
+    assert len(made) < 5000
+
+
+def test_work_begins_before_more_messages_are_made_than_idle_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, sends = [], []
+    send = Member.send
+    with RayGrid(client_app(), NUM_NODES, {"colour": "red"}) as grid:
+        while len(grid._crew.ready) < len(grid._crew.workers):
+            list(grid.send_and_receive(messages()))
+            time.sleep(0.1)
+        monkeypatch.setattr(Member, "send", lambda self, *rest: sends.append(len(made)) or send(self, *rest))
+        assert len(list(grid.send_and_receive(made.append(each) or each for each in messages()))) == NUM_NODES
+        num_workers = len(grid._crew.workers)
+    assert sends[:num_workers] == [num_workers] * num_workers
+    assert sends[num_workers] > num_workers
+
+
+def test_a_worker_killed_in_its_batch_changes_nothing(grid: RayGrid, tmp_path: Path) -> None:
+    orders = {5: {"do": "die once", "mark": str(tmp_path / "mark")}}
+    assert exchange(grid, orders) == exchange(grid)
+    assert (tmp_path / "mark").read_text() == "xx"
+
+
+def test_a_client_that_kills_its_worker_twice_is_given_up(grid: RayGrid, tmp_path: Path) -> None:
+    orders = {5: {"do": "die always", "mark": str(tmp_path / "mark")}}
+    replies = list(grid.send_and_receive(messages(orders)))
+    (bad,) = [reply for reply in replies if reply.has_error()]
+    assert (bad.metadata.src_node_id, bad.error.code, bad.metadata.group_id) == (5, 8, "1/5")
+    assert "killed its worker 2 times" in bad.error.reason
+    assert len({reply.metadata.src_node_id for reply in replies}) == len(replies) == NUM_NODES
+    assert (tmp_path / "mark").read_text() == "xx"
+    assert not any(reply.has_error() for reply in grid.send_and_receive(messages()))  # the next round is whole
+
+
+def test_a_client_that_hangs_is_given_up(grid: RayGrid) -> None:
+    replies = list(grid.send_and_receive(messages({5: {"do": "hang"}})))
+    (bad,) = [reply for reply in replies if reply.has_error()]
+    assert bad.metadata.src_node_id == 5
+    assert "longer than the client-timeout of 1 s" in bad.error.reason
+    assert len(replies) == NUM_NODES
+
+
+def test_a_client_without_memory_is_an_error_reply(grid: RayGrid) -> None:
+    replies = list(grid.send_and_receive(messages({5: {"do": "exhaust memory"}})))
+    (bad,) = [reply for reply in replies if reply.has_error()]
+    assert bad.error.reason.startswith("MemoryError")
+    assert len(replies) == NUM_NODES
+
+
+def test_a_round_ends_at_its_timeout(grid: RayGrid) -> None:
+    start = time.monotonic()
+    replies = list(grid.send_and_receive(messages({5: {"do": "hang"}}), timeout=0.5))
+    assert time.monotonic() - start < 1.5
+    assert 5 not in facts(replies)
+    assert len(list(grid.send_and_receive(messages()))) == NUM_NODES
+
+
+def test_who_kills_a_worker_is_found_among_clients_that_ran_at_once(tmp_path: Path) -> None:
+    app, sizes = client_app(), tmp_path / "sizes"
+
+    def at_once(messages: Sequence[Message], contexts: Sequence[Context]) -> list[Message]:
+        with sizes.open("a") as file:
+            file.write(f"{len(messages)}\n")
+        return [app(message, context) for message, context in zip(messages, contexts, strict=True)]
+
+    orders = {7: {"do": "die always", "mark": str(tmp_path / "mark")}}
+    with RayGrid(app, NUM_NODES, {"colour": "red"}, at_once=at_once) as grid:
+        (replies,) = exchange(grid, orders)
+    killer = replies.pop(7)  # type: ignore[attr-defined]
+    assert "it killed its worker 2 times" in str(killer)
+    (wanted,) = exchange(LocalGrid(app, NUM_NODES, {"colour": "red"}))
+    wanted.pop(7)  # type: ignore[attr-defined]
+    assert replies == wanted
+    assert max(map(int, sizes.read_text().split())) > 1

@@ -1,0 +1,47 @@
+import pytest
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from simulations.engines.local import LocalGrid
+
+
+def count_up(message: Message, context: Context) -> Message:
+    if message.content["ask"]["fail"]:
+        raise ValueError("as asked")
+    calls = int(context.state.config_records.get("calls", ConfigRecord({"n": 0}))["n"]) + 1
+    context.state["calls"] = ConfigRecord({"n": calls})
+    answer = {"n": calls, "partition": context.node_config["partition-id"], "colour": context.run_config["colour"]}
+    return Message(RecordDict({"answer": ConfigRecord(answer)}), reply_to=message)
+
+
+@pytest.fixture
+def grid() -> LocalGrid:
+    app = ClientApp()
+    app.train()(count_up)
+    return LocalGrid(app, 3, {"colour": "red"})
+
+
+def ask(grid: LocalGrid, node: int, fail: bool = False) -> Message:
+    return grid.create_message(RecordDict({"ask": ConfigRecord({"fail": fail})}), "train", node, "1/0")
+
+
+def test_each_node_keeps_its_own_state(grid: LocalGrid) -> None:
+    replies = list(grid.send_and_receive([ask(grid, node) for node in (1, 2, 1)]))
+    answers = [reply.content["answer"] for reply in replies]
+    assert [(answer["n"], answer["partition"], answer["colour"]) for answer in answers] == [
+        (1, 0, "red"), (1, 1, "red"), (2, 0, "red"),
+    ]  # fmt: skip
+    assert [reply.metadata.src_node_id for reply in replies] == [1, 2, 1]
+
+
+def test_a_client_that_raises_gives_an_error_reply(grid: LocalGrid) -> None:
+    (reply,) = grid.send_and_receive([ask(grid, 2, fail=True)])
+    assert reply.has_error()
+    assert reply.error.reason == "ValueError: as asked"
+    assert reply.metadata.group_id == "1/0"
+
+
+def test_messages_can_be_pushed_and_pulled(grid: LocalGrid) -> None:
+    names = list(grid.push_messages([ask(grid, 3)]))
+    assert [reply.metadata.src_node_id for reply in grid.pull_messages(names)] == [3]
+    assert list(grid.pull_messages(names)) == []
