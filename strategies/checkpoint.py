@@ -2,6 +2,8 @@
 
 RUN_DIR/checkpoint is a link to the folder of one round. The next round's folder is written beside it and synced
 before the link is turned over in one step, so a reader sees one round or the other, whatever ends the process.
+Tools that copy a run directory may make a folder of the link, or lose it: both are read, and the next checkpoint is a
+link again.
 """
 
 import json
@@ -57,12 +59,17 @@ def save_state(directory: Path, spec: WidthSpec, state: ServerState) -> None:
         save_file(dict(state.optimizer), own / OPTIMIZER)
         if state.scheme:
             save_file(dict(state.scheme), own / SCHEME)
-        (own / STATE).write_text(json.dumps(facts) + "\n")
-        for path in (*own.iterdir(), own):
+        partial = own / f"{STATE}.partial"
+        partial.write_text(json.dumps(facts) + "\n")
+        for path in own.iterdir():
             _sync(path)
+        os.replace(partial, own / STATE)  # last: a folder that has it is whole
+        _sync(own)
         link = directory.with_name(f"{directory.name}.partial")
         link.unlink(missing_ok=True)
         link.symlink_to(own.name)
+        if directory.is_dir() and not directory.is_symlink():
+            _move_aside(directory)
         os.replace(link, directory)
     except BaseException:
         shutil.rmtree(own, ignore_errors=True)
@@ -74,6 +81,7 @@ def save_state(directory: Path, spec: WidthSpec, state: ServerState) -> None:
 
 def load_state(directory: Path) -> ServerState | None:
     """The state that was saved last; None if none was."""
+    directory = _folder(directory)
     try:
         facts = json.loads((directory / STATE).read_text())
     except FileNotFoundError:
@@ -87,8 +95,31 @@ def load_state(directory: Path) -> ServerState | None:
 
 def load_checkpoint(directory: Path) -> dict[str, Tensor]:
     """The named tensors of a checkpoint's model, in the model's order."""
+    directory = _folder(directory)
     tensors = load_file(directory / MODEL)  # sorted by name
     return {name: tensors[name] for name in json.loads((directory / STATE).read_text())["tensors"]}
+
+
+def _move_aside(directory: Path) -> None:
+    """Give a folder where the link should be the name that its round has."""
+    if not (directory / STATE).is_file():
+        shutil.rmtree(directory)  # not a checkpoint: `_folder` did not read it either
+        return
+    own = directory.with_name(f"{directory.name}-{json.loads((directory / STATE).read_text())['round']}")
+    shutil.rmtree(own, ignore_errors=True)  # the same round once more: what followed the link copied both
+    directory.rename(own)
+
+
+def _folder(directory: Path) -> Path:
+    """Where the checkpoint `directory` lies; without its link it is the last round's folder that is whole."""
+    if (directory / STATE).is_file():
+        return directory
+    rounds = {
+        int(number): path
+        for path in directory.parent.glob(f"{directory.name}-*")
+        if (number := path.name.removeprefix(f"{directory.name}-")).isdecimal() and (path / STATE).is_file()
+    }
+    return rounds[max(rounds)] if rounds else directory
 
 
 def _sync(path: Path) -> None:

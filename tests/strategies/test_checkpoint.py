@@ -1,5 +1,8 @@
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 
 from fl_mlmc.models import build_model
@@ -27,3 +30,59 @@ def test_a_checkpoint_holds_the_named_tensors(tmp_path: Path) -> None:
 
 def test_where_nothing_was_saved_there_is_no_state(tmp_path: Path) -> None:
     assert load_state(tmp_path / "checkpoint") is None
+
+
+def link_followed(link: Path) -> None:
+    """As `cp -rL`, scp, zip and most clouds do it: the round's folder is there twice."""
+    link.rename(link.with_name("was"))
+    shutil.copytree(link.with_name("was"), link)
+    link.with_name("was").unlink()
+
+
+def link_followed_and_nothing_else(link: Path) -> None:
+    link_followed(link)
+    shutil.rmtree(link.with_name("checkpoint-2"))
+
+
+def link_lost(link: Path) -> None:
+    link.unlink()
+
+
+def link_as_text(link: Path) -> None:
+    """As zip and git do it where links are not to be had."""
+    link.unlink()
+    link.write_text("checkpoint-2")
+
+
+def link_as_an_empty_folder(link: Path) -> None:
+    link.unlink()
+    link.mkdir()
+
+
+@pytest.mark.parametrize(
+    "copied", [link_followed, link_followed_and_nothing_else, link_lost, link_as_text, link_as_an_empty_folder]
+)
+def test_a_copied_checkpoint_is_read_and_followed_by_a_link(tmp_path: Path, copied: Callable[[Path], None]) -> None:
+    model = build_model("mlp(hidden=(3,))", (2,), 2)
+    link, vector = tmp_path / "checkpoint", model.initial(5)
+    save_state(link, model.spec, ServerState(2, vector))
+    copied(link)
+    state = load_state(link)
+    assert state is not None
+    assert state.server_round == 2
+    assert torch.equal(state.vector, vector)
+    assert list(load_checkpoint(link)) == list(model.spec.shapes)
+    save_state(link, model.spec, ServerState(3, vector + 1))
+    assert link.is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "checkpoint-3"]
+    assert load_state(link).server_round == 3  # type: ignore[union-attr]
+
+
+def test_a_folder_that_was_not_finished_is_no_checkpoint(tmp_path: Path) -> None:
+    model = build_model("mlp(hidden=(3,))", (2,), 2)
+    link = tmp_path / "checkpoint"
+    save_state(link, model.spec, ServerState(2, model.initial(5)))
+    shutil.copytree(tmp_path / "checkpoint-2", tmp_path / "checkpoint-3")
+    (tmp_path / "checkpoint-3" / "state.json").unlink()
+    link.unlink()
+    assert load_state(link).server_round == 2  # type: ignore[union-attr]

@@ -3,11 +3,13 @@
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,6 +84,25 @@ def test_checkpoints_come_as_often_as_asked(small: RunConfig) -> None:
     directory = Path(config.runs_dir) / "every-four"
     assert os.readlink(directory / "checkpoint") == "checkpoint-4"
     assert list(execute(load_run(directory)).rounds["round"]) == list(range(1, 10))
+
+
+@pytest.mark.parametrize("follow_links", [True, False], ids=["links became folders", "links kept"])
+def test_a_copied_run_goes_on_in_the_same_bytes(small: RunConfig, tmp_path: Path, follow_links: bool) -> None:
+    whole = execute(longer(small, "whole"))
+    config = longer(small, "cut")
+
+    def stop(row: Mapping[str, Any]) -> None:
+        if row["round"] == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        execute(config, stop)
+    copy = shutil.copytree(Path(config.runs_dir) / "cut", tmp_path / "else where", symlinks=not follow_links)
+    shutil.rmtree(Path(config.runs_dir) / "cut")
+    resumed = execute(load_run(copy))
+    assert resumed.directory == copy
+    assert all((whole.arrays[name] == resumed.arrays[name]).all() for name in whole.arrays)
+    assert list(resumed.rounds["round"]) == list(range(1, 10))
 
 
 def test_a_finished_run_is_left_as_it_is(small: RunConfig) -> None:
