@@ -26,7 +26,7 @@ from clients.bilevel_client import PERSONAL
 from clients.data import FederatedData
 from clients.memory import ClientMemory
 from fl_mlmc.bilevel import Shard
-from fl_mlmc.bilevel.run import data_of, first_point, held_of, num_steps_of, problem_of, scheme_of
+from fl_mlmc.bilevel.run import data_of, first_point, held_of, method_of, num_steps_of, problem_of
 from fl_mlmc.bilevel.tasks import CleaningRows, detection_auc
 from fl_mlmc.run.config import RunConfig
 from simulations.app.launch import RunResult, execute, load_config
@@ -139,7 +139,7 @@ def _flops(config: RunConfig, result: RunResult) -> float:
         held = held_of(config, problem, own, width, 1, 0)
         point = held.gather(first_point(config, held.problem, config.seed))
         with FlopCounterMode(display=False) as counter:
-            scheme_of(config, own.num_examples, server_round).client(held, point, own, np.random.default_rng(0))
+            method_of(config, own.num_examples, server_round).client(held, point, own, np.random.default_rng(0))
         return counter.get_total_flops()
 
     is_phased = config.scheme == "fednest"

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from fl_mlmc import schemes
 from fl_mlmc.bilevel import BilevelProblem, Held, Point, Shard
-from fl_mlmc.bilevel.rabo import Reply, Scheme, advance
-from fl_mlmc.bilevel.run import data_of, first_point, held_of, problem_of, scheme_of
+from fl_mlmc.bilevel.rabo import Method, Reply, advance
+from fl_mlmc.bilevel.run import data_of, first_point, held_of, method_of, problem_of
 from fl_mlmc.compression.wire import encode_payload
 from fl_mlmc.run.config import RunConfig
 from fl_mlmc.run.protocol import TrainTask, TrainUpdate, code_stamp
@@ -50,9 +50,9 @@ def run_bilevel_task(task: TrainTask, arrays: Mapping[str, bytes], config: RunCo
         points, movement = received(arrays, finder.held.num_values, finder.device)
         uploads = config.resolved_scheme(problem.state_spec.size)
         start = time.perf_counter()
-        held = _places(problem, task, config) if uploads.deals_out and config.cuts_models else None
+        part = _part(problem, task, config) if uploads.deals_out and config.cuts_models else None
         uplink = uplink_of(task, config, finder.held.num_values)
-        messages = encode(uploads, finder, points, task, config, movement, held)
+        messages = encode(uploads, finder, points, task, config, movement, part)
         finder.keep()
         payloads = tuple(encode_payload(message.payload) for message in messages)
         check_budget(payloads, uplink, task)
@@ -80,10 +80,10 @@ def run_bilevel_task(task: TrainTask, arrays: Mapping[str, bytes], config: RunCo
     )
 
 
-def _places(problem: BilevelProblem, task: TrainTask, config: RunConfig) -> schemes.Held:
+def _part(problem: BilevelProblem, task: TrainTask, config: RunConfig) -> schemes.Part:
     spec = problem.state_spec
     own = plan(spec, config.width_rule, task.width, task.server_round, task.client, config.seed)
-    return schemes.Held(spec.size, own.indices)
+    return schemes.Part(spec.size, own.indices)
 
 
 class _Finder:
@@ -101,7 +101,7 @@ class _Finder:
         self._data = data_of(problem, shard)
         self.num_examples = self._data.num_examples
         self.held: Held = held_of(config, problem, self._data, task.width, task.server_round, task.client)
-        self._scheme: Scheme = scheme_of(config, self.num_examples, task.server_round)
+        self._method: Method = method_of(config, self.num_examples, task.server_round)
         self._names = [name for name, sent in zip("xyv", self.held.problem.travels, strict=True) if not sent]
         self._memory = ClientMemory(Path(task.state) / PERSONAL, task.client)
         self._own = self._load()
@@ -114,7 +114,7 @@ class _Finder:
         which = [sample] if sample else []
         rng = stream(self._config.seed, "batches", self._task.server_round, self._task.client, *which)
         at = self.held.unpack(point, self.held.gather(self._own))
-        reply = self._scheme.client(self.held, at, self._data, rng)
+        reply = self._method.client(self.held, at, self._data, rng)
         if not all(bool(part.isfinite().all()) for part in (*reply.update, reply.loss)):
             raise DivergedError(float(reply.curvature))
         self.replies.append(reply)
@@ -126,7 +126,7 @@ class _Finder:
         if self._names:
             reply, task = self.replies[0], self._task
             change = self.held.scatter(reply.update)
-            after = advance(self._scheme, self.held.problem, self._own, change, reply.num_steps)
+            after = advance(self._method, self.held.problem, self._own, change, reply.num_steps)
             state = {name: getattr(after, name) for name in self._names}
             self._memory.save(task.server_round, state, keep=(task.memory_round, task.checkpoint_round))
 

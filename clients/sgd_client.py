@@ -14,7 +14,7 @@ from fl_mlmc.compression.wire import decode_payload, encode_payload
 from fl_mlmc.run.config import RunConfig
 from fl_mlmc.run.protocol import ANCHOR, MOVEMENT, TrainTask, TrainUpdate, code_stamp, payload_names
 from fl_mlmc.run.rng import stream
-from fl_mlmc.schemes import Budget, Held, Round, Scheme, Turn
+from fl_mlmc.schemes import Budget, Part, Round, Scheme, Turn
 from fl_mlmc.schemes.base import Find
 from fl_mlmc.training.threads import threads
 
@@ -65,10 +65,10 @@ def finished(job: Job, config: RunConfig) -> ClientReply:
         scheme = config.resolved_scheme(finder.model.spec.size)
         start = time.perf_counter()
         is_part = scheme.deals_out and config.cuts_models
-        held = Held(finder.model.spec.size, finder.own.indices) if is_part else None
+        part = Part(finder.model.spec.size, finder.own.indices) if is_part else None
         find = finder.gradient if scheme.moves_itself else finder.step if scheme.takes_minibatches else finder.update
         uplink = uplink_of(task, config, finder.own.size)
-        messages = encode(scheme, find, job.points, task, config, job.movement, held)
+        messages = encode(scheme, find, job.points, task, config, job.movement, part)
         payloads = tuple(encode_payload(message.payload) for message in messages)
         check_budget(payloads, uplink, task)
         total = time.perf_counter() - start
@@ -129,13 +129,13 @@ def encode(
     task: TrainTask,
     config: RunConfig,
     movement: Tensor | None = None,
-    held: Held | None = None,
+    part: Part | None = None,
 ) -> tuple[Compressed, ...]:
     """The scheme's messages; what it remembers is on disk before they are sent."""
     round = Round(config.seed, task.server_round, config.num_clients, task.cohort_size)
     rng = stream(config.seed, "level", task.server_round, task.client)
     uplink = uplink_of(task, config, points[0].numel())
-    turn = Turn(round, task.rank, uplink, rng, held, Budget(task.gradients, task.messages))
+    turn = Turn(round, task.rank, uplink, rng, part, Budget(task.gradients, task.messages))
     if not scheme.has_memory:
         return scheme.encode(find, points, {}, turn)[0]
     kept = ClientMemory(Path(task.state), task.client)

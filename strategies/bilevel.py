@@ -17,7 +17,7 @@ from torch import Tensor
 from fl_mlmc.aggregation.mean import Mean
 from fl_mlmc.aggregation.server_step import ServerOptimizer
 from fl_mlmc.bilevel import BilevelProblem, ConvexityWatch, Held, Point
-from fl_mlmc.bilevel.run import num_steps_of, scheme_of
+from fl_mlmc.bilevel.run import method_of, num_steps_of
 from fl_mlmc.models import Model
 from fl_mlmc.run.config import RunConfig
 from fl_mlmc.run.log import RoundLog
@@ -137,7 +137,7 @@ class _BilevelStep(ServerOptimizer):
     def __init__(self, config: RunConfig, held: Held) -> None:
         super().__init__(config.server_optimizer, config.server_learning_rate, held.problem.state_spec.size)
         self._held = held
-        self._scheme = scheme_of(config)
+        self._method = method_of(config)
         self.begin()
 
     def begin(self) -> None:
@@ -153,9 +153,9 @@ class _BilevelStep(ServerOptimizer):
         held = self._held
         num_steps = self._num_steps / self._weight if self._weight else 0.0  # a quorum of 0 may be met by nobody
         update = held.unpack(mean.update, NOTHING)
-        gained = Point(*(num_steps * gain * part for gain, part in zip(self._scheme.gain, update, strict=True)))
+        gained = Point(*(num_steps * gain * part for gain, part in zip(self._method.gain, update, strict=True)))
         stepped = held.unpack(super().step(vector, Mean(held.pack(gained), mean.coverage)), NOTHING)
-        v = self._scheme.estimator.project(stepped.v, held.problem.multiplier_bound)
+        v = self._method.estimator.project(stepped.v, held.problem.multiplier_bound)
         return held.pack(stepped._replace(v=v))
 
 

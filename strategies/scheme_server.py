@@ -11,7 +11,7 @@ from fl_mlmc.aggregation.mean import Mean
 from fl_mlmc.compression.blocks import Payload
 from fl_mlmc.compression.wire import encode_payload
 from fl_mlmc.run.config import RunConfig
-from fl_mlmc.schemes import Budget, Held, Round, State
+from fl_mlmc.schemes import Budget, Part, Round, State
 from fl_mlmc.schemes.controlled import sparse
 from fl_mlmc.schemes.shadowheart import Shadowheart
 from fl_mlmc.submodels import IndexPlan, Tier
@@ -167,4 +167,4 @@ class SchemeServer:
         spoken = self.scheme.speaks_of(self._size, round, rank)
         if spoken is None or own.size == self._size:
             return spoken
-        return Held(self._size, own.indices).own(spoken)
+        return Part(self._size, own.indices).own(spoken)

@@ -17,7 +17,7 @@ class Reply(NamedTuple):
     """What a client has to say after its part of a round.
 
     `update` is the mean change of a local step, so clients of many steps pull no harder than others (FedNova, arXiv
-    2007.07481); the server multiplies by the mean number of steps, and by `Scheme.gain`.
+    2007.07481); the server multiplies by the mean number of steps, and by `Method.gain`.
     """
 
     update: Point
@@ -34,7 +34,7 @@ class Gain(NamedTuple):
     v: float
 
 
-class Scheme(Protocol):
+class Method(Protocol):
     """How clients and server share out the work of a round."""
 
     @property
@@ -81,8 +81,8 @@ class Rabo:
         return Reply(Point(-seen.outer, -seen.inner, -seen.system), seen.loss, seen.curvature)
 
 
-def advance(scheme: Scheme, problem: BilevelProblem, point: Point, update: Point, num_steps: float = 1) -> Point:
+def advance(method: Method, problem: BilevelProblem, point: Point, update: Point, num_steps: float = 1) -> Point:
     """The point after a round, from the (mean) update and number of steps: the server's, or a client's own."""
-    moved = (part + num_steps * gain * change for part, gain, change in zip(point, scheme.gain, update, strict=True))
+    moved = (part + num_steps * gain * change for part, gain, change in zip(point, method.gain, update, strict=True))
     x, y, v = moved
-    return Point(x, y, scheme.estimator.project(v, problem.multiplier_bound))
+    return Point(x, y, method.estimator.project(v, problem.multiplier_bound))

@@ -17,7 +17,7 @@ from .fednest import Fednest
 from .method import parse_bilevel
 from .problem import BilevelProblem, ClientData, Held, Point, Shard, load_problem
 from .quadratic import quadratic
-from .rabo import Rabo, Scheme, Steps
+from .rabo import Method, Rabo, Steps
 from .rafbo import Rafbo
 from .tasks import Rows, adapted, hyper_cleaning, hyper_representation, log_ridge, meta_learning
 from .tasks.rows import Batch
@@ -86,16 +86,16 @@ def held_of(
     return Held.of(own, config.width_rule, width, server_round, client, config.seed)
 
 
-def scheme_of(config: RunConfig, num_examples: int = 1, server_round: int = 1) -> Scheme:
+def method_of(config: RunConfig, num_examples: int = 1, server_round: int = 1) -> Method:
     """The method of a client with so many examples, who makes local-steps, or as many as local-epochs make of them."""
-    method, rate = parse_bilevel(config.scheme), config.learning_rate
+    chosen, rate = parse_bilevel(config.scheme), config.learning_rate
     steps = Steps(config.outer_learning_rate, rate, config.multiplier_learning_rate or rate)
     num_steps = num_steps_of(config, num_examples)
-    if method.name == "rabo":
-        return Rabo(steps, method.estimator)
-    if method.name == "fednest":
+    if chosen.name == "rabo":
+        return Rabo(steps, chosen.estimator)
+    if chosen.name == "fednest":
         return Fednest.of_round(server_round, num_steps, steps)
-    return Rafbo(num_steps, steps, method.estimator)
+    return Rafbo(num_steps, steps, chosen.estimator)
 
 
 def num_steps_of(config: RunConfig, num_examples: int) -> int:

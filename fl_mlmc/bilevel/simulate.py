@@ -15,7 +15,7 @@ from ..submodels import IndexPlan
 from ..submodels.coverage import CoverageWatch
 from .convexity import ConvexityWatch
 from .problem import BilevelProblem, ClientData, Held, Point
-from .rabo import Scheme, advance
+from .rabo import Method, advance
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Trace:
 def simulate(
     problem: BilevelProblem,
     clients: Sequence[ClientData],
-    scheme: Scheme | Sequence[Scheme],
+    method: Method | Sequence[Method],
     num_rounds: int,
     held_of: Callable[[int, int], Held],
     *,
@@ -57,14 +57,14 @@ def simulate(
     dtype: torch.dtype = torch.float64,
     seed: int = 0,
 ) -> Trace:
-    """Rounds of `scheme` (or one of each client) over a random cohort, or over all clients.
+    """Rounds of `method` (or one of each client) over a random cohort, or over all clients.
 
     `held_of(server_round, client)` says what a client holds. `compressor` goes over a client's whole upload, in
     float32. `observe` hears the round and the point after it.
     """
-    schemes = list(scheme) if isinstance(scheme, Sequence) else [scheme] * len(clients)
+    methods = list(method) if isinstance(method, Sequence) else [method] * len(clients)
     x, y = start or problem.start(seed, dtype)
-    trace = Trace(Point(x, y, schemes[0].estimator.first_multiplier(y)))
+    trace = Trace(Point(x, y, methods[0].estimator.first_multiplier(y)))
     seen, convexity = CoverageWatch(problem.outer_spec), ConvexityWatch(problem)
     for server_round in range(1, num_rounds + 1):
         cohort: Sequence[int] = range(len(clients))
@@ -76,10 +76,10 @@ def simulate(
         for client, held in zip(cohort, helds, strict=True):
             before = _own(trace, client, held, dtype, seed)
             rng = stream(seed, "batches", server_round, client)
-            reply = schemes[client].client(held, held.gather(before), clients[client], rng)
+            reply = methods[client].client(held, held.gather(before), clients[client], rng)
             if not all(problem.travels):
                 change = held.scatter(reply.update)
-                trace.personal[client] = advance(schemes[client], held.problem, before, change, reply.num_steps)
+                trace.personal[client] = advance(methods[client], held.problem, before, change, reply.num_steps)
             replies.append(reply)
             updates.append(_compressed(held, reply.update, compressor, server_round, client, seed))
         means = [torch.zeros_like(part) for part in trace.point]
@@ -89,7 +89,7 @@ def simulate(
                 plans = [held.plans[part] for held in helds]
                 means[part], coverage[part] = covered_mean(plans, [update[part] for update in updates])
         num_steps = sum(reply.num_steps for reply in replies) / len(replies)
-        trace.point = advance(schemes[cohort[0]], problem, trace.point, Point(*means), num_steps)
+        trace.point = advance(methods[cohort[0]], problem, trace.point, Point(*means), num_steps)
         if (outer_coverage := coverage[0]) is not None:
             seen.add(outer_coverage, server_round)
         row = RoundRow(

@@ -60,7 +60,7 @@ class Round:
 
 
 @dataclass(frozen=True, eq=False)
-class Held:
+class Part:
     """A client's part of a model of `size` coordinates: the ascending `places` of its own ones, int64."""
 
     size: int
@@ -89,7 +89,7 @@ class Turn:
     rank: int
     compressor: Compressor
     rng: np.random.Generator
-    held: Held | None = None
+    part: Part | None = None
     """Where the client holds a part of the model only; None: it holds all."""
     budget: Budget | None = None
     """Where rounds have a fixed time; None: one gradient, one message."""

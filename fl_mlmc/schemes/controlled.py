@@ -61,9 +61,9 @@ class ControlledSteps(Scheme):
         after = before
         for number in range(self.num_steps(turn.round)):
             after = after - self.step * (find(after, number) - memory["control"])
-        size = before.numel() if turn.held is None else turn.held.size
+        size = before.numel() if turn.part is None else turn.part.size
         own = self.speaks_of(size, turn.round, turn.rank)
-        own = own if turn.held is None else turn.held.own(own)
+        own = own if turn.part is None else turn.part.own(own)
         message = sparse(after - before, own)
         weight = torch.zeros_like(before)
         weight[own] = self.probability / self.step * self._eta(turn)
@@ -85,7 +85,7 @@ class ControlledSteps(Scheme):
         if members == 1 or owners == members:
             return 1.0
         # Where clients hold parts only, fewer than s may own a coordinate: ½ keeps to the bound of every s.
-        return 0.5 if turn.held is not None else members * (owners - 1) / (owners * (members - 1))
+        return 0.5 if turn.part is not None else members * (owners - 1) / (owners * (members - 1))
 
 
 def sparse(vector: Tensor, indices: Tensor) -> Compressed:

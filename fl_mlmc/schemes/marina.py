@@ -90,7 +90,7 @@ def permuted_part(vector: Tensor, turn: Turn) -> Compressed:
     With fewer coordinates than members each is dealt to several, who share its weight. What is dealt to a client that
     does not hold it is sent by nobody, and in the mean over its holders the others' parts make up for it.
     """
-    size = vector.numel() if turn.held is None else turn.held.size
+    size = vector.numel() if turn.part is None else turn.part.size
     members, rank, rng = turn.round.cohort_size, turn.rank, turn.round.shared("deal")
     if size >= members:
         dealt, factor = np.sort(rng.permutation(size)[rank::members]), float(members)
@@ -98,4 +98,4 @@ def permuted_part(vector: Tensor, turn: Turn) -> Compressed:
         place = int(np.flatnonzero(rng.permutation(members) == rank)[0]) % size
         dealt, factor = np.array([place]), members / len(range(place, members, size))
     indices = torch.from_numpy(dealt)
-    return sparse(vector * factor, indices if turn.held is None else turn.held.own(indices))
+    return sparse(vector * factor, indices if turn.part is None else turn.part.own(indices))

@@ -18,7 +18,7 @@ from clients.bilevel_client import PERSONAL
 from clients.data import FederatedData
 from fl_mlmc.bilevel import DivergenceError, Held, NotStronglyConvexError, Rafbo, Shard, Steps, simulate
 from fl_mlmc.bilevel.quadratic import quadratic
-from fl_mlmc.bilevel.run import data_of, first_point, problem_of, scheme_of
+from fl_mlmc.bilevel.run import data_of, first_point, method_of, problem_of
 from fl_mlmc.frames import read_clients, read_rounds
 from fl_mlmc.run.config import ConfigError, RunConfig
 from fl_mlmc.run.rng import stream
@@ -47,9 +47,9 @@ def bilevel(small: RunConfig) -> RunConfig:
 
 
 def test_step_sizes_come_from_the_config(bilevel: RunConfig) -> None:
-    assert scheme_of(bilevel).steps == Steps(0.3, 0.5, 0.3)
-    assert scheme_of(bilevel.changed(multiplier_learning_rate=0.0)).steps == Steps(0.3, 0.5, 0.5)
-    assert scheme_of(bilevel.changed(local_steps=0, local_epochs=2, batch_size=16), 33) == Rafbo(
+    assert method_of(bilevel).steps == Steps(0.3, 0.5, 0.3)
+    assert method_of(bilevel.changed(multiplier_learning_rate=0.0)).steps == Steps(0.3, 0.5, 0.5)
+    assert method_of(bilevel.changed(local_steps=0, local_epochs=2, batch_size=16), 33) == Rafbo(
         6, Steps(0.3, 0.5, 0.3)
     )
 
@@ -88,7 +88,7 @@ def test_a_run_is_the_simulation_with_messages(bilevel: RunConfig, changes: dict
         trace = simulate(
             problem,
             own,
-            scheme_of(config, own[0].num_examples),
+            method_of(config, own[0].num_examples),
             3,
             lambda number, client: Held.of(
                 helds[client], config.width_rule, widths[client], number, client, config.seed
@@ -241,8 +241,8 @@ def test_clients_of_unequal_steps_pull_equally(bilevel: RunConfig) -> None:
     for client in range(3):
         features, labels = map(torch.from_numpy, data.client(client))
         own = data_of(problem, Shard(client, features, labels, config.seed, config.outer_share, config.batch_size))
-        scheme = scheme_of(config, len(labels))
-        replies.append(scheme.client(held, point, own, stream(config.seed, "batches", 1, client)))
+        method = method_of(config, len(labels))
+        replies.append(method.client(held, point, own, stream(config.seed, "batches", 1, client)))
         weights.append(len(labels) / 1437)
     steps = [reply.num_steps for reply in replies]
     assert len(set(steps)) == 3
@@ -284,7 +284,7 @@ def test_uploads_that_compare_two_points_find_anew_at_both(bilevel: RunConfig) -
 
     def found(vector: torch.Tensor, number: int) -> torch.Tensor:
         rng = stream(config.seed, "batches", number, 0)
-        return held.pack(scheme_of(config).client(held, held.unpack(vector, first), own, rng).update)
+        return held.pack(method_of(config).client(held, held.unpack(vector, first), own, rng).update)
 
     old = np.load(Path(config.runs_dir) / "one" / MEMORIES / "0" / "1.npz")["gradient"]
     expected = found(after, 2) + 0.5 * (torch.from_numpy(old) - found(before, 2))

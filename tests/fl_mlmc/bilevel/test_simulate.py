@@ -8,19 +8,19 @@ import torch
 from fl_mlmc.aggregation.mean import CoverageMean
 from fl_mlmc.bilevel import DivergenceError, Held, NotStronglyConvexError, Rabo, Rafbo, Steps, Trace, simulate
 from fl_mlmc.bilevel.quadratic import Quadratic, quadratic
-from fl_mlmc.bilevel.rabo import Scheme
+from fl_mlmc.bilevel.rabo import Method
 from fl_mlmc.bilevel.simulate import covered_mean
 from fl_mlmc.compression.blocks import DenseBlock, Payload
 from fl_mlmc.submodels import plan
 
 
 def go(
-    task: Quadratic, width: float = 1.0, num_rounds: int = 30, scheme: Scheme | None = None, **options: Any
+    task: Quadratic, width: float = 1.0, num_rounds: int = 30, method: Method | None = None, **options: Any
 ) -> Trace:
     return simulate(
         task.problem,
         task.clients,
-        scheme or Rabo(),
+        method or Rabo(),
         num_rounds,
         lambda server_round, client: Held.of(task.problem, "nested", width, server_round, client),
         **options,
@@ -63,7 +63,7 @@ def test_uncovered_coordinates_keep_their_value() -> None:
 
 def test_one_local_step_is_rabo() -> None:
     task, steps = quadratic(num_clients=2), Steps(0.1, 0.3, 0.3)
-    one, other = go(task, scheme=Rabo(steps)).point, go(task, scheme=Rafbo(1, steps)).point
+    one, other = go(task, method=Rabo(steps)).point, go(task, method=Rafbo(1, steps)).point
     for part, expected in zip(one, other, strict=True):
         torch.testing.assert_close(part, expected)
 
@@ -85,12 +85,12 @@ def test_same_seed_same_run() -> None:
     assert not torch.equal(runs[0], runs[2])
 
 
-@pytest.mark.parametrize("scheme", [Rabo(), Rafbo(2)])
+@pytest.mark.parametrize("method", [Rabo(), Rafbo(2)])
 @pytest.mark.parametrize("lower", ["global", "personal"])
-def test_v_never_leaves_its_ball(scheme: Scheme, lower: str) -> None:
+def test_v_never_leaves_its_ball(method: Method, lower: str) -> None:
     task = quadratic(num_clients=2, lower=lower)  # type: ignore[arg-type]
     problem = dataclasses.replace(task.problem, strong_convexity=0.5, outer_gradient_bound=0.05)
-    trace = go(dataclasses.replace(task, problem=problem), scheme=scheme)
+    trace = go(dataclasses.replace(task, problem=problem), method=method)
     points = [trace.point] if lower == "global" else list(trace.personal.values())
     for point in points:
         assert 0.05 < float(point.v.norm()) <= 0.1 * (1 + 1e-6)
@@ -114,5 +114,5 @@ def test_an_inner_loss_that_is_not_strongly_convex_ends_in_advice_that_helps() -
 
 def test_steps_that_are_too_long_are_told_from_it() -> None:
     with pytest.raises(DivergenceError, match="Take shorter steps") as caught:
-        go(quadratic(num_clients=2), num_rounds=300, scheme=Rabo(Steps(0.05, 0.2, 20.0)))
+        go(quadratic(num_clients=2), num_rounds=300, method=Rabo(Steps(0.05, 0.2, 20.0)))
     assert not isinstance(caught.value, NotStronglyConvexError)

@@ -10,7 +10,7 @@ import torch
 
 from fl_mlmc.bilevel import FiniteDifference, Held, Penalty, Point, Rabo, Rafbo, Steps, simulate
 from fl_mlmc.bilevel.quadratic import Quadratic, quadratic
-from fl_mlmc.bilevel.rabo import Scheme
+from fl_mlmc.bilevel.rabo import Method
 from fl_mlmc.submodels import IndexPlan
 
 NESTED = (1.0, 1.0, 0.75, 0.75, 0.5, 0.5, 0.25, 0.25)
@@ -21,11 +21,11 @@ def held_by_rule(task: Quadratic, widths: Sequence[float], rule: str = "nested")
 
 
 def final_gradient(
-    task: Quadratic, scheme: Scheme, num_rounds: int, widths: Sequence[float] | None = None, rule: str = "nested"
+    task: Quadratic, method: Method, num_rounds: int, widths: Sequence[float] | None = None, rule: str = "nested"
 ) -> float:
     """‖∇F‖ after so many rounds; full masks by default."""
     held_of = held_by_rule(task, widths or [1.0] * len(task.clients), rule)
-    trace = simulate(task.problem, task.clients, scheme, num_rounds, held_of)
+    trace = simulate(task.problem, task.clients, method, num_rounds, held_of)
     return float(task.hypergradient(trace.point.x).norm())
 
 
@@ -147,5 +147,5 @@ def test_the_penalty_form_is_off_in_proportion_to_delta() -> None:
 def test_finite_differences_are_exact_on_quadratics_whatever_their_step() -> None:
     task = quadratic(num_clients=2)
     for epsilon in (1.0, 1e-2):
-        scheme = Rabo(Steps(0.2, 0.5, 0.5), FiniteDifference(epsilon))
-        assert final_gradient(task, scheme, 300) < 1e-12
+        method = Rabo(Steps(0.2, 0.5, 0.5), FiniteDifference(epsilon))
+        assert final_gradient(task, method, 300) < 1e-12

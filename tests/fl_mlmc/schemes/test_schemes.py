@@ -7,7 +7,7 @@ import torch
 from fl_mlmc import COMPRESSORS, MLMC, RTN, Identity, Natural, RandK, Scaled, TopK, decode, parse
 from fl_mlmc.compression.compressors.base import Compressor
 from fl_mlmc.compression.wire import encode_payload
-from fl_mlmc.schemes import SCHEMES, Held, Round, Scheme, State, Turn, parse_scheme
+from fl_mlmc.schemes import SCHEMES, Part, Round, Scheme, State, Turn, parse_scheme
 from fl_mlmc.schemes.base import decoded, exact
 from fl_mlmc.schemes.constants import contraction, worst_omega
 from fl_mlmc.schemes.controlled import own_coordinates
@@ -377,39 +377,39 @@ def test_permuted_parts_of_equal_vectors_average_to_the_vector(size: int, member
 
 def test_permuted_parts_over_tiers_average_to_the_mean_of_a_coordinates_holders() -> None:
     vectors = torch.randn(3, 6, generator=torch.Generator().manual_seed(3))
-    helds = [Held(6, torch.tensor(places)) for places in ([0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5], [0, 2, 5])]
+    parts = [Part(6, torch.tensor(places)) for places in ([0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5], [0, 2, 5])]
     holders = torch.tensor([3.0, 2, 3, 2, 2, 3])
     wanted, total = torch.zeros(6), torch.zeros(6)
-    for vector, held in zip(vectors, helds, strict=True):
-        wanted[held.places] += vector[held.places]
+    for vector, part in zip(vectors, parts, strict=True):
+        wanted[part.places] += vector[part.places]
     for number in range(1, 6001):
-        for rank, (vector, held) in enumerate(zip(vectors, helds, strict=True)):
-            turn = Turn(Round(0, number, 3, 3), rank, Identity(), np.random.default_rng(0), held)
-            total[held.places] += permuted_part(vector[held.places], turn).payload.dense()
+        for rank, (vector, part) in enumerate(zip(vectors, parts, strict=True)):
+            turn = Turn(Round(0, number, 3, 3), rank, Identity(), np.random.default_rng(0), part)
+            total[part.places] += permuted_part(vector[part.places], turn).payload.dense()
     torch.testing.assert_close(total / 6000 / holders, wanted / holders, rtol=0.1, atol=0.06)
 
 
 def test_permuted_parts_over_tiers_never_meet() -> None:
-    helds = [Held(6, torch.tensor(places)) for places in ([0, 1, 2, 3, 4, 5], [0, 2, 5], [1, 3, 5])]
+    parts = [Part(6, torch.tensor(places)) for places in ([0, 1, 2, 3, 4, 5], [0, 2, 5], [1, 3, 5])]
     for number in range(1, 51):
         sent = torch.zeros(6)
-        for rank, held in enumerate(helds):
-            turn = Turn(Round(0, number, 3, 3), rank, Identity(), np.random.default_rng(0), held)
-            sent[held.places] += permuted_part(torch.ones(len(held.places)), turn).payload.dense()
+        for rank, part in enumerate(parts):
+            turn = Turn(Round(0, number, 3, 3), rank, Identity(), np.random.default_rng(0), part)
+            sent[part.places] += permuted_part(torch.ones(len(part.places)), turn).payload.dense()
         assert sent.max() == 3  # each coordinate is dealt to one member, whose part is scaled by 3
 
 
 @pytest.mark.parametrize(
-    ("text", "held", "eta"),
+    ("text", "part", "eta"),
     [
         ("tamuna(0.1, 0.4, overlap=2)", None, 4 * 1 / (2 * 3)),
-        ("tamuna(0.1, 0.4, overlap=2)", Held(6, torch.arange(6)), 0.5),
-        ("proxskip(0.1, 0.4)", Held(6, torch.arange(6)), 1.0),
+        ("tamuna(0.1, 0.4, overlap=2)", Part(6, torch.arange(6)), 0.5),
+        ("proxskip(0.1, 0.4)", Part(6, torch.arange(6)), 1.0),
     ],
 )
-def test_a_control_variate_moves_by_p_eta_over_gamma(text: str, held: Held | None, eta: float) -> None:
+def test_a_control_variate_moves_by_p_eta_over_gamma(text: str, part: Part | None, eta: float) -> None:
     scheme, start = parse_scheme(text), torch.zeros(6, dtype=torch.float64)
-    turn = Turn(Round(0, 1, 8, 4), 1, Identity(), np.random.default_rng(0), held)
+    turn = Turn(Round(0, 1, 8, 4), 1, Identity(), np.random.default_rng(0), part)
     _, after = scheme.encode(lambda point, sample=0: point + 1, [start], scheme.init_client(start), turn)
     own = scheme.speaks_of(6, turn.round, 1)
     assert own is not None
@@ -420,13 +420,13 @@ def test_a_control_variate_moves_by_p_eta_over_gamma(text: str, held: Held | Non
 def test_an_overlap_of_two_converges_where_clients_hold_parts() -> None:
     # Each f_i is over the client's own coordinates; the optimum is the mean of the offsets of each one's holders.
     scheme, size = parse_scheme("tamuna(0.3, 0.5)").resolve(Identity(), 6, 4), 6
-    helds = [Held(size, torch.arange(count)) for count in (6, 6, 4, 2)]
+    parts = [Part(size, torch.arange(count)) for count in (6, 6, 4, 2)]
     rng = torch.Generator().manual_seed(5)
-    offsets = [torch.randn(len(held.places), dtype=torch.float64, generator=rng) for held in helds]
+    offsets = [torch.randn(len(part.places), dtype=torch.float64, generator=rng) for part in parts]
     counts, wanted = torch.zeros(size), torch.zeros(size, dtype=torch.float64)
-    for held, offset in zip(helds, offsets, strict=True):
-        counts[held.places] += 1
-        wanted[held.places] += offset
+    for part, offset in zip(parts, offsets, strict=True):
+        counts[part.places] += 1
+        wanted[part.places] += offset
     model = torch.zeros(size, dtype=torch.float64)
     memories = [scheme.init_client(offset) for offset in offsets]
     for number in range(1, 401):
@@ -434,19 +434,19 @@ def test_an_overlap_of_two_converges_where_clients_hold_parts() -> None:
         cohort = sorted(round.shared("cohort").choice(4, 3, replace=False).tolist())
         total, spoken = torch.zeros(size, dtype=torch.float64), torch.zeros(size)
         for rank, client in enumerate(cohort):
-            held = helds[client]
-            turn = Turn(round, rank, Identity(), np.random.default_rng(0), held)
+            part = parts[client]
+            turn = Turn(round, rank, Identity(), np.random.default_rng(0), part)
             (message,), memories[client] = scheme.encode(
                 lambda point, sample=0, client=client: point - offsets[client],
-                [model[held.places]], memories[client], turn,
+                [model[part.places]], memories[client], turn,
             )  # fmt: skip
-            total[held.places] += decoded(message, offsets[client])
+            total[part.places] += decoded(message, offsets[client])
             own = scheme.speaks_of(size, round, rank)
             assert own is not None
-            spoken[held.places[held.own(own)]] += 1
+            spoken[part.places[part.own(own)]] += 1
         movement = total / spoken.clamp(min=1)
         for client in cohort:
-            memories[client] = scheme.settle(memories[client], movement[helds[client].places])
+            memories[client] = scheme.settle(memories[client], movement[parts[client].places])
         model = model + movement
     torch.testing.assert_close(model, wanted / counts, rtol=1e-5, atol=1e-5)
 
