@@ -7,6 +7,7 @@ would be what a client says of itself. Memory is that of all updates of a round 
 from collections.abc import Collection
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -91,12 +92,14 @@ class TrimmedMean:
 def trimmed_mean(values: Tensor, counts: Tensor, trim: float) -> Tensor:
     """(d,) the trimmed mean of each column of `values` (n, d), of which the `counts` (d,) least are values.
 
-    The others are infinite. Zero where the count is.
+    The others are +inf. Zero where the count is. What is cut has no part in any sum: with no more than ⌊trim · c⌋ liars
+    among the c values of a column, the mean lies within the honest ones, whatever the liars say.
     """
-    ordered = values.sort(0).values.double()
-    ordered[ordered == torch.inf] = 0.0
-    sums = torch.cat((ordered.new_zeros(1, ordered.shape[1]), ordered.cumsum(0)))
-    cut = torch.minimum((counts * trim + 1e-9).floor().long(), (counts - 1).clamp(min=0) // 2)
-    kept = counts - 2 * cut
-    total = sums.gather(0, (counts - cut)[None])[0] - sums.gather(0, cut[None])[0]
-    return (total / kept.clamp(min=1)).float()
+    ordered = np.sort(np.ascontiguousarray(values.numpy().T), axis=1)  # ten times as fast as torch's of columns
+    count = counts.numpy()[:, None]
+    cut = np.minimum(np.floor(count * trim + 1e-9).astype(np.int64), np.maximum(count - 1, 0) // 2)
+    rank = np.arange(ordered.shape[1])
+    ordered[(rank < cut) | (rank >= count - cut)] = 0.0
+    # Float64 holds the sum of millions of float32 values far below their last digit.
+    total = ordered.sum(1, dtype=np.float64)
+    return torch.from_numpy((total / np.maximum(count - 2 * cut, 1)[:, 0]).astype(np.float32))

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fl_mlmc.aggregation import trimmed as robust
 from fl_mlmc.aggregation.trimmed import TrimmedMean, parse_aggregation, trimmed_mean
@@ -23,6 +25,36 @@ def test_the_trimmed_mean_is_the_definition(trim: float, count: int) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
     if trim == 0.5:
         np.testing.assert_allclose(found, np.median(values[:count].astype(np.float64), axis=0), rtol=1e-6, atol=1e-7)
+
+
+FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
+EXTREMES = st.sampled_from([np.finfo(np.float32).max, np.finfo(np.float32).smallest_subnormal, -0.0, 1.0])
+
+
+@st.composite
+def columns_with_liars(draw: st.DrawFn) -> tuple[list[float], list[float], float]:
+    """Honest values and fewer lies than the trim cuts at one end."""
+    trim = draw(st.sampled_from([0.1, 0.2, 0.25, 0.34, 0.49, 0.5]))
+    count = draw(st.integers(1, 30))
+    num_liars = draw(st.integers(0, min(int(count * trim + 1e-9), (count - 1) // 2)))
+    signed = st.one_of(FLOATS, EXTREMES, EXTREMES.map(lambda value: -value))
+    honest = draw(st.lists(signed, min_size=count - num_liars, max_size=count - num_liars))
+    return honest, draw(st.lists(st.one_of(signed, st.just(-np.inf)), min_size=num_liars, max_size=num_liars)), trim
+
+
+@given(columns_with_liars())
+def test_liars_below_the_bound_cannot_leave_the_honest_values(column: tuple[list[float], list[float], float]) -> None:
+    honest, lies, trim = column
+    values = torch.tensor([*lies, *honest], dtype=torch.float32)[:, None]
+    found = float(trimmed_mean(values, torch.tensor([len(values)]), trim)[0])
+    assert float(np.float32(min(honest))) <= found <= float(np.float32(max(honest)))
+
+
+@pytest.mark.parametrize("lie", [-5e15, -1e16, -3e38, -np.inf, 3e38])
+def test_one_liar_of_five_moves_the_mean_by_what_it_cuts_and_no_more(lie: float) -> None:
+    values = torch.tensor([0.5, 0.6, 0.55, 0.52, lie])[:, None]
+    kept = (0.5, 0.52, 0.55) if lie < 0 else (0.52, 0.55, 0.6)
+    assert float(trimmed_mean(values, torch.tensor([5]), 0.2)[0]) == pytest.approx(sum(kept) / 3, rel=1e-6)
 
 
 def test_only_clients_that_hold_a_coordinate_count() -> None:
