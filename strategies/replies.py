@@ -1,7 +1,7 @@
 """What comes back from clients: which task a reply answers, whether it keeps the rules, and how long it is.
 
 Every reply is taken for hostile. One that breaks a rule raises ProtocolError or WireError, both ValueErrors, and
-costs its own client only.
+costs its own client only. What a client says stands in quotes, so that it cannot pose as what we say.
 """
 
 import math
@@ -129,13 +129,13 @@ def read_update(
     if reply is None:
         raise ProtocolError("no reply in time")
     if reply.has_error():
-        raise ProtocolError(f"error {reply.error.code}: {_last_line(reply.error.reason)}")
+        raise ProtocolError(f"error {reply.error.code}: {_last_line(reply.error.reason)!r}")
     records = dict(reply.content)
     facts, arrays = records.get(CONFIG), records.get(ARRAYS)
     if not isinstance(facts, ConfigRecord):
         raise ProtocolError(f"it has no config record {CONFIG!r}")
     if "failure" in facts:
-        raise ProtocolError(TrainFailure.from_config(facts).failure)
+        raise ProtocolError(f"it says {TrainFailure.from_config(facts).failure!r}")
     update = TrainUpdate.from_config(facts)
     if (update.server_round, update.client) != (sent.task.server_round, sent.task.client):
         raise ProtocolError(
@@ -143,7 +143,7 @@ def read_update(
             f"{sent.task.server_round} for client {sent.task.client}"
         )
     if update.code_stamp != code_stamp():
-        raise ProtocolError(f"it runs code {update.code_stamp}, the server runs {code_stamp()}")
+        raise ProtocolError(f"it runs code {update.code_stamp!r}, the server runs {code_stamp()}")
     if not 0 < update.num_examples <= config.max_examples:
         raise ProtocolError(f"it declares {update.num_examples} examples, 1 to {config.max_examples} are allowed")
     if not 0 <= update.num_steps <= 2**31:

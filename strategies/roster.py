@@ -4,7 +4,7 @@ Flower's node ids are random; everything that repeats from run to run uses the c
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from logging import WARNING
 
@@ -31,8 +31,14 @@ class Seat:
     tier: Tier
 
 
+OnRefused = Callable[[str, str], None]
+
+
 class Roster:
-    """Clients 0 to num_clients − 1 of a run and the nodes that host them."""
+    """Clients 0 to num_clients − 1 of a run and the nodes that host them.
+
+    `on_refused` hears the name and the reason of a node that gets no seat.
+    """
 
     def __init__(
         self,
@@ -42,9 +48,11 @@ class Roster:
         assignment: str = "shares",
         data: str = "",
         meta: str = "",
+        on_refused: OnRefused = lambda node, reason: None,
     ) -> None:
         self._tiers, self._num_clients, self._seed = tuple(tiers), num_clients, seed
         self._assignment, self._data, self._meta = assignment, data, meta
+        self._on_refused = on_refused
         self._entries: dict[int, RosterEntry] = {}
         self._refused: dict[int, str] = {}
         self._silent: dict[int, tuple[float, float]] = {}  # when to ask again, and the pause after that
@@ -135,7 +143,7 @@ class Roster:
         try:
             entry = RosterEntry.from_config(reply.content.config_records[CONFIG])
             if entry.code_stamp != code_stamp():
-                raise ProtocolError(f"it runs code {entry.code_stamp}, the server runs {code_stamp()}")
+                raise ProtocolError(f"it runs code {entry.code_stamp!r}, the server runs {code_stamp()}")
             if entry.first < 0 or entry.stride < 0:
                 raise ProtocolError(f"it hosts client {entry.first} and every {entry.stride}th, both must be 0 or more")
             if entry.tier:
@@ -149,6 +157,7 @@ class Roster:
         except (KeyError, TypeError, ValueError) as error:
             self._refused[node_id] = printable(error)
             log(WARNING, "node %s is left out: %s", name or node_id, self._refused[node_id])
+            self._on_refused(name or str(node_id), self._refused[node_id])
         else:
             self._entries[node_id] = entry
             self._hosts.update(dict.fromkeys(self._hosted(entry), node_id))

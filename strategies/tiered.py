@@ -67,7 +67,15 @@ class TieredStrategy(Strategy):
         self.config = config
         self.model = model
         self.round_log = round_log
-        self.roster = Roster(config.tier_list, config.num_clients, config.seed, config.tier_assignment, data, data_meta)
+        self.roster = Roster(
+            config.tier_list,
+            config.num_clients,
+            config.seed,
+            config.tier_assignment,
+            data,
+            data_meta,
+            round_log.append_refused,
+        )
         self._watch = CoverageWatch(model.spec)
         self._data, self._data_meta = data, data_meta
         self._evaluate_model = evaluate_model

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 RUN, CLIENTS, ROUNDS = "run.json", "clients.jsonl", "rounds.jsonl"
+REFUSED = "refused.jsonl"
+"""The file of a run's directory that names nodes that got no seat; it is there only if there are any."""
 
 
 class RoundLog:
@@ -70,6 +72,11 @@ class RoundLog:
         self._append(ROUNDS, [row])
         if self._on_round is not None:
             self._on_round(row)
+
+    def append_refused(self, node: str, reason: str) -> None:
+        """Note a node that takes no part in the run, so has no row among the clients."""
+        (self.directory / REFUSED).touch()
+        self._append(REFUSED, [{"node": node, "reason": reason}])
 
     def finish(self, status: str) -> None:
         """Record how the run stands: "completed", "failed: <reason>", or "running" once more."""

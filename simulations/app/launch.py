@@ -4,7 +4,6 @@ import contextlib
 import json
 import logging
 import os
-import re
 import shutil
 import tempfile
 import time
@@ -19,7 +18,8 @@ import pandas as pd
 
 from fl_mlmc.frames import read_clients, read_rounds
 from fl_mlmc.run.config import ConfigError, RunConfig, Scalar
-from fl_mlmc.run.log import ROUNDS, RUN, RoundLog
+from fl_mlmc.run.log import REFUSED, ROUNDS, RUN, RoundLog
+from fl_mlmc.run.protocol import printable
 from strategies.checkpoint import CHECKPOINT, load_checkpoint, load_state
 
 from .run_lock import writing
@@ -185,18 +185,21 @@ def _run_on_devices(
     home = operator_home(deployment)
     (deployment / "state" / LAST_RUN).write_text(f"{directory}\n")
     link = SuperLinkRuns(environment(home), neutral(home), tell)
+    refused = directory / REFUSED
+    told = refused.stat().st_size if refused.exists() else 0
     with tempfile.TemporaryDirectory(prefix="fl-mlmc-") as scratch:
         try:
             _submit(link, Path(scratch), "", config, directory, on_round)
         finally:
-            tell_of_refused(directory / SERVER_LOG, tell)
+            tell_of_refused(refused, told, tell)
 
 
-def tell_of_refused(log: Path, tell: Callable[[str], None]) -> None:
-    """A node that was left out has no row in the round log: say so here."""
-    if log.exists():
-        for line in dict.fromkeys(re.findall(r"node \S+ is left out: .*", log.read_text())):
-            tell(f"WARNING: {line}")
+def tell_of_refused(path: Path, told: int, tell: Callable[[str], None]) -> None:
+    """Name the nodes in refused.jsonl, from byte `told` on: they have no row in the round log."""
+    if path.exists():
+        for line in dict.fromkeys(path.read_bytes()[told:].splitlines()):
+            row = json.loads(line)
+            tell(f"WARNING: node {printable(row['node'], 100)} is left out: {printable(row['reason'])}")
 
 
 def _submit(
@@ -281,8 +284,10 @@ def _status(directory: Path) -> str:
 
 
 def _last_words(state: RunState, directory: Path) -> str:
-    log = (directory / SERVER_LOG).read_text().strip().splitlines()
-    return f"Flower says {state.status} {state.details}\n" + "\n".join(log[-15:])
+    # Clients have their say in this log: its lines are marked, so that none can pose as one of ours.
+    log = (directory / SERVER_LOG).read_text(errors="replace").strip().splitlines()
+    quoted = "".join(f"\n  {SERVER_LOG}: {printable(line)}" for line in log[-15:])
+    return f"Flower says {state.status} {printable(state.details)}{quoted}"
 
 
 def _mark_failed(directory: Path, error: BaseException) -> None:

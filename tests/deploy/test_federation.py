@@ -93,7 +93,7 @@ REASONS = {
     "dtype": "has dtype 'float64'",
     "shape": "and shape .1000000000000",
     "other client": "it answers round .* for client 0",
-    "other code": r"it runs code  \[2Jmine, the server runs",
+    "other code": r"it runs code '\\x1b\[2Jmine', the server runs",
     "types": "train-loss = 'low'",
     "no records": "it has no config record",
     "exception": "error 2: .*on purpose",

@@ -154,6 +154,47 @@ def test_a_reply_that_cannot_be_read_is_an_error_of_its_sender() -> None:
     assert "its reply cannot be read: ValueError: no such" in found.error.reason
 
 
+def test_a_reply_in_anothers_name_is_an_error_of_the_node_that_was_asked() -> None:
+    def as_node_2(message: Message) -> Message:
+        forged = reply(message)
+        forged.metadata.__dict__["_src_node_id"] = 2
+        return forged
+
+    def for_task_of_2(message: Message) -> Message:
+        forged = reply(message)
+        forged.metadata.__dict__["_group_id"] = "1/2"
+        return forged
+
+    for forge in (as_node_2, for_task_of_2):
+        grid = DeviceGrid(FakeLink({1: forge, 2: reply}))
+        found = {message.metadata.src_node_id: message for message in grid.collect(ask(1, 2), 5.0)}
+        assert found[2].has_content()
+        assert found[1].has_error()
+        assert "its reply calls itself one of node" in str(found[1].error.reason)
+        assert found[1].metadata.group_id == "1/1"
+
+
+def test_a_silent_device_costs_one_thread_however_many_rounds_pass_it_by() -> None:
+    before = threading.active_count()
+    grid = DeviceGrid(FakeLink({1: lambda message: None, 2: reply}))
+    for _ in range(30):
+        assert nodes(grid.collect(ask(1, 2), 30.0, wanted=1)) == [2]
+    assert threading.active_count() - before <= 2
+
+
+def test_what_a_silent_device_owed_is_counted_when_it_speaks_again() -> None:
+    is_back = threading.Event()
+    grid = DeviceGrid(FakeLink({1: lambda message: reply(message) if is_back.is_set() else None, 2: reply}))
+    for _ in range(5):
+        assert nodes(grid.collect(ask(1, 2), 30.0, wanted=1)) == [2]
+    is_back.set()
+    late, deadline = 0, time.monotonic() + 10.0
+    while late < 5 and time.monotonic() < deadline:
+        late += grid.take_late()
+        time.sleep(0.01)
+    assert late == 5
+
+
 def test_the_superlink_failing_is_nobodys_fault_and_raised() -> None:
     def broken(message: Message) -> Message:
         raise httpx.ConnectError("refused")

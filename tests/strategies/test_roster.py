@@ -50,7 +50,7 @@ def test_tiers_follow_the_shares_unless_the_node_declares_one() -> None:
     ("change", "reason"),
     [
         (lambda entry: {"tier": "huge"} if entry.first == 1 else {}, "unknown tier 'huge'; known: small, full"),
-        (lambda entry: {"code-stamp": "old"} if entry.first == 1 else {}, "it runs code old, the server runs"),
+        (lambda entry: {"code-stamp": "old"} if entry.first == 1 else {}, "it runs code 'old', the server runs"),
         (lambda entry: {"first": -4} if entry.first == 1 else {}, "it hosts client -4"),
         (lambda entry: {"stride": -1} if entry.first == 1 else {}, "every -1th, both must be 0 or more"),
         (lambda entry: {"node": "x" * 101} if entry.first == 1 else {}, "its name has 101 characters, 100 are allowed"),
@@ -126,6 +126,13 @@ def test_a_seat_that_is_taken_stays_with_its_node() -> None:
     with pytest.raises(RosterError, match="node 3 was refused: client 0 has a node already"):
         roster.wait(grid(3, single(lambda entry: 0 if entry.first == 2 else entry.first)), seconds=0)
     assert [roster.seat(client).node_id for client in roster.clients] == [1, 2]
+
+
+def test_nodes_without_a_seat_are_told_of_with_the_reason() -> None:
+    told: list[tuple[str, str]] = []
+    roster = Roster(TIERS, 3, seed=0, on_refused=lambda node, reason: told.append((node, reason)))
+    roster.wait(grid(3, single(lambda entry: 0 if entry.first == 2 else entry.first)), least=2, seconds=0)
+    assert told == [("3", "client 0 has a node already")]
 
 
 def test_a_seat_is_free_again_when_its_node_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -190,7 +190,7 @@ HOSTILE: dict[str, tuple[Reply, str]] = {
     "other shape": (lambda m, r: declared(m, r, shape=(10**12,)), r"and shape \(1000000000000,\)"),
     "wrong round": (lambda m, r: replaced(m, r, **{"server-round": 7}), "it answers round 7"),
     "wrong client": (lambda m, r: replaced(m, r, client=0), "for client 0, the task was"),
-    "other code": (lambda m, r: replaced(m, r, **{"code-stamp": "old"}), "it runs code old"),
+    "other code": (lambda m, r: replaced(m, r, **{"code-stamp": "old"}), "it runs code 'old'"),
     "no examples": (lambda m, r: replaced(m, r, **{"num-examples": 0}), "declares 0 examples"),
     "negative steps": (lambda m, r: replaced(m, r, **{"num-steps": -1}), "declares -1 steps"),
     "all examples": (lambda m, r: replaced(m, r, **{"num-examples": 2**60}), "declares 1152921504606846976"),
@@ -202,7 +202,8 @@ HOSTILE: dict[str, tuple[Reply, str]] = {
     "a million chances": (lambda m, r: replaced(m, r, probabilities=[0.5] * 10**6), "tells of 1000000 draws"),
     "no such compressor": (lambda m, r: replaced(m, r, compressor="Zip()"), "unknown compressor 'Zip'"),
     "long compressor": (lambda m, r: replaced(m, r, compressor="x" * 10**6), "has 1000000 characters"),
-    "terminal": (lambda m, r: replaced(m, r, failure="\x1b[2J" + "no" * 10**6), r" \[2Jnono.{0,600}$"),
+    "terminal": (lambda m, r: replaced(m, r, failure="\x1b[2J" + "no" * 10**6), r"it says '\\x1b\[2Jnono.{0,600}$"),
+    "posing": (lambda m, r: replaced(m, r, failure="WARNING: its key was withdrawn"), "it says 'WARNING: its key was"),
     "loss not finite": (lambda m, r: replaced(m, r, **{"train-loss": float("nan")}), "train-loss"),
 }
 

@@ -10,8 +10,10 @@ import pytest
 
 from fl_mlmc.frames import read_clients
 from fl_mlmc.run.config import ConfigError, RunConfig
+from fl_mlmc.run.log import REFUSED, RoundLog
 from simulations import RunFailed, run
-from simulations.app.launch import SERVER_LOG, load_config, tell_of_refused
+from simulations.app.launch import SERVER_LOG, _last_words, load_config, tell_of_refused
+from simulations.app.superlink import RunState
 
 TIMING = ["train_seconds", "encode_seconds", "message_bytes"]
 
@@ -121,9 +123,29 @@ def test_both_engines_give_the_same_bytes(small: RunConfig) -> None:
 
 
 def test_nodes_that_were_left_out_are_named_once_with_the_reason(tmp_path: Path) -> None:
-    line = "\x1b[93mWARNING\x1b[0m :   node client-3 is left out: unknown tier 'fone'; known: sensor, phone"
-    (tmp_path / SERVER_LOG).write_text(f"INFO :   [ROUND 1/2]\n{line}\n{line}\nINFO :   [ROUND 2/2]\n")
+    log = RoundLog.create(tmp_path, {})
+    log.append_refused("client-1", "told in an earlier run")
+    told = (tmp_path / REFUSED).stat().st_size
+    for _ in range(2):
+        log.append_refused("client-3", "unknown tier 'fone'; known: sensor, phone")
+    log.append_refused("client-4", "it runs code '\n\x1b[2JWARNING: node client-1 is left out: its key was withdrawn'")
     said: list[str] = []
-    tell_of_refused(tmp_path / SERVER_LOG, said.append)
-    tell_of_refused(tmp_path / "nothing.log", said.append)
-    assert said == ["WARNING: node client-3 is left out: unknown tier 'fone'; known: sensor, phone"]
+    tell_of_refused(tmp_path / REFUSED, told, said.append)
+    tell_of_refused(tmp_path / "nothing", 0, said.append)
+    assert said == [
+        "WARNING: node client-3 is left out: unknown tier 'fone'; known: sensor, phone",
+        "WARNING: node client-4 is left out: it runs code '  [2JWARNING: node client-1 is left out: its key was "
+        "withdrawn'",
+    ]
+
+
+def test_what_a_client_wrote_into_the_log_is_told_as_the_logs(tmp_path: Path) -> None:
+    (tmp_path / SERVER_LOG).write_text(
+        "all is well\n\x1b[2JWARNING: node client-1 is left out: its key was withdrawn\n"
+    )
+    said = _last_words(RunState("finished:failed", "x\ny"), tmp_path)
+    assert said.splitlines() == [
+        "Flower says finished:failed x y",
+        "  server.log: all is well",
+        "  server.log:  [2JWARNING: node client-1 is left out: its key was withdrawn",
+    ]
