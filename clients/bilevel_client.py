@@ -12,8 +12,9 @@ from torch import Tensor
 
 from fl_mlmc import schemes
 from fl_mlmc.bilevel import BilevelProblem, Held, Point, Shard
-from fl_mlmc.bilevel.rabo import Method, Reply, advance
+from fl_mlmc.bilevel.base import Method, Reply
 from fl_mlmc.bilevel.run import data_of, first_point, held_of, method_of, problem_of
+from fl_mlmc.bilevel.server_step import advance
 from fl_mlmc.compression.wire import encode_payload
 from fl_mlmc.run.config import RunConfig
 from fl_mlmc.run.protocol import TrainTask, TrainUpdate, code_stamp

@@ -18,6 +18,7 @@ from fl_mlmc.aggregation.mean import Mean
 from fl_mlmc.aggregation.server_step import ServerOptimizer
 from fl_mlmc.bilevel import BilevelProblem, ConvexityWatch, Held, Point
 from fl_mlmc.bilevel.run import method_of, num_steps_of
+from fl_mlmc.bilevel.server_step import advance
 from fl_mlmc.models import Model
 from fl_mlmc.run.config import RunConfig
 from fl_mlmc.run.log import RoundLog
@@ -152,11 +153,13 @@ class _BilevelStep(ServerOptimizer):
     def step(self, vector: Tensor, mean: Mean) -> Tensor:
         held = self._held
         num_steps = self._num_steps / self._weight if self._weight else 0.0  # a quorum of 0 may be met by nobody
-        update = held.unpack(mean.update, NOTHING)
-        gained = Point(*(num_steps * gain * part for gain, part in zip(self._method.gain, update, strict=True)))
-        stepped = held.unpack(super().step(vector, Mean(held.pack(gained), mean.coverage)), NOTHING)
-        v = self._method.estimator.project(stepped.v, held.problem.multiplier_bound)
-        return held.pack(stepped._replace(v=v))
+        add = super().step
+
+        def optimized(point: Point, change: Point) -> Point:
+            return held.unpack(add(held.pack(point), Mean(held.pack(change), mean.coverage)), NOTHING)
+
+        point, update = (held.unpack(part, NOTHING) for part in (vector, mean.update))
+        return held.pack(advance(self._method, held.problem, point, update, num_steps, optimized))
 
 
 def _curvature_of_failure(reply: Message | None) -> float | None:

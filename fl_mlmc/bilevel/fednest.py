@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 import torch
 
+from .base import Gain, Reply, Steps
 from .hypergradient import FiniteDifference, gradients
 from .problem import ClientData, Held, Point
-from .rabo import Gain, Reply, Steps
 
 PHASES = ("y", "v", "x")
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from .base import Gain, Reply, Steps
 from .hypergradient import Estimator, FiniteDifference
 from .problem import ClientData, Held, Point
-from .rabo import Gain, Reply, Steps
 
 
 @dataclass(frozen=True)

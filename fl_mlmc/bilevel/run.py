@@ -13,11 +13,12 @@ from ..models import Model, build_model
 from ..registry import parse_call
 from ..run.config import RunConfig
 from ..run.rng import stream
+from .base import Method, Steps
 from .fednest import Fednest
 from .method import parse_bilevel
 from .problem import BilevelProblem, ClientData, Held, Point, Shard, load_problem
 from .quadratic import quadratic
-from .rabo import Method, Rabo, Steps
+from .rabo import Rabo
 from .rafbo import Rafbo
 from .tasks import Rows, adapted, hyper_cleaning, hyper_representation, log_ridge, meta_learning
 from .tasks.rows import Batch

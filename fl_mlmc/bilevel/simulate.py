@@ -13,9 +13,10 @@ from ..compression.compressors.base import Compressor
 from ..run.rng import stream
 from ..submodels import IndexPlan
 from ..submodels.coverage import CoverageWatch
+from .base import Method
 from .convexity import ConvexityWatch
 from .problem import BilevelProblem, ClientData, Held, Point
-from .rabo import Method, advance
+from .server_step import advance
 
 
 @dataclass(frozen=True)

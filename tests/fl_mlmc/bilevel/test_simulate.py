@@ -7,8 +7,8 @@ import torch
 
 from fl_mlmc.aggregation.mean import CoverageMean
 from fl_mlmc.bilevel import DivergenceError, Held, NotStronglyConvexError, Rabo, Rafbo, Steps, Trace, simulate
+from fl_mlmc.bilevel.base import Method
 from fl_mlmc.bilevel.quadratic import Quadratic, quadratic
-from fl_mlmc.bilevel.rabo import Method
 from fl_mlmc.bilevel.simulate import covered_mean
 from fl_mlmc.compression.blocks import DenseBlock, Payload
 from fl_mlmc.submodels import plan

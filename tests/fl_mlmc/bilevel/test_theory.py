@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from fl_mlmc.bilevel import FiniteDifference, Held, Penalty, Point, Rabo, Rafbo, Steps, simulate
+from fl_mlmc.bilevel.base import Method
 from fl_mlmc.bilevel.quadratic import Quadratic, quadratic
-from fl_mlmc.bilevel.rabo import Method
 from fl_mlmc.submodels import IndexPlan
 
 NESTED = (1.0, 1.0, 0.75, 0.75, 0.5, 0.5, 0.25, 0.25)
