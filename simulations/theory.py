@@ -23,7 +23,6 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from fl_mlmc import MLMC, Compressor, Identity, RandK, TopK, parse
-from fl_mlmc.schemes.constants import worst_omega
 from fl_mlmc.theory import bench, crowd, steps
 from fl_mlmc.theory.problems import Logistic, Problem, heterogeneous, homogeneous
 from fl_mlmc.theory.steps import Method
@@ -207,7 +206,7 @@ def averaged(
 ) -> tuple[float, float]:
     """(mean of f(x_t) − f* over the rounds, its bound) on the homogeneous quadratic with noise, Theorem 4.1."""
     problem = homogeneous(clients)
-    omega = worst_omega(compressor, problem.size) or 0.0
+    omega = steps.known_omega(compressor, problem.size)
     step = steps.convex_step(1.0, omega, 5.0, sigma, clients, rounds)
     method = Method(steps.Direct(), compressor, step, None, False)
     trace = bench.run_at_once(problem, method, rounds, seed, sigma)

@@ -31,6 +31,32 @@ def second_moment(norms: np.ndarray, probabilities: np.ndarray) -> float:
     return float((norms[drawn] ** 2 / probabilities[drawn]).sum())
 
 
+def largest_moment(rule: str, prior: np.ndarray, costs: np.ndarray) -> float:
+    """The largest second moment of one draw for Σ‖Δ_l‖² = 1, with p_l by `rule`: "adaptive", "fixed" or "cost".
+
+    L, max 1 / p_l, and (L + √(Σ c_l · Σ 1/c_l)) / 2: the first by Cauchy–Schwarz, where all norms are equal; the last
+    is the greater eigenvalue of (ab' + ba') / 2 for a = √c and b = 1 / √c. Less 1 it bounds ω where increments never
+    oppose each other, as then Σ‖Δ_l‖² ≤ ‖v‖².
+    """
+    match rule:
+        case "adaptive":
+            return float(prior.size)
+        case "fixed":
+            return float(1 / prior.min())
+        case "cost":
+            return float(prior.size + np.sqrt(costs.sum() * (1 / costs).sum())) / 2
+    raise ValueError(f"a rule of level probabilities is 'adaptive', 'fixed' or 'cost', got {rule!r}")
+
+
+def cost_excess(costs: np.ndarray) -> float:
+    """How many times the least second moment that of `cost_probabilities` may be: Kantorovich's inequality.
+
+    (1 + r)² / 4r, r = √(max c / min c).
+    """
+    ratio = float(np.sqrt(costs.max() / costs.min()))
+    return (1 + ratio) ** 2 / (4 * ratio)
+
+
 def inclusion_probabilities(weights: np.ndarray, draws: int) -> np.ndarray:
     """π_l = min(1, c · weight_l) with Σπ = `draws`: without replacement, the best chances of each level to be drawn.
 

@@ -7,11 +7,6 @@ from ..aggregation.trimmed import parse_aggregation
 if TYPE_CHECKING:
     from .config import RunConfig
 
-RESCALING = ("MLMC", "RandK", "Bernoulli", "Importance", "Induced")
-"""Compressors that send parts over the chance of sending them."""
-WHOLE = ("Identity", "FixedPoint", "FloatingPoint", "RTN", "ECUQ", "Natural")
-"""Compressors whose decoded update is close to the update in every coordinate."""
-
 
 def check_trust(config: "RunConfig") -> None:
     """ValueError with the reason if the aggregation or the privacy of `config` does not go with the rest of it."""
@@ -27,22 +22,22 @@ def check_trust(config: "RunConfig") -> None:
 
 def _check_robust(config: "RunConfig") -> None:
     what = f"aggregation {config.aggregation!r}"
-    name = type(config.uplink).__name__
-    if name not in WHOLE:
+    if not config.uplink.is_whole:
         raise ValueError(
-            f"{what} needs updates that are whole in every coordinate, and of {name} most are zero or rescaled: the "
-            f"median of these is not that of the updates. Use one of {', '.join(WHOLE)}"
+            f"{what} needs updates that are whole in every coordinate, and of {type(config.uplink).__name__} most are "
+            "zero or rescaled, or may be: the median of these is not that of the updates. Use one of Identity(), "
+            "Natural() and ladders that round, such as FixedPoint(bits=8) or RTN(bits=8)"
         )
     _check_direct(config, what, "its memories are kept by the mean of all messages")
 
 
 def _check_private(config: "RunConfig") -> None:
     what = "differential privacy (dp-noise)"
-    name = type(config.uplink).__name__
-    if name in RESCALING:
+    if config.uplink.rescales:
         raise ValueError(
-            f"{what} clips every decoded update, and those of {name} are rescaled by one over a chance: the clip would "
-            "cut most of them and bias the mean. Use Identity(), TopK(…) or a quantiser"
+            f"{what} clips every decoded update, and those of {type(config.uplink).__name__} are rescaled by one over "
+            "a chance, or may be: the clip would cut most of them and bias the mean. Use Identity(), TopK(…) or a "
+            "quantiser"
         )
     _check_direct(config, what, "what a client remembers would count again in later rounds")
     if config.aggregation != "mean":

@@ -1,12 +1,11 @@
 """EF-BV: EF21 and DIANA as two ends of one rule, for compressors with bias and with variance.
 
 d_i = C(v_i − h_i), h_i ← h_i + λ d_i; server g = h + ν mean d_i, h ← h + λ mean d_i. Condat, Yi, Richtárik, NeurIPS
-2022, arXiv 2205.04180. With relative bias η and variance ω (an unbiased compressor: η = 0; a
-contractive one: η = √(1−α), ω = 0) and ω_av = ω / n: λ = min{(1−η) / ((1−η)² + ω), 1}, ν the same with ω_av. λ = ν =
-1 is EF21, ν = 1 with η = 0 is DIANA. Any compressor whose constants are known, any cohort.
+2022, arXiv 2205.04180. With the compressor's relative bias η and variance ω (`Compressor.bias_and_variance`) and ω_av =
+ω / n: λ = min{(1−η) / ((1−η)² + ω), 1}, ν the same with ω_av. λ = ν = 1 is EF21, ν = 1 with η = 0 is DIANA. Any
+compressor whose constants are known, any cohort.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
@@ -16,7 +15,6 @@ from torch import Tensor
 
 from ..compression.compressors.base import Compressed, Compressor
 from .base import Find, Round, Scheme, Share, State, Turn, decoded, given
-from .constants import contraction, need_contractive, worst_omega
 from .options import chosen, need_share
 
 
@@ -33,11 +31,9 @@ class EFBV(Scheme):
         need_share(self.name, **chosen(memory_step=self.memory_step, estimate_step=self.estimate_step))
 
     def resolve(self, compressor: Compressor, size: int, num_clients: int) -> Self:
-        if not compressor.is_unbiased:
-            need_contractive(self.name, compressor, size)
         if self.memory_step is not None and self.estimate_step is not None:
             return self
-        constants = bias_and_variance(compressor, size)
+        constants = compressor.bias_and_variance(size)
         if constants is None:
             raise ValueError(f"no bounds of {compressor!r} are known: give ef_bv its memory_step and estimate_step")
         bias, omega = constants
@@ -65,15 +61,6 @@ class EFBV(Scheme):
     ) -> tuple[Tensor, State]:
         shift = state["shift"] + given(self.memory_step) * (share * means[0])
         return state["shift"] + given(self.estimate_step) * means[0], {"shift": shift}
-
-
-def bias_and_variance(compressor: Compressor, size: int) -> tuple[float, float] | None:
-    """(η, ω) with ‖E C(v) − v‖ ≤ η‖v‖ and E‖C(v) − E C(v)‖² ≤ ω‖v‖²; None where no bound is known."""
-    if compressor.is_unbiased:
-        omega = worst_omega(compressor, size)
-        return None if omega is None else (0.0, omega)
-    alpha = contraction(compressor, size)
-    return None if alpha is None else (math.sqrt(1 - alpha), 0.0)
 
 
 def best_step(bias: float, omega: float) -> float:

@@ -6,6 +6,7 @@ potential) shrinks at least by the factor 1 − bound. Bound None: the theorem h
 
 import math
 from dataclasses import dataclass
+from typing import TypeVar
 
 from ..compression.compressors.base import Compressor
 from ..compression.ladders.identity import Identity
@@ -25,9 +26,9 @@ from ..schemes import (
     Scheme,
 )
 from ..schemes.base import given
-from ..schemes.constants import contraction, worst_omega
-from ..schemes.ef_bv import bias_and_variance
 from .problems import Constants
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,12 @@ class Method:
     @property
     def label(self) -> str:
         """The scheme and its compressor, as short text."""
-        return self.scheme.name if isinstance(self.compressor, Identity) else f"{self.scheme.name} {self.compressor!r}"
+        return self.scheme.name if self.compressor.is_exact else f"{self.scheme.name} {self.compressor!r}"
 
 
 def direct(known: Constants, compressor: Compressor, size: int) -> Method:
     """γ = 1 / (L + 2ω max L_i / n); linear up to a floor unless nothing is lost."""
-    n, omega = len(known.client_smoothness), _omega(compressor, size)
+    n, omega = len(known.client_smoothness), known_omega(compressor, size)
     step = 1 / (known.smoothness + 2 * known.largest * omega / n)
     return Method(Direct(), compressor, step, None if omega else step * known.convexity, omega == 0)
 
@@ -80,7 +81,7 @@ def ef_bv(known: Constants, compressor: Compressor, size: int) -> Method:
     """γ = 1 / (L + L̃ √(r_av/r) / s*), rate min{γμ, (1−r)/2}."""
     n = len(known.client_smoothness)
     scheme = EFBV().resolve(compressor, size, n)
-    bias, omega = bias_and_variance(compressor, size) or (0.0, 0.0)
+    bias, omega = _known(compressor.bias_and_variance(size), compressor, "bias and variance")
     own, mean = given(scheme.memory_step), given(scheme.estimate_step)
     r = (1 - own + own * bias) ** 2 + own**2 * omega
     r_mean = (1 - mean + mean * bias) ** 2 + mean**2 * omega / n
@@ -91,7 +92,7 @@ def ef_bv(known: Constants, compressor: Compressor, size: int) -> Method:
 
 def diana(known: Constants, compressor: Compressor, size: int) -> Method:
     """γ = 1 / (max L_i (1 + 6ω/n)), rate min{γμ, a/2}."""
-    n, omega = len(known.client_smoothness), _omega(compressor, size)
+    n, omega = len(known.client_smoothness), known_omega(compressor, size)
     step = 1 / (known.largest * (1 + 6 * omega / n))
     return Method(DIANA(), compressor, step, min(step * known.convexity, 1 / (2 * (1 + omega))), True)
 
@@ -109,7 +110,7 @@ def adiana(known: Constants, compressor: Compressor, size: int) -> Method:
 
 def marina(known: Constants, compressor: Compressor, size: int) -> Method:
     """γ = min{1 / (L̃ (1 + √(2(1−p)ω / (pn)))), p / (2μ)} with p = 1 / (1+ω), rate γμ."""
-    n, omega = len(known.client_smoothness), _omega(compressor, size)
+    n, omega = len(known.client_smoothness), known_omega(compressor, size)
     chance = 1 / (1 + omega)
     slow = 1 / (known.mean_square * (1 + math.sqrt(2 * (1 - chance) * omega / (chance * n))))
     step = min(slow, chance / (2 * known.convexity))
@@ -126,7 +127,7 @@ def marina_permuted(known: Constants, compressor: Compressor, size: int) -> Meth
 
 def dasha(known: Constants, compressor: Compressor, size: int) -> Method:
     """γ = 1 / (L + L̃ √(16ω(2ω+1)/n)), rate min{γμ, a/2}."""
-    n, omega = len(known.client_smoothness), _omega(compressor, size)
+    n, omega = len(known.client_smoothness), known_omega(compressor, size)
     step = 1 / (known.smoothness + known.mean_square * math.sqrt(16 * omega * (2 * omega + 1) / n))
     return Method(DASHA(), compressor, step, min(step * known.convexity, 1 / (2 * (2 * omega + 1))), True)
 
@@ -176,15 +177,16 @@ def convex_bound(
     )
 
 
-def _omega(compressor: Compressor, size: int) -> float:
-    omega = worst_omega(compressor, size)
-    if omega is None:
-        raise ValueError(f"no bound on ω of {compressor!r} is known")
-    return omega
+def known_omega(compressor: Compressor, size: int) -> float:
+    """The compressor's worst ω; ValueError where no bound is known."""
+    return _known(compressor.worst_omega(size), compressor, "ω")
 
 
 def _alpha(compressor: Compressor, size: int) -> float:
-    alpha = contraction(compressor, size)
-    if alpha is None:
-        raise ValueError(f"no bound on α of {compressor!r} is known")
-    return alpha
+    return _known(compressor.contraction(size), compressor, "α")
+
+
+def _known(bound: T | None, compressor: Compressor, what: str) -> T:
+    if bound is None:
+        raise ValueError(f"no bound on {what} of {compressor!r} is known")
+    return bound

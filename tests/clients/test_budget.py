@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from clients.budget import check_budget, fitting, longest
+from clients.budget import check_budget, fitting
 from clients.local_training import TrainingError
 from fl_mlmc import parse
 from fl_mlmc.run.protocol import TrainTask
@@ -23,6 +23,8 @@ COMPRESSORS = [
     "TopK(fraction=0.9)",
     "RandK(fraction=0.5)",
     "MLMC(TopK(fraction=0.2), draws=3, replacement=False)",
+    "Systematic(fraction=0.1)",
+    "Systematic(fraction=0.4, values='bfloat16')",
 ]
 
 
@@ -44,7 +46,7 @@ def vectors(size: int) -> list[torch.Tensor]:
 @pytest.mark.parametrize("size", [7, 1000, 20_000])
 def test_no_payload_is_longer_than_the_bound(text: str, size: int) -> None:
     compressor = parse(text)
-    bound = longest(compressor, size)
+    bound = compressor.longest(size)
     assert bound is not None
     for vector in vectors(size):
         lengths = [len(compressor.encode(vector, np.random.default_rng(seed))) for seed in range(10)]
@@ -61,8 +63,8 @@ def test_the_largest_fraction_that_fits_is_taken(text: str, budget: int) -> None
     chosen = fitting(whole, size, budget)
     for vector in vectors(size):
         assert all(len(chosen.encode(vector, np.random.default_rng(seed))) <= budget for seed in range(5))
-    assert longest(chosen, size) <= budget  # type: ignore[operator]
-    assert chosen is whole or longest(chosen, size) > 0.8 * budget  # type: ignore[operator]
+    assert chosen.longest(size) <= budget  # type: ignore[operator]
+    assert chosen is whole or chosen.longest(size) > 0.8 * budget  # type: ignore[operator]
 
 
 def test_a_budget_that_is_wide_enough_changes_nothing() -> None:

@@ -1,5 +1,6 @@
 """What a compressor is: a random map from a vector to a payload, lossy here and nowhere else."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -29,11 +30,16 @@ class Compressed:
 class Compressor(ABC):
     """A map C from vectors to payloads. `repr` is the text that `fl_mlmc.parse` reads back.
 
-    Subclasses are frozen dataclasses with `repr=False`; their fields are the options of that text.
+    Subclasses are frozen dataclasses with `repr=False`; their fields are the options of that text. What is known of
+    one stands in its own file: a subclass overrides what it can say of itself. What it leaves out counts as unknown,
+    and whoever asks refuses the unknown. Bounds hold but for float32's own rounding and denormal entries, which have
+    few digits.
     """
 
     is_unbiased: ClassVar[bool] = True
     """Whether E C(v) = v for every v."""
+    is_exact: ClassVar[bool] = False
+    """Whether C(v) = v for every v: nothing is lost."""
 
     @abstractmethod
     def compress(self, vector: Tensor, rng: np.random.Generator) -> Compressed:
@@ -53,6 +59,64 @@ class Compressor(ABC):
     def omega(self, vector: Tensor) -> float | None:
         """Exact E‖C(v) − v‖² / ‖v‖² for an unbiased C, if a formula exists; 0 for the zero vector."""
         return None
+
+    def worst_omega(self, size: int) -> float | None:
+        """The least known ω with E‖C(v) − v‖² ≤ ω‖v‖² for every v of `size` coordinates, C unbiased.
+
+        None where C is biased or no bound is known.
+        """
+        return None
+
+    def contraction(self, size: int) -> float | None:
+        """The largest known α in (0, 1] with E‖C(v) − v‖² ≤ (1 − α)‖v‖² for every v of `size` coordinates.
+
+        None where C may be as far from v as zero is, or no bound is known. With ω < 1, α = 1 − ω.
+        """
+        omega = self.worst_omega(size)
+        return 1 - omega if omega is not None and omega < 1 else None
+
+    def bias_and_variance(self, size: int) -> tuple[float, float] | None:
+        """(η, ω) with ‖E C(v) − v‖ ≤ η‖v‖ and E‖C(v) − E C(v)‖² ≤ ω‖v‖² for every v of `size` coordinates.
+
+        The class of EF-BV: Condat, Yi, Richtárik, NeurIPS 2022, arXiv 2205.04180. None where no bound is known. An
+        unbiased C has η = 0; of a biased one, bias² and variance together are at most 1 − α.
+        """
+        if self.is_unbiased:
+            omega = self.worst_omega(size)
+            return None if omega is None else (0.0, omega)
+        alpha = self.contraction(size)
+        return None if alpha is None else (math.sqrt(1 - alpha), 1 - alpha)
+
+    @property
+    def rescales(self) -> bool:
+        """Whether parts of the vector may travel over their chance to be sent, and so many times their size.
+
+        A clip of decoded updates would cut most of them. True where it is not known.
+        """
+        return True
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether each decoded coordinate is near its own: none is dropped, rescaled or rounded far away.
+
+        A median of decoded updates is then near that of the updates. False where it is not known.
+        """
+        return False
+
+    def longest(self, size: int) -> int | None:
+        """The most bytes that a payload of `size` coordinates may have, whatever the vector and the draws.
+
+        None where no bound is known.
+        """
+        return None
+
+    def shortened(self, size: int, budget: int) -> "Compressor":
+        """This compressor if no payload of `size` coordinates is over `budget` bytes, else one that keeps to them.
+
+        It depends on nothing that is drawn, so an unbiased compressor stays unbiased. Itself where it has no option
+        to choose: its payloads may then be over the budget. ValueError where not even one coordinate fits.
+        """
+        return self
 
     def __repr__(self) -> str:
         options = []

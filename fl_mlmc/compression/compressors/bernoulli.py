@@ -15,8 +15,8 @@ from torch import Tensor
 from ..blocks import Payload, SparseBlock
 from ..pointwise import STRETCH
 from .base import Compressed, Compressor
-from .bfloat16 import Values, check_values, rounded, rounded_outcomes, value_bits
-from .sparsity import check_sparsity, inclusion, inclusion_scale, num_kept, sparse_omega
+from .bfloat16 import Values, check_values, rounded, rounded_omega, rounded_outcomes, value_bits
+from .sparsity import check_sparsity, equal_chances_omega, inclusion, inclusion_scale, num_kept, sparse_omega
 
 
 @dataclass(frozen=True, repr=False)
@@ -52,6 +52,10 @@ class Bernoulli(Compressor):
             chance = math.prod(p if keep else 1 - p for keep, p in zip(keeps, chances, strict=True))
             if chance > 0:
                 yield chance, Payload(vector.numel(), (kept_entries(vector, np.flatnonzero(keeps), scale),))
+
+    def worst_omega(self, size: int) -> float:
+        """d / k − 1, attained where all magnitudes are equal."""
+        return rounded_omega(equal_chances_omega(self, size), self.values)
 
     def omega(self, vector: Tensor) -> float:
         return sparse_omega(vector, inclusion_scale(vector, num_kept(self, vector.numel())), self.values)

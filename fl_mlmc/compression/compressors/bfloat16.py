@@ -20,6 +20,7 @@ from ..pointwise import random_words
 Values = Literal["float32", "bfloat16"]
 
 _LOW = 0xFFFF
+_ROUNDING = 2.0**-16  # variance over square: neighbours of 2^E (1 + …) are 2^(E−7) apart
 
 
 def check_values(values: str, owner: str) -> None:
@@ -31,6 +32,14 @@ def check_values(values: str, owner: str) -> None:
 def value_bits(values: Values) -> float:
     """Bits of one value."""
     return 32.0 if values == "float32" else 16.0
+
+
+def rounded_omega(omega: float, values: Values) -> float:
+    """The worst ω once the values of an unbiased compressor with worst case `omega` are rounded: (1+ω)(1+2⁻¹⁶) − 1.
+
+    Rounding a float v at random has variance at most 2⁻¹⁶ v², and E‖C(v)‖² ≤ (1 + ω)‖v‖².
+    """
+    return omega if values == "float32" else (1 + omega) * (1 + _ROUNDING) - 1
 
 
 def rounded(payload: Payload, values: Values, rng: np.random.Generator) -> Payload:

@@ -52,6 +52,10 @@ class Importance(Compressor):
         norm = energy(vector)
         return (total(vector) ** 2 / norm - 1) / self.draws if norm > 0 else 0.0
 
+    def worst_omega(self, size: int) -> float:
+        """(d − 1) / draws, as ‖v‖₁² ≤ d‖v‖²; attained where all magnitudes are equal."""
+        return (size - 1) / self.draws
+
     def _payload(self, vector: Tensor, indices: np.ndarray, counts: np.ndarray) -> Payload:
         where = torch.from_numpy(indices).to(vector.device)
         worth = torch.from_numpy(counts * (total(vector) / self.draws)).float().to(vector.device)

@@ -52,6 +52,22 @@ class Induced(Compressor):
         norm = energy(vector)
         return None if rest is None else rest * energy(left) / norm if norm > 0 else 0.0
 
+    def worst_omega(self, size: int) -> float | None:
+        """ω_U (1 − α_B), as the paper has it, or ω_U ω_B where the first part has a bound on its variance only."""
+        alpha, rest = self.biased.contraction(size), self.unbiased.worst_omega(size)
+        left = self.biased.worst_omega(size) if alpha is None else 1 - alpha
+        return None if left is None or rest is None else rest * left
+
+    @property
+    def rescales(self) -> bool:
+        """Whether one of its parts does."""
+        return self.biased.rescales or self.unbiased.rescales
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether both parts are: the second is then near what the first leaves, which is little."""
+        return self.biased.is_whole and self.unbiased.is_whole
+
     def _left(self, vector: Tensor, payload: Payload) -> Tensor:
         left = vector.clone()
         payload.add_to(left, -1.0)

@@ -7,11 +7,12 @@ C^0(v) + (C^l(v) − C^(l−1)(v)) / p_l. The factor 1 / p_l is folded into the 
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal, get_args
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..blocks import Payload
@@ -26,7 +27,8 @@ from ..probabilities import (
     systematic_sample,
 )
 from .base import Compressed, Compressor
-from .bfloat16 import Values, block_variance, check_values, rounded, rounded_outcomes
+from .bfloat16 import Values, block_variance, check_values, rounded, rounded_omega, rounded_outcomes
+from .sparsity import keeping_fewer, longest_sparse
 
 Probabilities = Literal["adaptive", "fixed", "cost"]
 
@@ -119,6 +121,32 @@ class MLMC(Compressor):
         if self.values == "bfloat16":
             error += self._rounding_error(rungs, chances)
         return max(error, 0.0) / norm
+
+    def worst_omega(self, size: int) -> float | None:
+        """The ladder's worst ω of one draw, over `draws`; for the exact norms of increments, see `Rungs.norms`.
+
+        Draws without replacement do better than with it where increments share no coordinate: their chances are at
+        least draws · p_l. Where they share some, all that is known is that they do no worse than a single draw.
+        """
+        one = self.ladder.worst_draw(size, self.probabilities)
+        if one is None:
+            return None
+        is_mean = self.replacement or self.ladder.climb(torch.ones(size)).orthogonal
+        return rounded_omega(one / self.draws if is_mean else one, self.values)
+
+    def longest(self, size: int) -> int | None:
+        """A bound on so many of the ladder's increments together, where one holds a fraction that can be chosen."""
+        group = self.ladder.group(size)
+        return None if group is None else longest_sparse(size, group * self.draws, self.values)
+
+    def shortened(self, size: int, budget: int) -> "MLMC":
+        """Over the ladder with the largest fraction that is sure to fit."""
+        group = self.ladder.group(size)
+        if group is None:
+            return self
+        return keeping_fewer(
+            self, size, budget, group, lambda count: replace(self, ladder=self.ladder.with_group(count, size))
+        )
 
     def _draw(self, chances: np.ndarray, rng: np.random.Generator) -> tuple[int, ...]:
         if not chances.any():

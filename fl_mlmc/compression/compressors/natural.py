@@ -23,6 +23,9 @@ _MANTISSA = (1 << 23) - 1
 class Natural(Compressor):
     """Round each |v_j| to the power of two below or above it; ω ≤ 1/8."""
 
+    rescales = False
+    is_whole = True  # a coordinate keeps its sign and at most doubles
+
     def compress(self, vector: Tensor, rng: np.random.Generator) -> Compressed:
         exponents = pointwise(
             lambda words, random: (words & 0x7FFFFFFF).add_(random & _MANTISSA) >> 23,
@@ -51,3 +54,7 @@ class Natural(Compressor):
             width = low.clamp(min=2.0**-126)  # between zero and the smallest normal number the spacing is that number
             variance += float(((magnitude - low) * (low + width - magnitude)).sum())
         return variance / norm if norm > 0 else 0.0
+
+    def worst_omega(self, size: int) -> float:
+        """1/8, as the paper has it, attained by entries of 4/3 · 2^E."""
+        return 1 / 8

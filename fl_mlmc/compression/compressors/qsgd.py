@@ -11,7 +11,7 @@ from .rounding import LatticeRounding
 
 @dataclass(frozen=True, repr=False)
 class QSGD(LatticeRounding):
-    """Round to ‖v‖₂ · {−s, …, s} / s with s = `levels`, 1 to 16383; ω(v) ≤ min(d / s², √d / s)."""
+    """Round to ‖v‖₂ · {−s, …, s} / s with s = `levels`, 1 to 16383; ω(v) ≤ min(d / 4s², √d / s)."""
 
     levels: int = 1
 
@@ -21,6 +21,13 @@ class QSGD(LatticeRounding):
 
     def grid(self, vector: Tensor) -> tuple[float, int]:
         return energy(vector) ** 0.5 / self.levels, self.levels
+
+    def worst_omega(self, size: int) -> float:
+        """min(d / 4s², √d / s): Lemma 3.1 of the paper, but for its d / s², as p(1 − p) is at most 1/4.
+
+        The first is attained where all entries are half a step off the lattice.
+        """
+        return min(size / (4 * self.levels**2), math.sqrt(size) / self.levels)
 
     @property
     def bits_per_entry(self) -> float:

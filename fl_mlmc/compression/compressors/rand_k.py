@@ -1,7 +1,7 @@
 """Rand-k: k coordinates drawn uniformly, times d / k. Their indices follow from a seed, so only values travel."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from math import comb
 
@@ -13,8 +13,16 @@ from ...run.rng import random_subset
 from ..blocks import Payload, SeededBlock, SparseBlock
 from ..pointwise import energy
 from .base import Compressed, Compressor
-from .bfloat16 import Values, check_values, rounded, rounded_outcomes, rounding_variance, value_bits
-from .sparsity import check_sparsity, num_kept
+from .bfloat16 import (
+    Values,
+    check_values,
+    rounded,
+    rounded_omega,
+    rounded_outcomes,
+    rounding_variance,
+    value_bits,
+)
+from .sparsity import check_sparsity, equal_chances_omega, keeping_fewer, longest_seeded, num_kept
 
 
 @dataclass(frozen=True, repr=False)
@@ -48,6 +56,20 @@ class RandK(Compressor):
         if self.values == "bfloat16":
             rounding = share * float(rounding_variance(vector * (1 / share)).sum()) / energy(vector)
         return 1 / share - 1 + rounding
+
+    def worst_omega(self, size: int) -> float:
+        """d / k − 1, the same for every vector."""
+        return rounded_omega(equal_chances_omega(self, size), self.values)
+
+    def longest(self, size: int) -> int:
+        """The values alone: their places follow from a seed."""
+        return longest_seeded(num_kept(self, size), self.values)
+
+    def shortened(self, size: int, budget: int) -> "RandK":
+        """With the largest fraction that is sure to fit."""
+        return keeping_fewer(
+            self, size, budget, num_kept(self, size), lambda count: replace(self, fraction=count / size, count=None)
+        )
 
     def _subsets(self, vector: Tensor) -> Iterator[tuple[float, Payload]]:
         size, kept = vector.numel(), num_kept(self, vector.numel())

@@ -23,6 +23,8 @@ _TINY = 1e-30
 class LatticeRounding(Compressor):
     """Random rounding to step · {−h, …, h}."""
 
+    rescales = False  # a coordinate goes no further than to its neighbour on the lattice
+
     @abstractmethod
     def grid(self, vector: Tensor) -> tuple[float, int]:
         """(step, h) for a vector; |v_j| ≤ step · h."""
@@ -65,6 +67,15 @@ class LatticeRounding(Compressor):
             shares, _ = _shares(part, step, half)
             variance += float((shares.double() * (1 - shares.double())).sum())
         return variance * step**2 / norm
+
+
+def worst_below_peak(size: int, half: int) -> float:
+    """The worst ω of rounding v at random to max|v| / half · {−half, …, half}: (√(1 + (d−1)/half²) − 1) / 2.
+
+    The largest entry is half steps long and is met exactly. Another one of x steps adds a variance of at most x(1 − x)
+    and x² to the square; a ratio that is largest where they all have x = 1 / (1 + √(1 + (d−1)/half²)).
+    """
+    return (math.sqrt(1 + (size - 1) / half**2) - 1) / 2
 
 
 def _dtype(half: int) -> torch.dtype:

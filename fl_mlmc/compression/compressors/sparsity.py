@@ -1,13 +1,20 @@
-"""How many coordinates a sparsifier keeps, and with what probability each."""
+"""How many coordinates a sparsifier keeps, with what probability each, and how few of them fit into a budget."""
 
-from typing import Protocol
+import math
+from collections.abc import Callable
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..pointwise import STRETCH, total
-from .bfloat16 import Values, rounding_variance
+from .base import Compressor
+from .bfloat16 import Values, rounding_variance, value_bits
+
+_FRAME = 14 + 5 + 8  # headers of the payload and of its block, and the longest head of a body
+
+C = TypeVar("C", bound=Compressor)
 
 
 class Sparsity(Protocol):
@@ -75,3 +82,46 @@ def sparse_omega(vector: Tensor, scale: float, values: Values) -> float:
             sent = (part[kept].double() / chances[kept]).float()
             excess += float((chances[kept] * rounding_variance(sent)).sum())
     return excess / norm if norm > 0 else 0.0
+
+
+def equal_chances_omega(owner: Sparsity, size: int) -> float:
+    """d / k − 1, the ω of keeping every coordinate with the chance k / d (Horváth and Richtárik, arXiv 2006.11077).
+
+    Chances that are best for the vector do no worse, and as badly where all magnitudes are equal.
+    """
+    return size / num_kept(owner, size) - 1
+
+
+def longest_sparse(size: int, kept: int, values: Values = "float32") -> int:
+    """The most bytes of a payload that holds up to `kept` of `size` coordinates and where they are."""
+    kept = min(kept, size)
+    # Rice code of gaps: with b low bits, b = ⌊log2 mean⌋, a gap takes at most b + 3 bits, and log2 is concave.
+    bits = kept * (math.log2(1 + size / kept) + 3)
+    value_bytes = int(value_bits(values)) // 8
+    return _FRAME + min(4 * size, value_bytes * kept + math.ceil(bits / 8) + 2 * math.ceil(kept / 4096))
+
+
+def longest_seeded(kept: int, values: Values) -> int:
+    """The most bytes of a payload that holds `kept` coordinates whose places follow from a seed."""
+    return _FRAME + int(value_bits(values)) // 8 * kept
+
+
+def keeping_fewer(owner: C, size: int, budget: int, most: int, keeping: Callable[[int], C]) -> C:
+    """`owner`, which keeps `most` coordinates, if it is sure to fit; else `keeping(count)` for the most that are.
+
+    ValueError where not even one coordinate fits.
+    """
+    if _fits(owner, size, budget):
+        return owner
+    fits, too_many = 0, most
+    while too_many - fits > 1:
+        count = (fits + too_many) // 2
+        fits, too_many = (count, too_many) if _fits(keeping(count), size, budget) else (fits, count)
+    if fits == 0:
+        raise ValueError(f"{budget} bytes does not hold a payload of one coordinate, the least that {owner!r} can send")
+    return keeping(fits)
+
+
+def _fits(compressor: Compressor, size: int, budget: int) -> bool:
+    length = compressor.longest(size)
+    return length is not None and length <= budget

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..pointwise import peak
-from .rounding import LatticeRounding
+from .rounding import LatticeRounding, worst_below_peak
 
 
 @dataclass(frozen=True, repr=False)
@@ -19,8 +19,15 @@ class StochasticRounding(LatticeRounding):
             raise ValueError(f"StochasticRounding's bits is a whole number from 2 to 14, got {self.bits!r}")
 
     def grid(self, vector: Tensor) -> tuple[float, int]:
-        half = 2 ** (self.bits - 1) - 1
-        return peak(vector) / half, half
+        return peak(vector) / self._half, self._half
+
+    def worst_omega(self, size: int) -> float:
+        """(√(1 + (d−1)/h²) − 1) / 2 with h = 2^(bits−1) − 1, attained as TernGrad's."""
+        return worst_below_peak(size, self._half)
+
+    @property
+    def _half(self) -> int:
+        return int(2 ** (self.bits - 1) - 1)
 
     @property
     def bits_per_entry(self) -> float:

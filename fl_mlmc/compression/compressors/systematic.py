@@ -8,7 +8,7 @@ optimal independent coins. Values travel as v_j / p_j.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
@@ -18,8 +18,17 @@ from ..pointwise import STRETCH
 from ..probabilities import line_ends, systematic_outcomes
 from .base import Compressed, Compressor
 from .bernoulli import kept_entries
-from .bfloat16 import Values, check_values, rounded, rounded_outcomes, value_bits
-from .sparsity import check_sparsity, inclusion, inclusion_scale, num_kept, sparse_omega
+from .bfloat16 import Values, check_values, rounded, rounded_omega, rounded_outcomes, value_bits
+from .sparsity import (
+    check_sparsity,
+    equal_chances_omega,
+    inclusion,
+    inclusion_scale,
+    keeping_fewer,
+    longest_sparse,
+    num_kept,
+    sparse_omega,
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -50,8 +59,22 @@ class Systematic(Compressor):
             block = kept_entries(vector, _places(vector, scale, start), scale)
             yield chance, Payload(vector.numel(), (block,))
 
+    def worst_omega(self, size: int) -> float:
+        """d / k − 1, attained where all magnitudes are equal."""
+        return rounded_omega(equal_chances_omega(self, size), self.values)
+
     def omega(self, vector: Tensor) -> float:
         return sparse_omega(vector, inclusion_scale(vector, num_kept(self, vector.numel())), self.values)
+
+    def longest(self, size: int) -> int:
+        """A bound on the values and the code of the indices that it keeps."""
+        return longest_sparse(size, num_kept(self, size), self.values)
+
+    def shortened(self, size: int, budget: int) -> "Systematic":
+        """With the largest fraction that is sure to fit."""
+        return keeping_fewer(
+            self, size, budget, num_kept(self, size), lambda count: replace(self, fraction=count / size, count=None)
+        )
 
 
 def _places(vector: Tensor, scale: float, start: float) -> np.ndarray:

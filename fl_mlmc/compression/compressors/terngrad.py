@@ -6,15 +6,19 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..pointwise import peak
-from .rounding import LatticeRounding
+from .rounding import LatticeRounding, worst_below_peak
 
 
 @dataclass(frozen=True, repr=False)
 class TernGrad(LatticeRounding):
-    """Round to max|v| · {−1, 0, 1}; ω(v) = max|v| · ‖v‖₁ / ‖v‖² − 1."""
+    """Round to max|v| · {−1, 0, 1}; ω(v) = max|v| · ‖v‖₁ / ‖v‖² − 1 ≤ (√d − 1) / 2."""
 
     def grid(self, vector: Tensor) -> tuple[float, int]:
         return peak(vector), 1
+
+    def worst_omega(self, size: int) -> float:
+        """(√d − 1) / 2, attained by one entry of 1 and others of 1 / (1 + √d)."""
+        return worst_below_peak(size, 1)
 
     @property
     def bits_per_entry(self) -> float:

@@ -4,6 +4,7 @@ Level l's increment is C^l(v) − C^(l−1)(v); the increments (and the base C^0
 compressor is a ladder plus the level it stops at; `MLMC` makes an unbiased one of the same ladder.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 
@@ -66,10 +67,34 @@ class Ladder(Compressor):
 
     is_unbiased = False
     stop: int = 1
+    """The level at which it stops alone."""
+    rescales = False  # alone, nothing of it is drawn
 
     @abstractmethod
     def climb(self, vector: Tensor) -> Rungs:
         """The ladder against one vector."""
+
+    def worst_draw(self, size: int, probabilities: str) -> float | None:
+        """The least known ω of C^0(v) + (C^l(v) − C^(l−1)(v)) / p_l, one level drawn by a rule of `MLMC`.
+
+        None where no bound is known: increments may then oppose each other, and exceed the vector.
+        """
+        return None
+
+    def group(self, size: int) -> int | None:
+        """The most coordinates of an increment, of `size`, where an option sets that number; None elsewhere."""
+        return None
+
+    def with_group(self, count: int, size: int) -> "Ladder":
+        """The ladder whose `group` of `size` coordinates is `count`; ValueError where no option sets it."""
+        raise ValueError(f"{self!r} has no option for how many coordinates an increment holds")
+
+    def bias_and_variance(self, size: int) -> tuple[float, float] | None:
+        """(√(1−α), 0): nothing is drawn, so all of the error is bias."""
+        if self.is_unbiased:
+            return super().bias_and_variance(size)
+        alpha = self.contraction(size)
+        return None if alpha is None else (math.sqrt(1 - alpha), 0.0)
 
     def compress(self, vector: Tensor, rng: np.random.Generator) -> Compressed:
         rungs = self.climb(vector)

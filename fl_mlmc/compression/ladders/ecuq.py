@@ -28,6 +28,8 @@ class ECUQ(Ladder):
 
     bits: int = 4
 
+    is_whole = True  # within a quarter of the span between least and largest coordinate
+
     def __post_init__(self) -> None:
         if not isinstance(self.bits, int) or not 1 <= self.bits <= 10:
             raise ValueError(f"ECUQ's bits is a whole number from 1 to 10, got {self.bits!r}")
@@ -38,6 +40,14 @@ class ECUQ(Ladder):
 
     def stop_bits(self, rungs: Rungs) -> float:
         return 64.0 + self.bits * rungs.size
+
+    def contraction(self, size: int) -> float | None:
+        """1 − d / (2 · 4^bits): 2^bits bins or more leave (max − min) / 2^(bits+1) each, and ‖v‖² ≥ (max − min)² / 2.
+
+        None where that is not positive: zero need not be the middle of a bin, so that many zeros may grow.
+        """
+        alpha = 1 - size / (2 * 4**self.bits)
+        return alpha if alpha > 0 else None
 
     def climb(self, vector: Tensor) -> "ECUQRungs":
         low, high = (float(end) for end in torch.aminmax(vector))

@@ -18,8 +18,11 @@ import torch
 from torch import Tensor
 
 from ..blocks import Block, DenseBlock, Lattice, SymbolBlock
+from ..compressors.rounding import worst_below_peak
 from ..pointwise import EXACT_BELOW, energy, peak, pointwise, tally
+from ..probabilities import cost_excess, largest_moment
 from .base import Ladder, Rungs
+from .lattice import peak_contraction
 
 _DIGITS = 12  # that share a histogram
 _MOST_LETTERS = 2**30  # of a digit: more are written as float32
@@ -38,6 +41,8 @@ class FixedPoint(Ladder):
     bits: int = 24
     unit: float | None = None
 
+    is_whole = True  # within 2^−bits of the largest coordinate, or of the unit
+
     def __post_init__(self) -> None:
         if not isinstance(self.bits, int) or not 1 <= self.bits <= 24:
             raise ValueError(f"FixedPoint's bits is a whole number from 1 to 24, got {self.bits!r}")
@@ -50,6 +55,33 @@ class FixedPoint(Ladder):
 
     def stop_bits(self, rungs: Rungs) -> float:
         return (rungs.base_bits or rungs.size + 32.0) + self.bits * rungs.size
+
+    def contraction(self, size: int) -> float | None:
+        """(4^b − 1) / (4^b + d − 1), b = `bits`: at worst one entry and others, all of them just short of a digit.
+
+        With a unit u, 1 − u² / 4^b: no entry is off by 2^−b units or more. None where that is not positive. Where the
+        unit is an 8192nd of the largest entry, it is as without one and with 13 digits more.
+        """
+        if self.unit is None:
+            return peak_contraction(size, 4**self.bits)
+        alpha = min(1 - self.unit**2 / 4**self.bits, peak_contraction(size, 4**self.bits * _MOST_UNITS**2))
+        return alpha if alpha > 0 else None
+
+    def worst_draw(self, size: int, probabilities: str) -> float:
+        """With fixed chances (√d − 1) / 2, TernGrad's; with a unit u, u² / 4, whatever d is.
+
+        A coordinate's variance is at most unit² / 4 then, which flat vectors attain with u = 2. Where the unit is an
+        8192nd of the largest entry, it is that of rounding to 8192 steps. Adaptive chances do no worse, and those by
+        cost by no more than `cost_excess`. Digits never oppose each other, so it is never above `largest_moment` − 1:
+        `bits` with adaptive chances, 2^bits − 1 with fixed ones.
+        """
+        rungs = self.climb(torch.ones(size))
+        best = worst_below_peak(size, 1)
+        if self.unit is not None:
+            best = max(self.unit**2 / 4, worst_below_peak(size, _MOST_UNITS))
+        if probabilities == "cost":
+            best = (1 + best) * cost_excess(rungs.costs()) - 1
+        return min(best, largest_moment(probabilities, rungs.prior(), rungs.costs()) - 1)
 
     def climb(self, vector: Tensor) -> "FixedPointRungs":
         largest = peak(vector)

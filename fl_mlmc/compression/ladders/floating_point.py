@@ -32,6 +32,8 @@ class FloatingPoint(Ladder):
 
     bits: int = MANTISSA_BITS
 
+    is_whole = True  # a coordinate keeps its sign and at least half of itself
+
     def __post_init__(self) -> None:
         if not isinstance(self.bits, int) or not 0 <= self.bits <= MANTISSA_BITS:
             raise ValueError(f"FloatingPoint's bits is a whole number from 0 to {MANTISSA_BITS}, got {self.bits!r}")
@@ -42,6 +44,20 @@ class FloatingPoint(Ladder):
 
     def stop_bits(self, rungs: Rungs) -> float:
         return (9.0 + self.bits) * rungs.size
+
+    def contraction(self, size: int) -> float:
+        """1 − 1 / (2^bits + 1)², approached by entries just below 2^E (1 + 2^−bits), of which 2^E is kept.
+
+        The paper has 1 − 2^−bits.
+        """
+        return 1 - 1 / (2**self.bits + 1) ** 2
+
+    def worst_draw(self, size: int, probabilities: str) -> float:
+        """1/8: entries 2^E (1 + u) have variance 4^E u(1 − u) with fixed chances, most for their square at u = 1/3.
+
+        Adaptive chances do no worse; all levels cost the same, so those by cost are adaptive.
+        """
+        return 1 / 8
 
     def climb(self, vector: Tensor) -> "FloatingPointRungs":
         return FloatingPointRungs(vector)

@@ -14,11 +14,21 @@ class Identity(Ladder):
     """Send the vector as it is, 32 bits a coordinate."""
 
     is_unbiased = True
+    is_exact = True
+    is_whole = True
 
     def climb(self, vector: Tensor) -> "IdentityRungs":
         return IdentityRungs(vector)
 
     def omega(self, vector: Tensor) -> float:
+        return 0.0
+
+    def worst_omega(self, size: int) -> float:
+        """0."""
+        return 0.0
+
+    def worst_draw(self, size: int, probabilities: str) -> float:
+        """0: its one level is certain."""
         return 0.0
 
 

@@ -23,6 +23,14 @@ def nearest(lattice: Lattice, part: Tensor) -> Tensor:
     return letters.sub_(lattice.first).clamp_(0, lattice.count - 1)
 
 
+def peak_contraction(size: int, squared_steps: int) -> float:
+    """(h² − 1) / (h² + d − 1): α where no entry is off by more than itself, nor by more than max|v| / h.
+
+    At worst all entries but the largest are just that small, and dropped, and the largest is off by as much.
+    """
+    return (squared_steps - 1) / (squared_steps + size - 1)
+
+
 @dataclass(frozen=True)
 class Bins:
     """A histogram of a vector: `counts` of equally wide bins from `low` on."""

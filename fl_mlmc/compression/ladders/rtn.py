@@ -12,7 +12,7 @@ from torch import Tensor
 from ..blocks import Lattice
 from ..pointwise import peak
 from .base import Ladder
-from .lattice import LatticeRungs
+from .lattice import LatticeRungs, peak_contraction
 
 Kind = Literal["mid-tread", "mid-rise"]
 
@@ -42,6 +42,20 @@ class RTN(Ladder):
 
     def stop_bits(self, rungs: object) -> float:
         return 32.0 + self.bits * rungs.size  # type: ignore[attr-defined]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it has two bits: every coordinate is then within a third of the largest; one bit may leave zero."""
+        return self.bits > 1
+
+    def contraction(self, size: int) -> float | None:
+        """(h² − 1) / (h² + d − 1), h = 2^bits − 1, for "mid-tread"; 1 − (d − 1) / h² for "mid-rise", without a zero.
+
+        None where that is not positive, and for a given `clip`, beyond which everything is lost.
+        """
+        steps = (2**self.bits - 1) ** 2
+        alpha = peak_contraction(size, steps) if self.kind == "mid-tread" else 1 - (size - 1) / steps
+        return alpha if self.clip == "max" and alpha > 0 else None
 
     def climb(self, vector: Tensor) -> LatticeRungs:
         limit = peak(vector) if self.clip == "max" else float(self.clip)

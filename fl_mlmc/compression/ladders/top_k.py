@@ -10,7 +10,7 @@ sort.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from ..blocks import Block, SparseBlock
-from ..compressors.sparsity import check_sparsity, num_kept
+from ..compressors.sparsity import check_sparsity, keeping_fewer, longest_sparse, num_kept
 from ..pointwise import STRETCH
+from ..probabilities import largest_moment
 from .base import Ladder, Rungs
 
 _NUM_KEYS = 1 << 15
@@ -48,6 +49,34 @@ class TopK(Ladder):
     def step(self, size: int) -> int:
         """Coordinates in the first group, s, for a vector of `size` coordinates."""
         return num_kept(self, size)
+
+    def contraction(self, size: int) -> float:
+        """k / d, attained where all magnitudes are equal (Stich, Cordonnier, Jaggi, NeurIPS 2018, arXiv 1809.07599)."""
+        return self.step(size) / size
+
+    def worst_draw(self, size: int, probabilities: str) -> float:
+        """⌈d / s⌉ − 1 for groups of equal size with adaptive or fixed chances: groups share no coordinate.
+
+        Section 4 of arXiv 2507.05508; attained where all groups have one norm, if s divides d.
+        """
+        rungs = self.climb(torch.ones(size))
+        return largest_moment(probabilities, rungs.prior(), rungs.costs()) - 1
+
+    def group(self, size: int) -> int | None:
+        """`step`; None where groups grow, whose largest does not end at the fraction."""
+        return self.step(size) if self.growth == 1 else None
+
+    def with_group(self, count: int, size: int) -> "TopK":
+        """With the fraction that gives groups of `count`."""
+        return replace(self, fraction=count / size, count=None)
+
+    def longest(self, size: int) -> int:
+        """A bound on the values and the code of the indices of the first group."""
+        return longest_sparse(size, self.step(size))
+
+    def shortened(self, size: int, budget: int) -> "TopK":
+        """With the largest fraction that is sure to fit."""
+        return keeping_fewer(self, size, budget, self.step(size), lambda count: self.with_group(count, size))
 
     def climb(self, vector: Tensor) -> "TopKRungs":
         return TopKRungs(vector, self.edges(vector.numel()))

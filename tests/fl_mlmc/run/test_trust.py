@@ -17,6 +17,9 @@ INDUCED = "Induced(TopK(fraction=0.1), RandK(fraction=0.1))"
         ({**MEDIAN, "compressor": "MLMC(TopK(fraction=0.1))"}, "of MLMC most are zero or rescaled"),
         ({**MEDIAN, "compressor": "TopK(fraction=0.1)"}, "of TopK most are zero"),
         ({**MEDIAN, "compressor": "TernGrad()"}, "Use one of Identity"),
+        ({**MEDIAN, "compressor": "RTN(bits=1)"}, "of RTN most are zero"),
+        ({**MEDIAN, "compressor": "Scaled(Natural(), 99.0)"}, "of Scaled most are zero or rescaled, or may be"),
+        ({**MEDIAN, "compressor": INDUCED}, "of Induced most are zero"),
         ({**MEDIAN, "scheme": "ef21", "compressor": "Identity()"}, "goes with scheme 'direct', not 'ef21'"),
         ({**MEDIAN, "average_by_label": True}, "does not go with average-by-label"),
         ({**MEDIAN, "task": "bilevel", "scheme": "rabo"}, "is for task 'classification'"),
@@ -28,6 +31,8 @@ INDUCED = "Induced(TopK(fraction=0.1), RandK(fraction=0.1))"
         ({**PRIVATE, "compressor": "Bernoulli(fraction=0.1)"}, "those of Bernoulli are rescaled"),
         ({**PRIVATE, "compressor": "Importance(draws=9)"}, "those of Importance are rescaled"),
         ({**PRIVATE, "compressor": INDUCED}, "those of Induced are rescaled"),
+        ({**PRIVATE, "compressor": "Systematic(fraction=0.1)"}, "those of Systematic are rescaled"),
+        ({**PRIVATE, "compressor": "Scaled(RandK(fraction=0.1))"}, "those of Scaled are rescaled"),
         ({**PRIVATE, "scheme": "ef14", "compressor": "TopK(fraction=0.1)"}, "would count again in later rounds"),
         ({**PRIVATE, **MEDIAN}, "adds noise to a sum"),
         ({**PRIVATE, "least_coverage": 2}, "counts on a cohort drawn uniformly"),
@@ -42,14 +47,20 @@ def test_what_does_not_go_together_is_refused(changes: dict[str, Any], reason: s
         RunConfig().changed(**changes)
 
 
-@pytest.mark.parametrize("compressor", ["Identity()", "FixedPoint(bits=8)", "RTN(bits=4)", "Natural()"])
+@pytest.mark.parametrize(
+    "compressor", ["Identity()", "FixedPoint(bits=8)", "RTN(bits=4)", "Natural()", "Scaled(Natural())"]
+)
 @pytest.mark.parametrize("aggregation", ["median", "trimmed-mean:0.2"])
 def test_whole_updates_may_be_aggregated_robustly(compressor: str, aggregation: str) -> None:
     RunConfig().changed(compressor=compressor, aggregation=aggregation)
 
 
-def test_a_biased_sparsifier_may_be_private() -> None:
-    RunConfig().changed(compressor="TopK(fraction=0.1)", **PRIVATE)
+@pytest.mark.parametrize(
+    "compressor",
+    ["TopK(fraction=0.1)", "QSGD(levels=8)", "Scaled(Natural())", "Induced(TopK(fraction=0.1), Natural())"],
+)
+def test_what_rescales_nothing_may_be_private(compressor: str) -> None:
+    RunConfig().changed(compressor=compressor, **PRIVATE)
 
 
 def test_over_sampling_asks_more_but_never_more_than_all() -> None:
