@@ -132,7 +132,9 @@ def _flops(config: RunConfig, result: RunResult) -> float:
     data = FederatedData.open(prepare_data(config))
     problem = problem_of(config, data.spec.input_shape, data.spec.num_classes)
     features, labels = map(torch.from_numpy, data.client(0))
-    own = data_of(problem, Shard(0, features, labels, config.seed, config.outer_share, config.batch_size))
+    own = data_of(
+        problem, Shard(0, features, labels, config.seed, config.training.outer_share, config.training.batch_size)
+    )
 
     @lru_cache
     def of(width: float, server_round: int) -> float:
@@ -142,7 +144,7 @@ def _flops(config: RunConfig, result: RunResult) -> float:
             method_of(config, own.num_examples, server_round).client(held, point, own, np.random.default_rng(0))
         return counter.get_total_flops()
 
-    is_phased = config.scheme == "fednest"
+    is_phased = config.compression.scheme == "fednest"
     rows = zip(result.clients["width"], result.clients["round"], result.clients["num_examples"], strict=True)
     steps = num_steps_of(config, own.num_examples)
     return sum(
@@ -158,9 +160,9 @@ def _auc(config: RunConfig, result: RunResult) -> float | None:
     if problem.outer == "global":
         return None
     weights, is_wrong = [], []
-    for client in range(config.num_clients):
+    for client in range(config.cohort.num_clients):
         features, labels = map(torch.from_numpy, data.client(client))
-        shard = Shard(client, features, labels, config.seed, config.outer_share, config.batch_size)
+        shard = Shard(client, features, labels, config.seed, config.training.outer_share, config.training.batch_size)
         own = data_of(problem, shard)
         assert isinstance(own, CleaningRows)
         assert own.is_wrong is not None

@@ -53,7 +53,7 @@ from fl_mlmc.compression.wire import encode_payload
 assert Path(sys.modules["clients"].__file__).is_relative_to(bundle), "the app does not come from the bundle"
 config = RunConfig.from_flower(asked["config"])
 spec, _, _ = parse_meta(json.loads(asked["meta"]))
-model = build_model(config.model, spec.input_shape, spec.num_classes)
+model = build_model(config.training.model, spec.input_shape, spec.num_classes)
 own = plan(model.spec, "nested", asked["width"])
 payload = encode_payload(Payload(own.size, (DenseBlock(own.gather(model.initial(0))),)))
 task = TrainTask(1, 0, asked["tier"], asked["width"], "", data_meta=asked["meta"]).to_config()

@@ -28,9 +28,9 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from clients.data import FederatedData
-from clients.local_training import train
 from fl_mlmc.models import build_model
 from fl_mlmc.run.rng import stream
+from fl_mlmc.training.local import train
 from simulations import run
 from simulations.app.launch import load_config
 from simulations.app.server_app import prepare_data
@@ -168,7 +168,7 @@ def _pure_training(settings: dict[str, Any]) -> float:
         process.join()
     together = np.sort(np.concatenate(ends))
     together = together[together <= min(own[-1] for own in ends)]
-    return float(np.diff(together[:: config.clients_per_round]).min())
+    return float(np.diff(together[:: config.cohort.clients_per_round]).min())
 
 
 def _train_some(settings: dict[str, Any], directory: Path, barrier: Any, queue: Any) -> None:
@@ -176,13 +176,13 @@ def _train_some(settings: dict[str, Any], directory: Path, barrier: Any, queue: 
     keep_heap()
     config = load_config(FEDAVG, {**settings, "engine": "local"})
     data = FederatedData.open(directory)
-    model = build_model(config.model, data.spec.input_shape, data.spec.num_classes)
+    model = build_model(config.training.model, data.spec.input_shape, data.spec.num_classes)
     module = model.build(model.spec.units)
     barrier.wait()
     ends = []
-    for client in range(12 * config.clients_per_round // (os.cpu_count() or 1)):
+    for client in range(12 * config.cohort.clients_per_round // (os.cpu_count() or 1)):
         features, labels = map(torch.from_numpy, data.client(client % data.num_clients))
-        train(module, features, labels, config, stream(0, client))
+        train(module, features, labels, config.training, stream(0, client))
         ends.append(time.monotonic())
     queue.put(ends)
 

@@ -124,7 +124,7 @@ def figures(settings: Mapping[str, bool | int | float | str | Path]) -> dict[str
     config = load_run(directory) if (directory / RUN).exists() else load_config(None, settings)
     result = execute(config)
     data = FederatedData.open(prepare_data(config))
-    model = build_model(config.model, data.spec.input_shape, data.spec.num_classes)
+    model = build_model(config.training.model, data.spec.input_shape, data.spec.num_classes)
     vector = torch.from_numpy(np.concatenate([array.ravel() for array in result.arrays.values()]))
     features, labels = map(torch.from_numpy, data.test())
     seen = torch.from_numpy(data.train()[0][:10_000])
@@ -149,7 +149,7 @@ def variances(settings: Mapping[str, bool | int | float | str | Path]) -> str:
         arrays = execute(config).arrays.values()
     data = prepare_data(config)
     examples = FederatedData.open(data)
-    model = build_model(config.model, examples.spec.input_shape, examples.spec.num_classes)
+    model = build_model(config.training.model, examples.spec.input_shape, examples.spec.num_classes)
     vector = torch.from_numpy(np.concatenate([array.ravel() for array in arrays]))
     rng = np.random.default_rng(0)
     lines = ["| compressor | " + " | ".join(f"{name} ({width:g})" for name, width in WIDTHS.items()) + " |"]

@@ -50,7 +50,7 @@ def main() -> None:
             time.sleep(seconds)
             os.kill(child, signal.SIGKILL)
             finish(child)
-            directory = Path(config.runs_dir) / config.run_name
+            directory = Path(config.output.runs_dir) / config.output.run_name
             begun = (directory / "run.json").exists()
             done = len(read_rounds(directory)) if begun and (directory / "rounds.jsonl").exists() else 0
             code = finish(resume(directory) if begun else run(config))

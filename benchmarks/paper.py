@@ -24,7 +24,6 @@ from torch import Tensor, nn
 
 from clients.data import FederatedData
 from clients.finder import Features
-from clients.local_training import train
 from fl_mlmc.aggregation.mean import Mean
 from fl_mlmc.aggregation.server_step import ServerOptimizer
 from fl_mlmc.compression.wire import encode_payload
@@ -34,6 +33,7 @@ from fl_mlmc.run.config import RunConfig
 from fl_mlmc.run.rng import stream
 from fl_mlmc.schemes import Round, Turn
 from fl_mlmc.theory.bench import Gathered
+from fl_mlmc.training.local import train
 from fl_mlmc.training.threads import threads
 from simulations.app.launch import load_config
 from simulations.app.server_app import prepare_data
@@ -189,14 +189,14 @@ def _measure(run: Run, data_dir: Path, prefix: str = "") -> pd.DataFrame:
 def play(config: RunConfig) -> Iterator[dict[str, float]]:
     """The evaluations of `models`; accuracy 0 at the end of a run that left the numbers."""
     data = FederatedData.open(prepare_data(config))
-    model = build_model(config.model, data.spec.input_shape, data.spec.num_classes)
+    model = build_model(config.training.model, data.spec.input_shape, data.spec.num_classes)
     module, (features, labels) = model.build(model.spec.units).eval(), map(torch.from_numpy, data.test())
     for number, vector, sent in models(config):
         row: dict[str, float] = {"round": number, "cumulative_uplink_bytes": sent}
         if not bool(vector.isfinite().all()):
             yield row | {"round": config.num_rounds, "loss": float("nan"), "accuracy": 0.0}
             return
-        if number % config.evaluate_every == 0:
+        if number % config.output.evaluate_every == 0:
             load_vector(module, vector)
             with torch.inference_mode():
                 logits = module(features)
@@ -212,10 +212,10 @@ def models(config: RunConfig, one_by_one: bool = False) -> Iterator[tuple[int, T
     federated one to the last bit. Ends with a model of NaN if clients find what is not finite.
     """
     data = FederatedData.open(prepare_data(config))
-    model = build_model(config.model, data.spec.input_shape, data.spec.num_classes)
-    size, clients = model.spec.size, range(config.num_clients)
+    model = build_model(config.training.model, data.spec.input_shape, data.spec.num_classes)
+    size, clients = model.spec.size, range(config.cohort.num_clients)
     scheme = config.resolved_scheme(size)
-    optimizer = ServerOptimizer(config.server_optimizer, config.server_learning_rate, size)
+    optimizer = ServerOptimizer(config.aggregation.server_optimizer, config.aggregation.server_learning_rate, size)
     find = partial(_trained, model.build(model.spec.units)) if one_by_one else partial(_at_once, _gradients(model))
     # Memories are means over 1/n, updates alone weigh by examples.
     weights = [1.0 if scheme.has_memory else len(data.client_labels(client)) for client in clients]
@@ -228,7 +228,7 @@ def models(config: RunConfig, one_by_one: bool = False) -> Iterator[tuple[int, T
             yield number, torch.full_like(vector, torch.nan), sent
             return
         for client in clients:
-            turn = Turn(round, client, config.uplink, stream(config.seed, "level", number, client))
+            turn = Turn(round, client, config.compression.uplink, stream(config.seed, "level", number, client))
             messages, memories[client] = scheme.encode(
                 lambda point, sample=0, found=updates[client]: found, [vector], memories[client], turn
             )
@@ -249,25 +249,25 @@ def _at_once(
 ) -> Tensor:
     """(M, size) the clients' updates of one step of SGD, from one call."""
     inputs, wanted = [], []
-    for client in range(config.num_clients):
+    for client in range(config.cohort.num_clients):
         labels = data.client_labels(client)
-        rows = stream(config.seed, "batches", number, client).permutation(len(labels))[: config.batch_size]
+        rows = stream(config.seed, "batches", number, client).permutation(len(labels))[: config.training.batch_size]
         inputs.append(torch.from_numpy(data.client_features(client, rows)))
         wanted.append(torch.from_numpy(labels[rows]))
     found = gradients(vector, torch.stack(inputs), torch.stack(wanted))
-    return (vector - config.learning_rate * found) - vector  # after − before, rounded as on a client
+    return (vector - config.training.learning_rate * found) - vector  # after − before, rounded as on a client
 
 
 def _trained(module: nn.Module, config: RunConfig, data: FederatedData, vector: Tensor, number: int) -> Tensor:
     """The same by the clients' own trainer, one client after another."""
     updates = []
-    for client in range(config.num_clients):
+    for client in range(config.cohort.num_clients):
         load_vector(module, vector)
         features = Features(data, client, torch.device("cpu"))
         labels = torch.from_numpy(data.client_labels(client))
         rng = stream(config.seed, "batches", number, client)
         with threads():
-            train(module, features, labels, config, rng, server_round=number)
+            train(module, features, labels, config.training, rng, server_round=number)
         updates.append(to_vector(module).sub_(vector))
     return torch.stack(updates)
 

@@ -20,7 +20,7 @@ def main() -> None:
     arguments = parser.parse_args()
     config = load_config(arguments.scenario, dict(map(parse_setting, arguments.set)))
     result = execute(config)
-    workers = 1 if config.engine == "local" else min(os.cpu_count() or 1, config.clients_per_round)
+    workers = 1 if config.engine.name == "local" else min(os.cpu_count() or 1, config.cohort.clients_per_round)
     clients, rounds = result.clients, result.rounds.iloc[1:]  # the first round starts the engine
     per_round = clients[clients["round"] > 1].groupby("round")[["train_seconds", "encode_seconds"]].sum().mean()
     total, server = rounds["seconds"].mean(), rounds["aggregate_seconds"].mean()
@@ -32,7 +32,8 @@ def main() -> None:
         "decoding and aggregation": server,
         "round": total,
     }
-    print(f"{config.engine} engine, {workers} workers, {len(rounds)} rounds of {config.clients_per_round} clients")
+    engine, cohort = config.engine.name, config.cohort.clients_per_round
+    print(f"{engine} engine, {workers} workers, {len(rounds)} rounds of {cohort} clients")
     for name, seconds in parts.items():
         print(f"{name:26s} {seconds * 1e3:9.2f} ms  {seconds / total:7.2%}")
 

@@ -20,11 +20,11 @@ from fl_mlmc.run.config import RunConfig
 from fl_mlmc.run.protocol import TrainTask, TrainUpdate, code_stamp
 from fl_mlmc.run.rng import stream
 from fl_mlmc.submodels import plan
+from fl_mlmc.training.local import TrainingError, device_named
 from fl_mlmc.training.threads import threads
 
 from .budget import check_budget, uplink_of
 from .data import LocalData
-from .local_training import TrainingError, device_of
 from .memory import ClientMemory
 from .sgd_client import ClientReply, encode, received
 
@@ -51,7 +51,7 @@ def run_bilevel_task(task: TrainTask, arrays: Mapping[str, bytes], config: RunCo
         points, movement = received(arrays, finder.held.num_values, finder.device)
         uploads = config.resolved_scheme(problem.state_spec.size)
         start = time.perf_counter()
-        part = _part(problem, task, config) if uploads.deals_out and config.cuts_models else None
+        part = _part(problem, task, config) if uploads.deals_out and config.cohort.cuts_models else None
         uplink = uplink_of(task, config, finder.held.num_values)
         messages = encode(uploads, finder, points, task, config, movement, part)
         finder.keep()
@@ -73,7 +73,7 @@ def run_bilevel_task(task: TrainTask, arrays: Mapping[str, bytes], config: RunCo
             levels=list(first.levels),
             probabilities=list(first.probabilities),
             labels=[],
-            compressor="" if uplink is config.uplink else repr(uplink),
+            compressor="" if uplink is config.compression.uplink else repr(uplink),
             curvature=float(reply.curvature.nan_to_num(torch.inf)),
         ),
         payloads,
@@ -83,7 +83,7 @@ def run_bilevel_task(task: TrainTask, arrays: Mapping[str, bytes], config: RunCo
 
 def _part(problem: BilevelProblem, task: TrainTask, config: RunConfig) -> schemes.Part:
     spec = problem.state_spec
-    own = plan(spec, config.width_rule, task.width, task.server_round, task.client, config.seed)
+    own = plan(spec, config.cohort.width_rule, task.width, task.server_round, task.client, config.seed)
     return schemes.Part(spec.size, own.indices)
 
 
@@ -95,10 +95,12 @@ class _Finder:
 
     def __init__(self, task: TrainTask, config: RunConfig, data: LocalData) -> None:
         self._task, self._config = task, config
-        self.device = device_of(config)
+        self.device = device_named(config.engine.device)
         features, labels = (torch.from_numpy(part).to(self.device) for part in data.client(task.client))
         problem = problem_of(config, data.spec.input_shape, data.spec.num_classes)
-        shard = Shard(task.client, features, labels, config.seed, config.outer_share, config.batch_size)
+        shard = Shard(
+            task.client, features, labels, config.seed, config.training.outer_share, config.training.batch_size
+        )
         self._data = data_of(problem, shard)
         self.num_examples = self._data.num_examples
         self.held: Held = held_of(config, problem, self._data, task.width, task.server_round, task.client)

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from fl_mlmc.compression.compressors.base import Compressor
 from fl_mlmc.run.config import RunConfig
 from fl_mlmc.run.protocol import TrainTask
-
-from .local_training import TrainingError
+from fl_mlmc.training.local import TrainingError
 
 
 def uplink_of(task: TrainTask, config: RunConfig, size: int) -> Compressor:
@@ -18,12 +17,12 @@ def uplink_of(task: TrainTask, config: RunConfig, size: int) -> Compressor:
     TrainingError where the scheme counts on the run's own.
     """
     if not task.uplink_budget:
-        return config.uplink
-    uplink = fitting(config.uplink, size, task.uplink_budget)
-    if uplink is not config.uplink and (scheme := config.resolved_scheme(size)).name != "direct":
+        return config.compression.uplink
+    uplink = fitting(config.compression.uplink, size, task.uplink_budget)
+    if uplink is not config.compression.uplink and (scheme := config.resolved_scheme(size)).name != "direct":
         raise TrainingError(
             f"the uplink-budget of {task.uplink_budget} bytes asks for {uplink!r}, and scheme {scheme.name} has its "
-            f"steps from {config.compressor}: raise the budget, or run scheme 'direct'"
+            f"steps from {config.compression.compressor}: raise the budget, or run scheme 'direct'"
         )
     return uplink
 

@@ -25,12 +25,12 @@ from fl_mlmc.run.protocol import (
     payload_name,
 )
 from fl_mlmc.submodels.measure import widest_tier
+from fl_mlmc.training.local import TrainingError, device_named
 from fl_mlmc.training.threads import threads
 
 from .bilevel_client import DivergedError, run_bilevel_task
 from .data import FederatedData, LocalData
 from .device_data import DeviceData
-from .local_training import TrainingError, device_of
 from .sgd_client import ClientReply, Job, finished, opened, run_task
 from .together import find_together
 
@@ -64,10 +64,13 @@ def _declared_tier(message: Message, context: Context, client: int) -> str:
     config = _config(tuple(sorted(context.run_config.items())))
     asked = message.content.config_records[CONFIG]
     data = _data(str(context.node_config.get("data-path", asked["data"])), str(asked.get("data-meta", "")))
-    model = build_model(config.model, data.spec.input_shape, data.spec.num_classes)
-    inputs, labels = (torch.from_numpy(part[: config.batch_size]).to(device_of(config)) for part in data.client(client))
+    model = build_model(config.training.model, data.spec.input_shape, data.spec.num_classes)
+    inputs, labels = (
+        torch.from_numpy(part[: config.training.batch_size]).to(device_named(config.engine.device))
+        for part in data.client(client)
+    )
     with threads():
-        return widest_tier(model, config.tier_list, inputs, labels, config.width_rule).name
+        return widest_tier(model, config.cohort.tier_list, inputs, labels, config.cohort.width_rule).name
 
 
 @app.train()
@@ -75,7 +78,7 @@ def train(message: Message, context: Context) -> Message:
     """Train one client's submodel and reply with its update, or with the reason why there is none."""
     task, arrays, config, place = _asked(message, context)
     try:
-        run = run_bilevel_task if config.task == "bilevel" else run_task
+        run = run_bilevel_task if config.training.task == "bilevel" else run_task
         return _reply(message, run(task, arrays, config, _data(place, task.data_meta)))
     except FAILURES as error:
         return _failure(message, task, error)
@@ -92,7 +95,7 @@ def train_together(messages: Sequence[Message], contexts: Sequence[Context]) -> 
         except FAILURES as error:
             replies[number] = _failure(message, task, error)
     with threads(max(config.threads_of(job.task.tier) for job in jobs.values())) if jobs else nullcontext():
-        find_together([job.finder for job in jobs.values()], [job.points[0] for job in jobs.values()], config)
+        find_together([job.finder for job in jobs.values()], [job.points[0] for job in jobs.values()], config.training)
     for number, job in jobs.items():
         try:
             replies[number] = _reply(messages[number], finished(job, config))
@@ -133,7 +136,7 @@ def _on_this_node(task: TrainTask, context: Context, config: RunConfig) -> Train
     """The task with what the node's own config says of it."""
     own = context.node_config
     # A device takes part in many runs; their memories are not to be mixed up.
-    state = str(Path(str(own["state-path"])) / (config.run_name or "run")) if "state-path" in own else task.state
+    state = str(Path(str(own["state-path"])) / (config.output.run_name or "run")) if "state-path" in own else task.state
     return replace(task, state=state, uplink_budget=int(own.get("uplink-budget", task.uplink_budget)))
 
 

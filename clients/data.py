@@ -11,29 +11,19 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fl_mlmc.data.spec import DTYPES, DataSpec
 
 FORMAT = 1
 PARTITION = "partition.json"
 
 T = TypeVar("T")
 
-Kind = Literal["image", "vector", "tokens"]
-DTYPES: dict[Kind, type[np.generic]] = {"image": np.uint8, "vector": np.float16, "tokens": np.int32}
 Examples = tuple[NDArray[np.float32], NDArray[np.int64]]
-
-
-@dataclass(frozen=True)
-class DataSpec:
-    """What a model must know of a data set; `input_shape` is (channels, height, width) or (features,)."""
-
-    input_shape: tuple[int, ...]
-    num_classes: int
-    class_names: tuple[str, ...]
-    kind: Kind
 
 
 class LocalData(Protocol):

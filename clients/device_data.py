@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .data import DataSpec, Examples, normalised, parse_meta
+from fl_mlmc.data.spec import DataSpec
+
+from .data import Examples, normalised, parse_meta
 
 LABEL = "label"
 IMAGES = ("image", "img")

@@ -16,10 +16,10 @@ from fl_mlmc.run.config import RunConfig
 from fl_mlmc.run.protocol import TrainTask
 from fl_mlmc.run.rng import stream
 from fl_mlmc.submodels import IndexPlan, plan
+from fl_mlmc.training.local import Trained, TrainingError, batches, device_named, train
 from fl_mlmc.training.objectives import Loss, local_loss, masked_cross_entropy, present_classes
 
 from .data import LocalData
-from .local_training import Trained, TrainingError, batches, device_of, train
 
 
 class Finder:
@@ -30,10 +30,10 @@ class Finder:
     """
 
     def __init__(self, task: TrainTask, config: RunConfig, data: LocalData) -> None:
-        self.model = build_model(config.model, data.spec.input_shape, data.spec.num_classes)
+        self.model = build_model(config.training.model, data.spec.input_shape, data.spec.num_classes)
         width, server_round, client = task.width, task.server_round, task.client
-        self.own: IndexPlan = plan(self.model.spec, config.width_rule, width, server_round, client, config.seed)
-        self.device = device_of(config)
+        self.own: IndexPlan = plan(self.model.spec, config.cohort.width_rule, width, server_round, client, config.seed)
+        self.device = device_named(config.engine.device)
         self.labels = torch.from_numpy(data.client_labels(client)).to(self.device)
         self.present = present_classes(self.labels, data.spec.num_classes)
         self.trained: list[Trained] = []
@@ -53,7 +53,9 @@ class Finder:
         else:
             load_vector(self._module, point)
             rng, loss = self._rng("batches", sample), self._loss(sample)
-            trained = train(self._module, self.features, self.labels, self._config, rng, loss, self.server_round)
+            trained = train(
+                self._module, self.features, self.labels, self._config.training, rng, loss, self.server_round
+            )
             found = to_vector(self._module).sub_(point)
         self.trained.append(trained)
         return _checked(found)
@@ -64,7 +66,7 @@ class Finder:
 
     def minibatches(self) -> Iterator[Tensor]:
         """Those of sample 0, as places among the client's examples."""
-        return batches(len(self.labels), self._config, self._rng("batches", 0))
+        return batches(len(self.labels), self._config.training, self._rng("batches", 0))
 
     def gradient(self, point: Tensor, sample: int = 0) -> Tensor:
         """∇f_i at `point`, on one minibatch; on all examples if batch-size is as large."""
@@ -72,7 +74,7 @@ class Finder:
         start = time.perf_counter()
         self._module.train()
         self._module.zero_grad()
-        batch = next(batches(len(self.labels), self._config, self._rng("batches", sample)))
+        batch = next(batches(len(self.labels), self._config.training, self._rng("batches", sample)))
         loss = self._loss(sample)(self.features[batch], self.labels[batch])
         loss.backward()
         self.trained.append(Trained(float(loss.detach()), 1, time.perf_counter() - start))
@@ -80,21 +82,21 @@ class Finder:
 
     def step(self, point: Tensor, sample: int = 0) -> Tensor:
         """The update of one step of plain SGD on one minibatch."""
-        return -self._config.learning_rate * self.gradient(point, sample)
+        return -self._config.training.learning_rate * self.gradient(point, sample)
 
     def _loss(self, sample: int) -> Loss:
         config, task = self._config, self._task
-        masked = config.masked_cross_entropy
+        masked = config.training.masked_cross_entropy
         return local_loss(
             self.model,
             self._module,
-            config.width_rule,
+            config.cohort.width_rule,
             task.width,
             self.server_round,
             self._rng("widths", sample),
-            [tier.width for tier in config.tier_list],
+            [tier.width for tier in config.cohort.tier_list],
             masked_cross_entropy(self.present) if masked else nn.functional.cross_entropy,
-            config.distill,
+            config.training.distill,
         )
 
     def _rng(self, purpose: str, sample: int) -> np.random.Generator:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .local_training import TrainingError
+from fl_mlmc.training.local import TrainingError
 
 
 class LostMemoryError(TrainingError):

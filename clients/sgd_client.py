@@ -64,7 +64,7 @@ def finished(job: Job, config: RunConfig) -> ClientReply:
     with threads(config.threads_of(task.tier)):
         scheme = config.resolved_scheme(finder.model.spec.size)
         start = time.perf_counter()
-        is_part = scheme.deals_out and config.cuts_models
+        is_part = scheme.deals_out and config.cohort.cuts_models
         part = Part(finder.model.spec.size, finder.own.indices) if is_part else None
         find = finder.gradient if scheme.moves_itself else finder.step if scheme.takes_minibatches else finder.update
         uplink = uplink_of(task, config, finder.own.size)
@@ -87,8 +87,8 @@ def finished(job: Job, config: RunConfig) -> ClientReply:
             expected_bits=sum(message.expected_bits for message in messages),
             levels=list(first.levels),
             probabilities=list(first.probabilities),
-            labels=finder.present.nonzero().flatten().tolist() if config.average_by_label else [],
-            compressor="" if uplink is config.uplink else repr(uplink),
+            labels=finder.present.nonzero().flatten().tolist() if config.aggregation.average_by_label else [],
+            compressor="" if uplink is config.compression.uplink else repr(uplink),
         ),
         payloads,
         finder.own.size,
@@ -132,7 +132,7 @@ def encode(
     part: Part | None = None,
 ) -> tuple[Compressed, ...]:
     """The scheme's messages; what it remembers is on disk before they are sent."""
-    round = Round(config.seed, task.server_round, config.num_clients, task.cohort_size)
+    round = Round(config.seed, task.server_round, config.cohort.num_clients, task.cohort_size)
     rng = stream(config.seed, "level", task.server_round, task.client)
     uplink = uplink_of(task, config, points[0].numel())
     turn = Turn(round, task.rank, uplink, rng, part, Budget(task.gradients, task.messages))

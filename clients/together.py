@@ -14,15 +14,15 @@ from torch.func import functional_call, vmap
 
 from fl_mlmc.models import Model
 from fl_mlmc.models.base import skeleton, vector_tensors
-from fl_mlmc.run.config import RunConfig
+from fl_mlmc.run.config.training import TrainingConfig
+from fl_mlmc.training.local import Trained
 from fl_mlmc.training.objectives import masked_cross_entropy
 from fl_mlmc.training.optimizers import make_optimizer
 
 from .finder import Finder
-from .local_training import Trained
 
 
-def find_together(finders: Sequence[Finder], points: Sequence[Tensor], config: RunConfig) -> None:
+def find_together(finders: Sequence[Finder], points: Sequence[Tensor], training: TrainingConfig) -> None:
     """Find the updates of all that have company, each at its own point; the finders then know them.
 
     Company is of one width, one round and one sequence of batch lengths. Who has none trains alone, when asked.
@@ -33,7 +33,7 @@ def find_together(finders: Sequence[Finder], points: Sequence[Tensor], config: R
         groups.setdefault((finder.server_round, tuple(finder.own.units.items()), lengths), []).append(number)
     for group in groups.values():
         if len(group) > 1:
-            _train([finders[number] for number in group], [points[number] for number in group], config)
+            _train([finders[number] for number in group], [points[number] for number in group], training)
 
 
 def check_together(model: Model, input_shape: tuple[int, ...]) -> None:
@@ -52,15 +52,15 @@ def check_together(model: Model, input_shape: tuple[int, ...]) -> None:
         raise ValueError(f"vectorize = true: torch.func.vmap cannot run this model ({reason})") from None
 
 
-def _train(finders: Sequence[Finder], points: Sequence[Tensor], config: RunConfig) -> None:
+def _train(finders: Sequence[Finder], points: Sequence[Tensor], training: TrainingConfig) -> None:
     start = time.perf_counter()
     first = finders[0]
     module = skeleton(first.model.build, first.own.units).train()
     vectors = torch.stack(list(points))
     parameters = _split(vectors, module)
-    rate = config.learning_rate_in(first.server_round)
-    optimizer = make_optimizer(config.client_optimizer, parameters.values(), rate)
-    losses_of = _losses(module, config.masked_cross_entropy)
+    rate = training.learning_rate_in(first.server_round)
+    optimizer = make_optimizer(training.client_optimizer, parameters.values(), rate)
+    losses_of = _losses(module, training.masked_cross_entropy)
     present = torch.stack([finder.present for finder in finders])
     losses = []
     for step in zip(*(finder.minibatches() for finder in finders), strict=True):
@@ -69,8 +69,8 @@ def _train(finders: Sequence[Finder], points: Sequence[Tensor], config: RunConfi
         optimizer.zero_grad()
         loss = losses_of(parameters, inputs, labels, present)
         loss.sum().backward()  # clients share no parameter, so each gets the gradient of its own loss
-        if config.clip_norm:
-            _clip(parameters.values(), config.clip_norm)
+        if training.clip_norm:
+            _clip(parameters.values(), training.clip_norm)
         optimizer.step()
         losses.append(loss.detach())
     after = torch.cat([parameters[name].detach().flatten(1) for name in parameters], dim=1)

@@ -152,8 +152,7 @@ def parse_setting(text: str) -> tuple[str, Scalar]:
     key, equals, value = text.partition("=")
     if not equals:
         raise ConfigError(f"--set takes KEY=VALUE, got {text!r}")
-    field = RunConfig.model_fields.get(key.strip().replace("-", "_"))
-    if field is None or field.annotation in (bool, int, float, int | float):
+    if RunConfig.type_of(key.strip()) in (None, bool, int, float, int | float):
         try:
             return key.strip().replace("-", "_"), tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:
@@ -172,7 +171,9 @@ class _Bar:
             TimeRemainingColumn(),
             console=console,
         )
-        self._task = self._progress.add_task("", total=config.num_rounds, figures=f"starting engine {config.engine}")
+        self._task = self._progress.add_task(
+            "", total=config.num_rounds, figures=f"starting engine {config.engine.name}"
+        )
         self._accuracy = "–"
 
     def __enter__(self) -> "_Bar":

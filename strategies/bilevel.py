@@ -64,7 +64,13 @@ class FedBilevel(TieredStrategy):
     def summary(self) -> None:
         """Say what this run is, and what travels in it."""
         sent = " + ".join(name for name, travels in zip("xyv", self._held.problem.travels, strict=True) if travels)
-        log(INFO, "\t└──> problem %s by %s, %s shared", self.config.problem, self.config.scheme, sent)
+        log(
+            INFO,
+            "\t└──> problem %s by %s, %s shared",
+            self.config.training.problem,
+            self.config.compression.scheme,
+            sent,
+        )
         super().summary()
 
     def restore(self, state: ServerState) -> None:
@@ -98,7 +104,7 @@ class FedBilevel(TieredStrategy):
     def _fold(self, sent: Sent, reply: Message | None) -> Row:
         row = super()._fold(sent, reply)
         if row["status"] == "ok":
-            alike = self._scheme.scheme.has_memory or self.config.weighting == "clients"
+            alike = self._scheme.scheme.has_memory or self.config.aggregation.weighting == "clients"
             weight = 1 if alike else row["num_examples"]
             self._optimizer.count(num_steps_of(self.config, row["num_examples"]), weight)
         elif (curvature := _curvature_of_failure(reply)) is not None:
@@ -136,7 +142,9 @@ class _BilevelStep(ServerOptimizer):
     """The server optimizer on the mean times the gain of x, of y and of v; v is kept in its ball."""
 
     def __init__(self, config: RunConfig, held: Held) -> None:
-        super().__init__(config.server_optimizer, config.server_learning_rate, held.problem.state_spec.size)
+        super().__init__(
+            config.aggregation.server_optimizer, config.aggregation.server_learning_rate, held.problem.state_spec.size
+        )
         self._held = held
         self._method = method_of(config)
         self.begin()

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fl_mlmc.compression.compressors.base import Compressor
 from fl_mlmc.compression.wire import decode_payload, encode_payload
-from fl_mlmc.run.config import RunConfig
+from fl_mlmc.run.config.compression import CompressionConfig
 from fl_mlmc.run.protocol import ANCHOR, payload_name
 from fl_mlmc.run.rng import stream
 from fl_mlmc.submodels import IndexPlan
@@ -18,9 +18,9 @@ PREFIX = "anchor/"
 class Broadcast:
     """Encodes points for submodels, each once a round, and keeps the models that anchors are made of."""
 
-    def __init__(self, config: RunConfig) -> None:
-        self._config = config
-        self._docofl = config.downlink_anchors
+    def __init__(self, compression: CompressionConfig, seed: int) -> None:
+        self._seed, self._compressor = seed, compression.downlink
+        self._docofl = compression.downlink_anchors
         self._anchors: dict[int, Tensor] = {}
         self._points: Sequence[Tensor] = ()
         self._round = 0
@@ -46,13 +46,13 @@ class Broadcast:
         known: Tensor | None = None
         if self._docofl:
             number = self._docofl.anchor_round(self._round)
-            rng = stream(self._config.seed, "anchor", number, own.size)
+            rng = stream(self._seed, "anchor", number, own.size)
             arrays[ANCHOR] = _encoded(self._docofl.anchor, own.gather(self._anchors[number]), rng)
             known = decode_payload(arrays[ANCHOR], own.size).dense()
         for number, point in enumerate(self._points):
-            rng = stream(self._config.seed, "downlink", self._round, own.size, *([number] if number else []))
+            rng = stream(self._seed, "downlink", self._round, own.size, *([number] if number else []))
             part = own.gather(point) if known is None else own.gather(point) - known
-            arrays[payload_name(number)] = _encoded(self._config.downlink, part, rng)
+            arrays[payload_name(number)] = _encoded(self._compressor, part, rng)
         return arrays
 
     def state(self) -> dict[str, Tensor]:

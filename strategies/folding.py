@@ -38,17 +38,17 @@ class Folding:
 
     def meet(self, plans: Iterable[IndexPlan]) -> None:
         """Count how many clients of a cohort hold each coordinate on average; of one not met, nothing is known."""
-        if self._config.dp_noise:
+        if self._config.privacy.noise:
             holders, num_met = torch.zeros(self._size, dtype=torch.float64), 0
             for own in plans:
                 own.scatter_add(holders, holders.new_ones(1).expand(own.size))
                 num_met += 1
-            holders += self._config.num_clients - num_met  # it may hold anything
-            self._expected = holders * (self._config.clients_per_round / self._config.num_clients)
+            holders += self._config.cohort.num_clients - num_met  # it may hold anything
+            self._expected = holders * (self._config.cohort.clients_per_round / self._config.cohort.num_clients)
 
     def start(self) -> Fold:
         """The empty Fold of a round."""
-        aggregation = parse_aggregation(self._config.aggregation)
-        if self._config.dp_noise:
-            return PrivateMean(self._config.dp_clip, self._config.dp_noise, self._expected)
+        aggregation = parse_aggregation(self._config.aggregation.rule)
+        if self._config.privacy.noise:
+            return PrivateMean(self._config.privacy.clip, self._config.privacy.noise, self._expected)
         return TrimmedMean(self._size, aggregation.trim) if aggregation.is_robust else CoverageMean(self._size)

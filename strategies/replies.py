@@ -16,7 +16,7 @@ from flwr.common.logger import log
 from fl_mlmc import parse
 from fl_mlmc.compression.blocks import Payload
 from fl_mlmc.compression.wire import decode_payload
-from fl_mlmc.run.config import RunConfig
+from fl_mlmc.run.config.aggregation import AggregationConfig
 from fl_mlmc.run.protocol import (
     ARRAYS,
     CONFIG,
@@ -123,7 +123,7 @@ def blank_row(sent: Sent, compressor: str) -> dict[str, Any]:
 
 
 def read_update(
-    reply: Message | None, sent: Sent, config: RunConfig, num_messages: int = 1
+    reply: Message | None, sent: Sent, limits: AggregationConfig, num_messages: int = 1
 ) -> tuple[TrainUpdate, list[Payload]]:
     """The update and the payloads of a reply; ProtocolError or WireError says which rule it breaks."""
     if reply is None:
@@ -144,8 +144,8 @@ def read_update(
         )
     if update.code_stamp != code_stamp():
         raise ProtocolError(f"it runs code {update.code_stamp!r}, the server runs {code_stamp()}")
-    if not 0 < update.num_examples <= config.max_examples:
-        raise ProtocolError(f"it declares {update.num_examples} examples, 1 to {config.max_examples} are allowed")
+    if not 0 < update.num_examples <= limits.max_examples:
+        raise ProtocolError(f"it declares {update.num_examples} examples, 1 to {limits.max_examples} are allowed")
     if not 0 <= update.num_steps <= 2**31:
         raise ProtocolError(f"it declares {update.num_steps} steps")
     if not math.isfinite(update.train_loss):
@@ -160,9 +160,9 @@ def read_update(
         _check_compressor(update.compressor)
     names = [payload_name(number) for number in range(num_messages)]
     payloads = [_read_payload(arrays, name, sent.plan.size) for name in names]
-    for payload in payloads if config.max_update_norm else ():
-        if not (norm := float(payload.dense().norm())) <= config.max_update_norm:
-            raise ProtocolError(f"its update has norm {norm:.4g}, max-update-norm is {config.max_update_norm:g}")
+    for payload in payloads if limits.max_update_norm else ():
+        if not (norm := float(payload.dense().norm())) <= limits.max_update_norm:
+            raise ProtocolError(f"its update has norm {norm:.4g}, max-update-norm is {limits.max_update_norm:g}")
     return update, payloads
 
 

@@ -37,11 +37,13 @@ class SchemeServer:
         self.remembers = remembers or self.scheme.has_memory
         self._config, self._size, self._plan_of = config, size, plan_of
         self._state: State | None = None
-        self._turns = torch.zeros(config.num_clients, 3, dtype=torch.int64)  # of each memory: round, rank, cohort
-        self._saved = torch.zeros(config.num_clients, dtype=torch.int64)
+        self._turns = torch.zeros(
+            config.cohort.num_clients, 3, dtype=torch.int64
+        )  # of each memory: round, rank, cohort
+        self._saved = torch.zeros(config.cohort.num_clients, dtype=torch.int64)
         self._movements: dict[int, Tensor] = {}
         self._holders = torch.ones(size, dtype=torch.float64)
-        self._round = Round(config.seed, 0, config.num_clients, config.clients_per_round)
+        self._round = Round(config.seed, 0, config.cohort.num_clients, config.cohort.clients_per_round)
         self._ranks: dict[int, int] = {}
         self._folding = Folding(config, size)
         self._means: list[Fold] = []
@@ -65,7 +67,7 @@ class SchemeServer:
     def _share_time(self, scheme: Shadowheart, clients: Sequence[int], tier_of: Callable[[int], Tier]) -> None:
         own = [(self._plan_of(client).size, tier_of(client)) for client in clients]
         rng = np.random.default_rng(0)
-        bits = {size: self._config.uplink.compress(torch.ones(size), rng).expected_bits for size, _ in own}
+        bits = {size: self._config.compression.uplink.compress(torch.ones(size), rng).expected_bits for size, _ in own}
         compute = [simulated_seconds(tier, size, 1, 0, 0) for size, tier in own]
         message = [bits[size] / 8 / tier.up for size, tier in own]
         self.lasting, budgets = scheme.budgets(compute, message)

@@ -68,10 +68,10 @@ class TieredStrategy(Strategy):
         self.model = model
         self.round_log = round_log
         self.roster = Roster(
-            config.tier_list,
-            config.num_clients,
+            config.cohort.tier_list,
+            config.cohort.num_clients,
             config.seed,
-            config.tier_assignment,
+            config.cohort.tier_assignment,
             data,
             data_meta,
             round_log.append_refused,
@@ -79,9 +79,11 @@ class TieredStrategy(Strategy):
         self._watch = CoverageWatch(model.spec)
         self._data, self._data_meta = data, data_meta
         self._evaluate_model = evaluate_model
-        self._optimizer = ServerOptimizer(config.server_optimizer, config.server_learning_rate, model.spec.size)
+        self._optimizer = ServerOptimizer(
+            config.aggregation.server_optimizer, config.aggregation.server_learning_rate, model.spec.size
+        )
         self._scheme = SchemeServer(config, model.spec.size, lambda client: self._plan(client, 1))
-        self._broadcast = Broadcast(config)
+        self._broadcast = Broadcast(config.compression, config.seed)
         self._vector = torch.empty(0)
         self._sent: dict[int, Sent] = {}
         self._row: Row = {}
@@ -92,11 +94,12 @@ class TieredStrategy(Strategy):
 
     def summary(self) -> None:
         """Say what this run is."""
-        config = self.config
+        cohort, compression = self.config.cohort, self.config.compression
         for line in (
-            f"model {config.model}: {self.model.spec.size:,} parameters",
-            f"clients {config.num_clients}, {config.clients_per_round} a round, tiers {config.tiers}",
-            f"compressor {config.compressor}, downlink {config.downlink_scheme} {config.downlink_compressor}",
+            f"model {self.config.training.model}: {self.model.spec.size:,} parameters",
+            f"clients {cohort.num_clients}, {cohort.clients_per_round} a round, tiers {cohort.tiers}",
+            f"compressor {compression.compressor}",
+            f"downlink {compression.downlink_scheme} {compression.downlink_compressor}",
             f"scheme {self._scheme.scheme!r}",
             f"log {self.round_log.directory}",
         ):
@@ -123,17 +126,19 @@ class TieredStrategy(Strategy):
             result.arrays = stepped or result.arrays
             if evaluate_fn and (metrics := evaluate_fn(server_round, result.arrays)):
                 result.evaluate_metrics_serverapp[server_round] = metrics
-            if server_round % self.config.checkpoint_every == 0 or server_round == num_rounds:
+            if server_round % self.config.output.checkpoint_every == 0 or server_round == num_rounds:
                 self._checkpoint(server_round, from_arrays(result.arrays))
         return result
 
     def _replies(self, grid: Grid, messages: Iterable[Message], timeout: float) -> Iterable[Message]:
         if not isinstance(grid, DeviceGrid):
-            if self.config.over_sampling:
+            if self.config.cohort.over_sampling:
                 raise ValueError("over-sampling is for real devices, of which some get lost; a simulation loses none")
             return grid.send_and_receive(messages, timeout=timeout)
         self._num_late = grid.take_late()
-        return grid.collect(messages, timeout, self.config.clients_per_round if self.config.over_sampling else 0)
+        return grid.collect(
+            messages, timeout, self.config.cohort.clients_per_round if self.config.cohort.over_sampling else 0
+        )
 
     def restore(self, state: ServerState) -> None:
         """Go on after the round of `state`; pass its vector to `start`."""
@@ -164,17 +169,17 @@ class TieredStrategy(Strategy):
             # A memory's share counts all clients; other runs begin without devices that are down.
             is_real = isinstance(grid, DeviceGrid)
             least = self._least if is_real and not self._scheme.scheme.has_memory else None
-            self.roster.wait(grid, least, max(60.0, self.config.round_timeout) if is_real else 60.0)
+            self.roster.wait(grid, least, max(60.0, self.config.cohort.round_timeout) if is_real else 60.0)
             self._scheme.meet(self.roster.clients, lambda client: self.roster.seat(client).tier)
         self.roster.refresh(grid)
         if len(self.roster.clients) < self._least:
-            self.roster.wait(grid, self._least, self.config.round_timeout)
+            self.roster.wait(grid, self._least, self.config.cohort.round_timeout)
         self._sent = {}
         return self._messages(server_round)
 
     @property
     def _least(self) -> int:
-        return self.config.least_replies(self.config.clients_per_round)
+        return self.config.cohort.least_replies(self.config.cohort.clients_per_round)
 
     def _messages(self, server_round: int) -> Iterator[Message]:
         cohort = self._scheme.active(self._cohort(server_round))
@@ -195,7 +200,7 @@ class TieredStrategy(Strategy):
                 dst_node_id=seat.node_id,
                 message_type=MessageType.TRAIN,
                 group_id=f"{server_round}/{client}",  # comes back on error replies too
-                ttl=2 * self.config.round_timeout,  # what is late is counted, if it is not later than this
+                ttl=2 * self.config.cohort.round_timeout,  # what is late is counted, if it is not later than this
             )
 
     def _task(self, client: int, tier: Tier, server_round: int) -> TrainTask:
@@ -206,20 +211,24 @@ class TieredStrategy(Strategy):
 
     def _cohort(self, server_round: int) -> list[int]:
         clients = self.roster.clients
-        count = min(self.config.num_asked, len(clients))
-        if self.config.dp_noise:
+        count = min(self.config.cohort.num_asked, len(clients))
+        if self.config.privacy.noise:
             # From all, wherever they are: the privacy of a sample counts on its being uniform, and a secret.
-            drawn = secret_generator().choice(self.config.num_clients, self.config.clients_per_round, replace=False)
+            drawn = secret_generator().choice(
+                self.config.cohort.num_clients, self.config.cohort.clients_per_round, replace=False
+            )
             return sorted(set(drawn.tolist()).intersection(clients))
         rng = stream(self.config.seed, "cohort", server_round)
-        if self.config.least_coverage == 0:
+        if self.config.cohort.least_coverage == 0:
             return sorted(clients[index] for index in rng.choice(len(clients), count, replace=False))
         order = [clients[index] for index in rng.permutation(len(clients))]
-        return guarded_cohort(order, count, lambda client: self._plan(client, server_round), self.config.least_coverage)
+        return guarded_cohort(
+            order, count, lambda client: self._plan(client, server_round), self.config.cohort.least_coverage
+        )
 
     def _plan(self, client: int, server_round: int) -> IndexPlan:
         width = self.roster.seat(client, server_round).tier.width
-        return plan(self.model.spec, self.config.width_rule, width, server_round, client, self.config.seed)
+        return plan(self.model.spec, self.config.cohort.width_rule, width, server_round, client, self.config.seed)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -254,11 +263,11 @@ class TieredStrategy(Strategy):
                 for name, held in coverage_by_tensor(self.model.spec, result.coverage).items()
             },
         }
-        if self.config.dp_noise:
-            self._row["epsilon"] = self.config.epsilon(server_round)
+        if self.config.privacy.noise:
+            self._row["epsilon"] = self.config.privacy.epsilon(self.config.cohort, server_round)
         self._row |= self._round_row(result)
         self._warn_of_uncovered(result.coverage, server_round)
-        needed = self.config.least_replies(min(len(rows), self.config.clients_per_round))
+        needed = self.config.cohort.least_replies(min(len(rows), self.config.cohort.clients_per_round))
         if num_ok < needed:
             self._close_round(aggregating)
             reasons = sorted({row["status"] for row in rows if row["status"] != "ok"})
@@ -272,7 +281,7 @@ class TieredStrategy(Strategy):
         return to_arrays(stepped), None
 
     def _warn_of_uncovered(self, coverage: Tensor, server_round: int) -> None:
-        if not (window := self.config.coverage_warning):
+        if not (window := self.config.cohort.coverage_warning):
             return
         self._watch.add(coverage, server_round)
         if server_round % window == 0 and (stale := self._watch.uncovered(server_round, window)):
@@ -286,12 +295,12 @@ class TieredStrategy(Strategy):
 
     def _fold(self, sent: Sent, reply: Message | None) -> Row:
         """Add one reply to the means, if it keeps the rules; its row in the log."""
-        row = blank_row(sent, self.config.compressor)
+        row = blank_row(sent, self.config.compression.compressor)
         try:
             row |= sizes(reply)
-            update, payloads = read_update(reply, sent, self.config, self._scheme.scheme.num_messages)
-            labels = update.labels if self.config.average_by_label else None
-            weight = 1 if self.config.weighting == "clients" else update.num_examples
+            update, payloads = read_update(reply, sent, self.config.aggregation, self._scheme.scheme.num_messages)
+            labels = update.labels if self.config.aggregation.average_by_label else None
+            weight = 1 if self.config.aggregation.weighting == "clients" else update.num_examples
             self._scheme.add(sent.task.client, sent.plan, payloads, weight, labels)
         except ValueError as error:
             reason = printable(error)
@@ -299,7 +308,7 @@ class TieredStrategy(Strategy):
             return row | {"status": f"dropped: {reason}"}
         return row | {
             "num_examples": update.num_examples,
-            "compressor": update.compressor or self.config.compressor,
+            "compressor": update.compressor or self.config.compression.compressor,
             "level": _one_or_all(update.levels),
             "probability": _one_or_all(update.probabilities),
             "expected_bits": update.expected_bits,
@@ -329,7 +338,7 @@ class TieredStrategy(Strategy):
         if self._evaluate_model is None or server_round == 0:
             return None
         metrics: dict[str, float] = {"loss": float("nan"), "accuracy": float("nan")}
-        if server_round % self.config.evaluate_every == 0 or server_round == self.config.num_rounds:
+        if server_round % self.config.output.evaluate_every == 0 or server_round == self.config.num_rounds:
             metrics |= self._evaluate_model(from_arrays(arrays))
         self.round_log.append_round(self._row | metrics)
         return MetricRecord(dict(metrics))

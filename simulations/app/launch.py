@@ -73,10 +73,12 @@ def load_config(scenario: str | Path | None, changes: Mapping[str, Scalar | Path
     """The config of a scenario file with changes, its paths made absolute and the run given a name."""
     config = RunConfig.from_flower(_read_scenario(Path(scenario)) if scenario else {}).changed(**changes)
     stem = Path(scenario).stem if scenario else "run"
-    name = config.run_name or f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    data_dir = Path(config.data_dir).expanduser().absolute() if config.data_dir else ""
-    runs_dir = Path(config.runs_dir).expanduser().absolute()
-    return config.changed(runs_dir=runs_dir, run_name=name, data_dir=data_dir, problem=_problem_here(config.problem))
+    name = config.output.run_name or f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    data_dir = Path(config.data.data_dir).expanduser().absolute() if config.data.data_dir else ""
+    runs_dir = Path(config.output.runs_dir).expanduser().absolute()
+    return config.changed(
+        runs_dir=runs_dir, run_name=name, data_dir=data_dir, problem=_problem_here(config.training.problem)
+    )
 
 
 def load_run(directory: Path) -> RunConfig:
@@ -105,14 +107,14 @@ def execute(
     `in_flower` puts it into a ServerApp process under `flwr run`, where engine `flower` always is. `deployment` is the
     folder of a federation of devices (`fl-mlmc deploy init`) that runs it instead; `tell` hears Flower's commands.
     """
-    if deployment is not None and config.engine != "flower":
-        raise ConfigError(f"devices are engine 'flower', the run config has engine {config.engine!r}")
-    if config.engine == "ray":
+    if deployment is not None and config.engine.name != "flower":
+        raise ConfigError(f"devices are engine 'flower', the run config has engine {config.engine.name!r}")
+    if config.engine.name == "ray":
         ray_address = ray_address or os.environ.get("RAY_ADDRESS", "")
     elif ray_address:
-        raise ConfigError(f"a Ray address is for engine 'ray', the run config has engine {config.engine!r}")
-    directory = Path(config.runs_dir) / config.run_name
-    if config.resume:
+        raise ConfigError(f"a Ray address is for engine 'ray', the run config has engine {config.engine.name!r}")
+    directory = Path(config.output.runs_dir) / config.output.run_name
+    if config.output.resume:
         with writing(directory):
             if _status(directory) == "completed":
                 return RunResult.read(directory)
@@ -124,7 +126,7 @@ def execute(
     try:
         if deployment is not None:
             _run_on_devices(config, directory, on_round, deployment.absolute(), tell)
-        elif config.engine == "flower" or (config.engine == "ray" and in_flower and not ray_address):
+        elif config.engine.name == "flower" or (config.engine.name == "ray" and in_flower and not ray_address):
             _run_on_flower(config, directory, on_round)
         elif ray_address:
             _run_on_cluster(config, directory, on_round, ray_address)
@@ -169,7 +171,7 @@ def _run_here(config: RunConfig, directory: Path, on_round: OnRound | None) -> N
 
 def _run_on_flower(config: RunConfig, directory: Path, on_round: OnRound | None) -> None:
     # Beside our engine Flower's own stands idle; one node with all processors is the least of it.
-    nodes, cpus = (1, os.cpu_count()) if config.engine == "ray" else (config.num_clients, 1)
+    nodes, cpus = (1, os.cpu_count()) if config.engine.name == "ray" else (config.cohort.num_clients, 1)
     federation = f"num-supernodes={nodes} client-resources-num-cpus={cpus} init-args-num-cpus={os.cpu_count()}"
     with tempfile.TemporaryDirectory(prefix="fl-mlmc-", ignore_cleanup_errors=True) as home:
         _submit(LocalSuperLink(Path(home)), Path(home), federation, config, directory, on_round)
@@ -215,7 +217,7 @@ def _submit(
 
     if not (APP / "pyproject.toml").is_file():
         raise ConfigError(
-            f"engine {config.engine!r} runs the app's folder, and {APP} has no pyproject.toml: "
+            f"engine {config.engine.name!r} runs the app's folder, and {APP} has no pyproject.toml: "
             "install from a checkout (`pip install -e .`), or use engine = 'local'"
         )
     with link:

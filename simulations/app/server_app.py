@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from clients.client_app import app as client_app
 from clients.client_app import train_together
 from clients.data import FederatedData
-from clients.local_training import device_of
 from clients.together import check_together
 from fl_mlmc.bilevel.run import metrics, problem_of, state_model
 from fl_mlmc.models import Model, build_model
@@ -24,6 +23,7 @@ from fl_mlmc.models.norms import fill_statistics, has_static_statistics
 from fl_mlmc.run.config import RunConfig
 from fl_mlmc.run.log import RoundLog
 from fl_mlmc.run.protocol import code_stamp
+from fl_mlmc.training.local import device_named
 from strategies.bilevel import FedBilevel
 from strategies.checkpoint import CHECKPOINT, load_state
 from strategies.device_grid import DeviceGrid
@@ -60,11 +60,11 @@ def serve(
     model = _model(config, federated)
     if config.resolved_scheme(model.spec.size).moves_itself:  # refused before anything is written
         need_parameters_only(model.build(model.spec.units))
-    if config.dp_noise:
-        config.epsilon(config.num_rounds)  # likewise
+    if config.privacy.noise:
+        config.privacy.epsilon(config.cohort, config.num_rounds)  # likewise
     with writing(directory):
-        saved = load_state(directory / CHECKPOINT) if config.resume else None
-        if config.resume:
+        saved = load_state(directory / CHECKPOINT) if config.output.resume else None
+        if config.output.resume:
             round_log = RoundLog.resume(directory, saved.log_sizes if saved else {}, on_round)
         else:
             round_log = RoundLog.create(directory, _header(config, model), on_round)
@@ -77,7 +77,7 @@ def serve(
                     engine,
                     to_arrays(saved.vector if saved else model.initial(config.seed)),
                     config.num_rounds,
-                    timeout=config.round_timeout,
+                    timeout=config.cohort.round_timeout,
                     evaluate_fn=strategy.evaluate,
                 )
         except BaseException as error:
@@ -91,18 +91,18 @@ def serve(
 def _model(config: RunConfig, data: FederatedData) -> Model:
     """What the server holds: a model, or the x, y and v of a bilevel problem."""
     shape, num_classes = data.spec.input_shape, data.spec.num_classes
-    if config.task == "bilevel":
+    if config.training.task == "bilevel":
         return state_model(config, problem_of(config, shape, num_classes))
-    model = build_model(config.model, shape, num_classes)
-    check_widths(model, config.width_rule, {tier.width for tier in config.tier_list}, shape, num_classes)
-    if config.vectorize:
+    model = build_model(config.training.model, shape, num_classes)
+    check_widths(model, config.cohort.width_rule, {tier.width for tier in config.cohort.tier_list}, shape, num_classes)
+    if config.engine.vectorize:
         check_together(model, shape)
     return model
 
 
 def _strategy(config: RunConfig, model: Model, round_log: RoundLog, where: str, data: FederatedData) -> TieredStrategy:
-    meta = data.meta if config.engine == "flower" else ""  # elsewhere clients share the server's disk
-    if config.task != "bilevel":
+    meta = data.meta if config.engine.name == "flower" else ""  # elsewhere clients share the server's disk
+    if config.training.task != "bilevel":
         return TieredStrategy(config, model, round_log, where, _evaluator(config, model, data), meta)
     problem = problem_of(config, data.spec.input_shape, data.spec.num_classes)
     features, labels = (torch.from_numpy(part) for part in data.test())
@@ -116,16 +116,22 @@ def _strategy(config: RunConfig, model: Model, round_log: RoundLog, where: str, 
 @contextmanager
 def _engine(config: RunConfig, flowers: Grid | None, data: Path) -> Iterator[Grid]:
     """The Grid of the config's engine; `flowers` is Flower's own, inside Flower's process."""
-    if config.engine == "local":
-        yield LocalGrid(client_app, config.num_clients, config.to_flower())
-    elif config.engine == "ray":
+    if config.engine.name == "local":
+        yield LocalGrid(client_app, config.cohort.num_clients, config.to_flower())
+    elif config.engine.name == "ray":
         from ..engines.ray.grid import RayGrid  # Ray takes a second to import
         from ..engines.ray.session import ray_ready
 
-        run, needs, at_once = config.to_flower(), Needs.of_config(config), train_together if config.vectorize else None
+        run, needs, at_once = (
+            config.to_flower(),
+            Needs.of_config(config.engine, config.cohort.tier_list),
+            train_together if config.engine.vectorize else None,
+        )
         with (
             ray_ready(flowers),
-            RayGrid(client_app, config.num_clients, run, needs, config.client_timeout, data, at_once) as grid,
+            RayGrid(
+                client_app, config.cohort.num_clients, run, needs, config.engine.client_timeout, data, at_once
+            ) as grid,
         ):
             yield grid
     elif flowers is not None:
@@ -137,14 +143,21 @@ def _engine(config: RunConfig, flowers: Grid | None, data: Path) -> Iterator[Gri
 
 def prepare_data(config: RunConfig) -> Path:
     """Load and partition the run's data set, unless that was done before; where it lies."""
-    data_dir = Path(config.data_dir) if config.data_dir else None
-    return prepare(config.dataset, data_dir, config.partition, config.num_clients, config.seed, text=config.text)
+    data_dir = Path(config.data.data_dir) if config.data.data_dir else None
+    return prepare(
+        config.data.dataset,
+        data_dir,
+        config.data.partition,
+        config.cohort.num_clients,
+        config.seed,
+        text=config.data.text,
+    )
 
 
 def run_directory(config: RunConfig) -> Path:
     """Where the run's log goes: runs-dir/run-name, the name by default the time in UTC."""
-    name = config.run_name or datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    return Path(config.runs_dir).expanduser().absolute() / name
+    name = config.output.run_name or datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    return Path(config.output.runs_dir).expanduser().absolute() / name
 
 
 def _header(config: RunConfig, model: Model) -> Mapping[str, Any]:
@@ -157,7 +170,7 @@ def _header(config: RunConfig, model: Model) -> Mapping[str, Any]:
                 "width": tier.width,
                 "share": tier.share,
             }
-            for tier in config.tier_list
+            for tier in config.cohort.tier_list
         ],
         "num_parameters": model.spec.size,
         "code_stamp": code_stamp(),
@@ -166,7 +179,7 @@ def _header(config: RunConfig, model: Model) -> Mapping[str, Any]:
 
 
 def _evaluator(config: RunConfig, model: Model, data: FederatedData) -> Callable[[Tensor], Mapping[str, float]]:
-    device = device_of(config)
+    device = device_named(config.engine.device)
     module = model.build(model.spec.units).to(device)
     features, labels = (torch.from_numpy(part) for part in data.test())
 

@@ -24,10 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clients.data import FORMAT
+from fl_mlmc.data.partitions import By, parse_partition, partition_indices
+from fl_mlmc.data.texts import TextEncoding, parse_text_encoding
 
-from .partitions import By, parse_partition, partition_indices
 from .tables import Table, hub_table, no_column, parquet_table, write_meta, write_tables
-from .texts import TextEncoding, parse_text_encoding
 
 # flwr_datasets and scikit-learn are imported where they are used: with what they pull in they take two
 # seconds, and a run whose data is in the cache needs neither.

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
-from clients.data import FORMAT, Kind
-
-from .texts import TextEncoding
+from clients.data import FORMAT
+from fl_mlmc.data.spec import Kind
+from fl_mlmc.data.texts import TextEncoding
 
 # datasets, pyarrow, Pillow and scikit-learn are imported where they are used: a run whose data is in the
 # cache needs none of them, and they take a second.

@@ -1,12 +1,13 @@
 """What clients take of a machine: processors and GPUs, the same for all or by tier."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from flwr.app import Message
 
-from fl_mlmc.run.config import RunConfig
+from fl_mlmc.run.config.engine import EngineConfig
 from fl_mlmc.run.protocol import CONFIG
+from fl_mlmc.submodels import Tier
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,9 @@ class Needs:
             )
 
     @classmethod
-    def of_config(cls, config: RunConfig) -> "Needs":
+    def of_config(cls, engine: EngineConfig, tiers: Iterable[Tier]) -> "Needs":
         """What `client-cpus`, `client-gpus` and the tiers' options `cpus` and `gpus` say."""
-        usual = Need(config.client_cpus, config.client_gpus)
+        usual = Need(engine.client_cpus, engine.client_gpus)
         return cls(
             usual,
             {
@@ -57,7 +58,7 @@ class Needs:
                     usual.cpus if tier.cpus is None else tier.cpus,
                     usual.gpus if tier.gpus is None else tier.gpus,
                 )
-                for tier in config.tier_list
+                for tier in tiers
             },
         )
 

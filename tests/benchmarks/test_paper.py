@@ -43,7 +43,7 @@ def test_the_loop_with_clients_one_by_one_is_the_federated_run_to_the_last_bit(
 ) -> None:
     config = _config(small, paper, scenario, compressor, scheme, server)
     rounds = list(paper.models(config, one_by_one=True))
-    run = execute(load_config(None, config.model_dump()))
+    run = execute(load_config(None, config.to_flower()))
     sent = run.rounds.set_index("round").loc[1:, "cumulative_uplink_bytes"]
     assert [(number, sent) for number, _, sent in rounds] == list(sent.items())
     state = load_state(run.directory / CHECKPOINT)
@@ -66,6 +66,6 @@ def _config(small: RunConfig, paper: Any, scenario: str, compressor: str, scheme
     clients = 32 if scenario == "m32" else 4
     run = paper.Run(clients, "", "", compressor, scheme, server, rate=0.05, seed=3)
     prefix = "cnn-" if scenario.startswith("cnn") else ""
-    own = {"dataset": small.dataset, "runs_dir": small.runs_dir}
+    own = {"dataset": small.data.dataset, "runs_dir": small.output.runs_dir}
     changes = own | {"num_rounds": 6, "evaluate_every": 1, "checkpoint_every": 6, "batch_size": 16}
-    return paper.config_of(run, small.data_dir, prefix, **changes)  # type: ignore[no-any-return]
+    return paper.config_of(run, small.data.data_dir, prefix, **changes)  # type: ignore[no-any-return]

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from clients.budget import check_budget, fitting
-from clients.local_training import TrainingError
 from fl_mlmc import parse
 from fl_mlmc.run.protocol import TrainTask
+from fl_mlmc.training.local import TrainingError
 
 COMPRESSORS = [
     "TopK(fraction=0.1)",

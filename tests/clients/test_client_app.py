@@ -27,7 +27,7 @@ def ask(
     config: RunConfig, data: str, width: float = 0.5, values: torch.Tensor | None = None, meta: str = ""
 ) -> Message:
     identify_process()
-    model = build_model(config.model, (1, 8, 8), 10)
+    model = build_model(config.training.model, (1, 8, 8), 10)
     own = plan(model.spec, "nested", width)
     if values is None:
         values = own.gather(model.initial(0))
@@ -114,7 +114,7 @@ def test_a_tier_is_measured_on_the_devices_own_file(small: RunConfig, tmp_path: 
     content = RecordDict({CONFIG: ConfigRecord({"data": str(tmp_path / "on the server"), "data-meta": meta})})
     query = Message(content, dst_node_id=3, message_type="query.roster")
     reply = app(query, context(small, **{"tier": "auto", "data-path": str(own)}))
-    assert RosterEntry.from_config(reply.content.config_records[CONFIG]).tier in small.tiers
+    assert RosterEntry.from_config(reply.content.config_records[CONFIG]).tier in small.cohort.tiers
 
 
 def test_a_device_trains_on_its_own_file_or_says_what_is_wrong_with_it(small: RunConfig, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ EXACT: dict[str, Any] = {"compressor": "Identity()", "local_steps": 0, "tiers": 
 def job(config: RunConfig, **place: Any) -> Job:
     data = prepare_data(config)
     task = TrainTask(1, 2, "full", 1.0, str(data), **place)
-    vector = build_model(config.model, (1, 8, 8), 10).initial(0)
+    vector = build_model(config.training.model, (1, 8, 8), 10).initial(0)
     payload = encode_payload(Payload(vector.numel(), (DenseBlock(vector),)))
     return opened(task, {PAYLOAD: payload}, config, FederatedData.open(data))
 

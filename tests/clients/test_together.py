@@ -7,11 +7,11 @@ import torch
 
 from clients.data import FederatedData
 from clients.finder import Finder
-from clients.local_training import TrainingError
 from clients.together import check_together, find_together
 from fl_mlmc.models import build_model
 from fl_mlmc.run.config import ConfigError, RunConfig
 from fl_mlmc.run.protocol import TrainTask
+from fl_mlmc.training.local import TrainingError
 from simulations import run
 from simulations.data.datasets import prepare
 
@@ -49,7 +49,7 @@ def test_together_is_one_by_one(data: FederatedData, changes: dict) -> None:
     config = RunConfig(**{"local_steps": 4, "batch_size": 8, "tiers": "half:0.5:0.5,full:1:0.5", **changes})
     alone, together = finders(config, data), finders(config, data)
     starts = points(together)
-    find_together(together, starts, config)
+    find_together(together, starts, config.training)
     known = [finder.seconds_ahead > 0 for finder in together]
     assert sum(known) >= 2
     for one, many, start in zip(alone, together, starts, strict=True):
@@ -63,7 +63,7 @@ def test_what_is_known_is_known_of_one_point_only(data: FederatedData) -> None:
     config = RunConfig(local_steps=2, model="mlp(hidden=(24,))", tiers="half:0.5:0.5,full:1:0.5")
     known, alone = finders(config, data), finders(config, data)
     starts = points(known)
-    find_together(known, starts, config)
+    find_together(known, starts, config.training)
     elsewhere = starts[0] + 0.1
     assert torch.equal(known[0].update(elsewhere), alone[0].update(elsewhere))
 
@@ -73,7 +73,7 @@ def test_a_client_that_diverges_costs_itself_only(data: FederatedData) -> None:
     together = finders(config, data)
     starts = points(together)
     starts[2] = torch.full_like(starts[2], 1e30)
-    find_together(together, starts, config)
+    find_together(together, starts, config.training)
     with pytest.raises(TrainingError):
         together[2].update(starts[2])
     assert torch.isfinite(together[0].update(starts[0])).all()

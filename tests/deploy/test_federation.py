@@ -113,9 +113,9 @@ def without(config: RunConfig, client: int | None, tmp_path: Path) -> torch.Tens
 
     data = prepare_data(config)
     spec = FederatedData.open(data).spec
-    model = build_model(config.model, spec.input_shape, spec.num_classes)
+    model = build_model(config.training.model, spec.input_shape, spec.num_classes)
     strategy = TieredStrategy(config, model, RoundLog.create(tmp_path / "reference", {}), str(data))
-    grid = LocalGrid(app, config.num_clients, config.to_flower())
+    grid = LocalGrid(app, config.cohort.num_clients, config.to_flower())
     return from_arrays(strategy.start(grid, to_arrays(model.initial(config.seed)), config.num_rounds).arrays)
 
 

@@ -27,7 +27,7 @@ def arguments(config: RunConfig, **changes: object) -> list[str]:
 def test_a_run_ends_with_its_figures_and_a_picture(small: RunConfig) -> None:
     done = CliRunner().invoke(app, arguments(small))
     assert done.exit_code == 0, done.output
-    directory = Path(small.runs_dir) / "small"
+    directory = Path(small.output.runs_dir) / "small"
     for part in ("final accuracy", "uplink", "uncompressed, same rounds", "tier full", "least coverage"):
         assert part in done.output
     assert str(directory) in done.output
@@ -37,7 +37,7 @@ def test_a_run_ends_with_its_figures_and_a_picture(small: RunConfig) -> None:
 def test_several_runs_make_one_picture(small: RunConfig, tmp_path: Path) -> None:
     for name in ("one", "two"):
         assert CliRunner().invoke(app, arguments(small, **{"run-name": name})).exit_code == 0
-    runs = [str(Path(small.runs_dir) / name) for name in ("one", "two")]
+    runs = [str(Path(small.output.runs_dir) / name) for name in ("one", "two")]
     done = CliRunner().invoke(app, ["report", *runs, "--out", str(tmp_path / "both.png")])
     assert done.exit_code == 0, done.output
     assert (tmp_path / "both.png").stat().st_size > 10_000
@@ -58,7 +58,7 @@ def test_bad_input_ends_with_one_line_and_code_2(small: RunConfig, change: dict[
     assert done.exit_code == 2
     assert message in " ".join(done.output.split())
     assert "Traceback" not in done.output
-    assert not (Path(small.runs_dir) / "small").exists()
+    assert not (Path(small.output.runs_dir) / "small").exists()
 
 
 def test_a_report_of_nothing_is_refused(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_a_run_that_fails_on_flower_exits_with_1(small: RunConfig) -> None:
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 1, output
     assert "round 1 has 0 good replies of 4" in " ".join(output.split())
-    directory = Path(small.runs_dir) / "small"
+    directory = Path(small.output.runs_dir) / "small"
     assert len((directory / "clients.jsonl").read_text().splitlines()) == 4
 
 
@@ -115,7 +115,7 @@ def test_a_run_that_failed_with_a_checkpoint_says_how_to_go_on(
 
 
 def test_ctrl_c_stops_the_run_and_all_that_it_started(small: RunConfig) -> None:
-    directory = Path(small.runs_dir) / "small"
+    directory = Path(small.output.runs_dir) / "small"
     process = command(small, engine="flower", **{"num-rounds": 10_000})
     rounds = directory / "rounds.jsonl"
     deadline = time.monotonic() + 90

@@ -81,7 +81,7 @@ def test_a_run_is_the_simulation_with_messages(bilevel: RunConfig, changes: dict
     own = []
     for client in range(3):
         features, labels = map(torch.from_numpy, data.client(client))
-        own.append(data_of(problem, Shard(client, features, labels, config.seed, config.outer_share, 16)))
+        own.append(data_of(problem, Shard(client, features, labels, config.seed, config.training.outer_share, 16)))
     helds = [problem if problem.of_client is None else problem.of_client(each) for each in own]
     widths = read_clients(directory).drop_duplicates("client").set_index("client")["width"]
     with threads():  # sums come out as on the clients
@@ -91,7 +91,7 @@ def test_a_run_is_the_simulation_with_messages(bilevel: RunConfig, changes: dict
             method_of(config, own[0].num_examples),
             3,
             lambda number, client: Held.of(
-                helds[client], config.width_rule, widths[client], number, client, config.seed
+                helds[client], config.cohort.width_rule, widths[client], number, client, config.seed
             ),
             dtype=torch.float32,
             seed=config.seed,
@@ -157,9 +157,9 @@ def test_outer_coordinates_that_nobody_held_are_reported(
     with caplog.at_level(logging.WARNING, "flwr"):
         serve(bilevel.changed(tiers="small:0.5:1.0", num_rounds=1, coverage_warning=0))
     assert "no client held in the whole run, in 1.weight, 1.bias\n" in caplog.text
-    assert read_rounds(Path(bilevel.runs_dir) / bilevel.run_name)["outer_never_held"].tolist() == [8 * 65]
+    assert read_rounds(Path(bilevel.output.runs_dir) / bilevel.output.run_name)["outer_never_held"].tolist() == [8 * 65]
     summary = Console(record=True, width=200)
-    summary.print(summarise(Path(bilevel.runs_dir) / bilevel.run_name))
+    summary.print(summarise(Path(bilevel.output.runs_dir) / bilevel.output.run_name))
     assert re.search(r"outer coordinates that no client ever held\W+520", summary.export_text())
 
 
@@ -188,7 +188,7 @@ def test_coverage_of_x_and_of_y_are_told_apart(
 def test_a_run_that_was_cut_off_ends_in_the_same_bytes(bilevel: RunConfig, changes: dict[str, Any]) -> None:
     """Model, log and every client's own part, wherever the run stopped."""
     config = bilevel.changed(**changes, num_rounds=5, clients_per_round=2)
-    whole = execute(load_config(None, {**config.model_dump(), "run_name": "whole"})).directory
+    whole = execute(load_config(None, {**config.to_flower(), "run_name": "whole"})).directory
     for stop_at in (1, 4):
         name = f"cut-{stop_at}"
 
@@ -197,7 +197,7 @@ def test_a_run_that_was_cut_off_ends_in_the_same_bytes(bilevel: RunConfig, chang
                 raise KeyboardInterrupt  # logged, and not yet in the checkpoint
 
         with pytest.raises(KeyboardInterrupt):
-            execute(load_config(None, {**config.model_dump(), "run_name": name}), stop)
+            execute(load_config(None, {**config.to_flower(), "run_name": name}), stop)
         resumed = execute(load_run(whole.with_name(name))).directory
         assert contents(resumed) == contents(whole)
 
@@ -214,7 +214,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 def test_a_client_without_its_own_part_is_missed_by_name(bilevel: RunConfig) -> None:
     config = bilevel.changed(problem="hyper_representation(lower='personal')", quorum=2)
-    directory = Path(config.runs_dir) / config.run_name
+    directory = Path(config.output.runs_dir) / config.output.run_name
 
     def lose(row: Mapping[str, Any]) -> None:
         (directory / MEMORIES / PERSONAL / "1" / f"{row['round']}.npz").unlink(missing_ok=True)
@@ -240,7 +240,10 @@ def test_clients_of_unequal_steps_pull_equally(bilevel: RunConfig) -> None:
     replies, weights = [], []
     for client in range(3):
         features, labels = map(torch.from_numpy, data.client(client))
-        own = data_of(problem, Shard(client, features, labels, config.seed, config.outer_share, config.batch_size))
+        own = data_of(
+            problem,
+            Shard(client, features, labels, config.seed, config.training.outer_share, config.training.batch_size),
+        )
         method = method_of(config, len(labels))
         replies.append(method.client(held, point, own, stream(config.seed, "batches", 1, client)))
         weights.append(len(labels) / 1437)
@@ -280,13 +283,15 @@ def test_uploads_that_compare_two_points_find_anew_at_both(bilevel: RunConfig) -
     assert points[0] is not None
     before, after = held.pack(first), points[0].vector
     features, labels = map(torch.from_numpy, data.client(0))
-    own = data_of(problem, Shard(0, features, labels, config.seed, config.outer_share, config.batch_size))
+    own = data_of(
+        problem, Shard(0, features, labels, config.seed, config.training.outer_share, config.training.batch_size)
+    )
 
     def found(vector: torch.Tensor, number: int) -> torch.Tensor:
         rng = stream(config.seed, "batches", number, 0)
         return held.pack(method_of(config).client(held, held.unpack(vector, first), own, rng).update)
 
-    old = np.load(Path(config.runs_dir) / "one" / MEMORIES / "0" / "1.npz")["gradient"]
+    old = np.load(Path(config.output.runs_dir) / "one" / MEMORIES / "0" / "1.npz")["gradient"]
     expected = found(after, 2) + 0.5 * (torch.from_numpy(old) - found(before, 2))
     kept = np.load(directory / MEMORIES / "0" / "2.npz")["gradient"]
     np.testing.assert_allclose(kept, expected, rtol=1e-3, atol=1e-5)
@@ -353,7 +358,7 @@ def test_steps_that_diverge_on_the_clients_end_in_a_named_error(
 def test_what_was_held_before_a_resume_counts(bilevel: RunConfig) -> None:
     """The one wide client has been there, the run stops in a later round without it, and goes on."""
     config = bilevel.changed(num_rounds=20, clients_per_round=1, quorum=1, tiers="small:0.5:0.67,full:1.0:0.33")
-    config = load_config(None, {**config.model_dump(), "run_name": "cut"})
+    config = load_config(None, {**config.to_flower(), "run_name": "cut"})
 
     def stop(row: Mapping[str, Any]) -> None:
         if row["outer_never_held"] == 0 and row["coverage_outer_min"] == 0:
@@ -361,7 +366,7 @@ def test_what_was_held_before_a_resume_counts(bilevel: RunConfig) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         execute(config, stop)
-    missed = execute(load_run(Path(config.runs_dir) / "cut")).rounds["outer_never_held"].tolist()
+    missed = execute(load_run(Path(config.output.runs_dir) / "cut")).rounds["outer_never_held"].tolist()
     assert len(missed) == 20
     assert set(missed[missed.index(0) :]) == {0}
 
@@ -435,7 +440,7 @@ def test_a_users_own_file_is_found_from_the_folder_it_lies_in(
     config = bilevel.changed(problem="own_problem:problem", tiers="full:1:1", learning_rate=0.1, engine=engine)
     with monkeypatch.context() as here:
         here.chdir(tmp_path)
-        config = load_config(None, config.model_dump())
+        config = load_config(None, config.to_flower())
     found = execute(config).rounds["mean_penalty"]
     assert found.nunique() == 3
     assert found.iloc[-1] == pytest.approx(1.0, abs=0.5)
@@ -470,7 +475,7 @@ def test_a_users_own_problem_that_is_not_convex_ends_in_a_named_error(
     config = bilevel.changed(problem="concave_problem:problem", learning_rate=0.05, num_rounds=20)
     with pytest.raises(NotStronglyConvexError, match="Try strong_convexity = "):
         serve(config)
-    header = json.loads((Path(config.runs_dir) / config.run_name / "run.json").read_text())
+    header = json.loads((Path(config.output.runs_dir) / config.output.run_name / "run.json").read_text())
     assert header["status"].startswith("failed: NotStronglyConvexError: the inner loss is not strongly convex")
     (tmp_path / "ridged_problem.py").write_text(CONCAVE.format(ridge=4.5, lower="global"))
     assert serve(config.changed(problem="ridged_problem:problem", run_name="ridged", num_rounds=2)).is_dir()
@@ -502,7 +507,7 @@ def test_configs_that_do_not_go_together_are_refused(
 def test_fednest_with_a_personal_part_is_refused(bilevel: RunConfig) -> None:
     with pytest.raises(ValueError, match="fednest takes turns on a shared x and y"):
         serve(bilevel.changed(problem="hyper_representation(lower='personal')", scheme="fednest"))
-    assert not Path(bilevel.runs_dir).exists()
+    assert not Path(bilevel.output.runs_dir).exists()
 
 
 @pytest.mark.parametrize(
@@ -513,13 +518,13 @@ def test_fednest_with_a_personal_part_is_refused(bilevel: RunConfig) -> None:
         ("hyper_cleaning(wrong_share=1.5)", "wrong_share lies in"),
         ("hyper_representation(cut='x')", "cut is 'both', 'outer' or 'inner'"),
         ("log_ridge(width=3)", "its options: strong_convexity, start"),
-        ("fl_mlmc.bilevel.run:PROBLEMS", "expected a BilevelProblem"),
+        ("fl_mlmc.bilevel.problems:PROBLEMS", "expected a BilevelProblem"),
     ],
 )
 def test_problems_that_a_run_cannot_have_are_refused(bilevel: RunConfig, problem: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         serve(bilevel.changed(problem=problem))
-    assert not Path(bilevel.runs_dir).exists()
+    assert not Path(bilevel.output.runs_dir).exists()
 
 
 def test_a_devices_uplink_budget_holds_for_bilevel_updates_too(

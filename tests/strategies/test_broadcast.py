@@ -21,7 +21,11 @@ from strategies.broadcast import Broadcast
 
 
 def run(config: RunConfig) -> RunResult:
-    return execute(load_config(None, config.model_dump()))
+    return execute(load_config(None, config.to_flower()))
+
+
+def broadcast_of(config: RunConfig) -> Broadcast:
+    return Broadcast(config.compression, config.seed)
 
 
 def vector_of(result: RunResult) -> torch.Tensor:
@@ -32,9 +36,9 @@ def vector_of(result: RunResult) -> torch.Tensor:
     "compressor", ["Natural()", "QSGD(levels=127)", "MLMC(FixedPoint(), 'fixed')", "RandK(fraction=0.5)"]
 )
 def test_an_unbiased_broadcast_is_the_model_in_the_mean_and_smaller(small: RunConfig, compressor: str) -> None:
-    model = build_model(small.model, (1, 8, 8), 10)
+    model = build_model(small.training.model, (1, 8, 8), 10)
     vector, own = model.initial(0), plan(model.spec, "nested", 0.5)
-    broadcast = Broadcast(small.changed(downlink_compressor=compressor))
+    broadcast = broadcast_of(small.changed(downlink_compressor=compressor))
     total = torch.zeros(own.size, dtype=torch.float64)
     for number in range(1, 401):
         broadcast.start(number, [vector])
@@ -42,7 +46,7 @@ def test_an_unbiased_broadcast_is_the_model_in_the_mean_and_smaller(small: RunCo
         assert len(payload) < 0.7 * 4 * own.size
         total += decode(payload, own.size)
     error = float((total / 400 - own.gather(vector)).square().sum() / own.gather(vector).square().sum())
-    once = small.changed(downlink_compressor=compressor).downlink.omega(own.gather(vector))
+    once = small.changed(downlink_compressor=compressor).compression.downlink.omega(own.gather(vector))
     assert once is not None
     assert error < 1.3 * once / 400
 
@@ -84,7 +88,7 @@ def test_a_scheme_runs_over_an_unbiased_broadcast_and_over_docofl(small: RunConf
     received = {}
     for name, changes in settings.items():
         result = run(config.changed(run_name=name, **changes))
-        rows = read_clients(Path(config.runs_dir) / name)
+        rows = read_clients(Path(config.output.runs_dir) / name)
         assert set(rows["status"]) == {"ok"}
         assert len(rows) == 18
         assert bool(vector_of(result).isfinite().all())
@@ -123,10 +127,10 @@ def test_clients_have_the_anchor_that_was_newest_when_they_heard() -> None:
 
 
 def test_anchor_and_correction_make_the_model(small: RunConfig) -> None:
-    model = build_model(small.model, (1, 8, 8), 10)
+    model = build_model(small.training.model, (1, 8, 8), 10)
     own = plan(model.spec, "nested", 0.5)
-    exact = Broadcast(small.changed(downlink_scheme="docofl(ECUQ(bits=2), every=2, lead=1)"))
-    rough = Broadcast(
+    exact = broadcast_of(small.changed(downlink_scheme="docofl(ECUQ(bits=2), every=2, lead=1)"))
+    rough = broadcast_of(
         small.changed(downlink_scheme="docofl(ECUQ(bits=4), every=2, lead=1)", downlink_compressor="ECUQ(bits=2)")
     )
     start, drift = model.initial(0), model.initial(1)
@@ -141,9 +145,9 @@ def test_anchor_and_correction_make_the_model(small: RunConfig) -> None:
 
 
 def test_every_anchor_is_kept_while_clients_have_it_and_drawn_on_its_own(small: RunConfig) -> None:
-    model = build_model(small.model, (1, 8, 8), 10)
+    model = build_model(small.training.model, (1, 8, 8), 10)
     own = plan(model.spec, "nested", 1.0)
-    broadcast = Broadcast(small.changed(downlink_scheme="docofl(QSGD(levels=4), every=2, lead=3)"))
+    broadcast = broadcast_of(small.changed(downlink_scheme="docofl(QSGD(levels=4), every=2, lead=3)"))
     docofl = DoCoFL(every=2, lead=3)
     start, sent = model.initial(0), {}
     for number in range(1, 10):
@@ -158,9 +162,9 @@ def test_every_anchor_is_kept_while_clients_have_it_and_drawn_on_its_own(small: 
 
 
 def test_points_of_one_round_are_rounded_independently(small: RunConfig) -> None:
-    model = build_model(small.model, (1, 8, 8), 10)
+    model = build_model(small.training.model, (1, 8, 8), 10)
     own, vector = plan(model.spec, "nested", 1.0), model.initial(0)
-    broadcast = Broadcast(small.changed(downlink_compressor="QSGD(levels=4)"))
+    broadcast = broadcast_of(small.changed(downlink_compressor="QSGD(levels=4)"))
     broadcast.start(1, [vector, vector])
     first, second = broadcast.arrays(own).values()
     assert first != second
@@ -184,6 +188,6 @@ def test_docofl_trains_with_few_bytes_on_the_critical_path_and_resumes(small: Ru
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        execute(load_config(None, docofl.changed(run_name="cut").model_dump()), cut)
-    resumed = execute(load_run(Path(docofl.runs_dir) / "cut"))
+        execute(load_config(None, docofl.changed(run_name="cut").to_flower()), cut)
+    resumed = execute(load_run(Path(docofl.output.runs_dir) / "cut"))
     assert torch.equal(vector_of(resumed), vector_of(ours))

@@ -30,9 +30,9 @@ class Link(LocalGrid):
     """A SuperLink that has every reply when it is asked for, if not `held`; tasks end with their time to live."""
 
     def __init__(self, config: RunConfig, held: Held, given: set[tuple[int, int]]) -> None:
-        super().__init__(app, config.num_clients, config.to_flower())
+        super().__init__(app, config.cohort.num_clients, config.to_flower())
         self._held, self._given, self._tasks, self._one = held, given, dict[str, Message](), threading.Lock()
-        self._ttl = 2 * config.round_timeout
+        self._ttl = 2 * config.cohort.round_timeout
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         tasks = {message.metadata.message_id: message for message in map(self.number, messages)}
@@ -72,13 +72,13 @@ def run(config: RunConfig, held: Held, given: set[tuple[int, int]] | None = None
     """The final model; `given` gets the (client, round) of every reply that was fetched."""
     data = prepare_data(config)
     spec = FederatedData.open(data).spec
-    model = build_model(config.model, spec.input_shape, spec.num_classes)
+    model = build_model(config.training.model, spec.input_shape, spec.num_classes)
     strategy = TieredStrategy(config, model, RoundLog.create(run_directory(config), {}), str(data))
     start, grid = (
         to_arrays(model.initial(config.seed)),
         DeviceGrid(Link(config, held, set() if given is None else given)),
     )
-    return from_arrays(strategy.start(grid, start, config.num_rounds, timeout=config.round_timeout).arrays)
+    return from_arrays(strategy.start(grid, start, config.num_rounds, timeout=config.cohort.round_timeout).arrays)
 
 
 def num_rounds_done(config: RunConfig) -> int:

@@ -9,11 +9,11 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 
 from clients.data import FederatedData
-from clients.local_training import train
 from fl_mlmc.models import build_model
 from fl_mlmc.models.base import load_vector, to_vector
 from fl_mlmc.run.config import RunConfig
 from fl_mlmc.run.rng import stream
+from fl_mlmc.training.local import train
 from fl_mlmc.training.threads import threads
 from simulations import run
 from simulations.app.server_app import prepare_data
@@ -23,7 +23,7 @@ from simulations.engines.local import LocalGrid
 def fed_avg(config: RunConfig) -> torch.Tensor:
     """The final model of Flower's own strategy over whole models, trained from the same batches."""
     data = FederatedData.open(prepare_data(config))
-    model = build_model(config.model, data.spec.input_shape, data.spec.num_classes)
+    model = build_model(config.training.model, data.spec.input_shape, data.spec.num_classes)
     app = ClientApp()
 
     @app.train()
@@ -34,13 +34,13 @@ def fed_avg(config: RunConfig) -> torch.Tensor:
         features, labels = map(torch.from_numpy, data.client(client))
         server_round = message.content["config"]["server-round"]
         with threads():
-            train(module, features, labels, config, stream(config.seed, "batches", server_round, client))
+            train(module, features, labels, config.training, stream(config.seed, "batches", server_round, client))
         metrics = MetricRecord({"num-examples": len(labels)})
         return Message(RecordDict({"arrays": ArrayRecord(module.state_dict()), "metrics": metrics}), reply_to=message)
 
     module = model.build(model.spec.units)
     load_vector(module, model.initial(config.seed))
-    grid = LocalGrid(app, config.num_clients, {})
+    grid = LocalGrid(app, config.cohort.num_clients, {})
     strategy = FedAvg(fraction_train=1.0, fraction_evaluate=0.0)
     result = strategy.start(grid, ArrayRecord(module.state_dict()), config.num_rounds)
     module.load_state_dict(result.arrays.to_torch_state_dict())
@@ -52,6 +52,6 @@ def test_identity_and_one_tier_is_fed_avg(tmp_path: Path) -> None:
         num_rounds=3, num_clients=5, clients_per_round=5, engine="local", partition="dirichlet:0.5", device="cpu",
         model="cnn(conv=(4, 8), dense=16)", local_epochs=2, learning_rate=0.1, runs_dir=str(tmp_path), run_name="ours",
     )  # fmt: skip
-    result = run(None, **config.model_dump())
+    result = run(None, **config.to_flower())
     ours = np.concatenate([result.arrays[name].ravel() for name in result.arrays])
     np.testing.assert_allclose(ours, fed_avg(config).numpy(), rtol=2e-5, atol=2e-6)

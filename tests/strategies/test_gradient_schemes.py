@@ -23,7 +23,7 @@ from simulations.app.server_app import prepare_data
 
 
 def run(config: RunConfig) -> RunResult:
-    return execute(load_config(None, config.model_dump()))
+    return execute(load_config(None, config.to_flower()))
 
 
 def vector_of(result: RunResult) -> torch.Tensor:
@@ -31,34 +31,36 @@ def vector_of(result: RunResult) -> torch.Tensor:
 
 
 def directory(config: RunConfig) -> Path:
-    return Path(config.runs_dir) / config.run_name
+    return Path(config.output.runs_dir) / config.output.run_name
 
 
 def plain_loop(config: RunConfig, cohorts: list[list[int]], budgets: Mapping[int, Budget]) -> torch.Tensor:
     """The scheme as it is written, with every client in this process and its gradient over all of its examples."""
     data = FederatedData.open(prepare_data(config))
-    model = build_model(config.model, data.spec.input_shape, data.spec.num_classes)
+    model = build_model(config.training.model, data.spec.input_shape, data.spec.num_classes)
     scheme, size = config.resolved_scheme(model.spec.size), model.spec.size
     module = model.build(model.spec.units)
-    examples = [tuple(map(torch.from_numpy, data.client(client))) for client in range(config.num_clients)]
+    examples = [tuple(map(torch.from_numpy, data.client(client))) for client in range(config.cohort.num_clients)]
 
     def gradient(client: int, point: torch.Tensor) -> torch.Tensor:
         load_vector(module, point)
         module.zero_grad()
         torch.nn.functional.cross_entropy(module(examples[client][0]), examples[client][1]).backward()
         found = gradient_vector(module)
-        return found if scheme.moves_itself else -config.learning_rate * found
+        return found if scheme.moves_itself else -config.training.learning_rate * found
 
     vector = model.initial(config.seed)
     server = scheme.init_server(vector.double())
     memories: dict[int, State] = {}
     for number, cohort in enumerate(cohorts, start=1):
-        round = Round(config.seed, number, config.num_clients, len(cohort))
+        round = Round(config.seed, number, config.cohort.num_clients, len(cohort))
         points = [point.float() for point in scheme.points(vector.double(), server)]
         gathered = Gathered(size, scheme.num_messages)
         for rank, client in enumerate(cohort):
             budget = budgets.get(client, Budget())
-            turn = Turn(round, rank, config.uplink, stream(config.seed, "level", number, client), budget=budget)
+            turn = Turn(
+                round, rank, config.compression.uplink, stream(config.seed, "level", number, client), budget=budget
+            )
             memory = memories.get(client) or scheme.init_client(points[0])
             messages, memories[client] = scheme.encode(
                 lambda point, sample=0, client=client: gradient(client, point), points, memory, turn
@@ -92,7 +94,7 @@ def test_a_run_is_the_plain_loop(small: RunConfig, scheme: str, compressor: str,
     sampled = read_clients(directory(config)).groupby("round")["client"].apply(list)
     with threads():
         expected = plain_loop(config, list(sampled), {})
-    start = build_model(config.model, (1, 8, 8), 10).initial(config.seed)
+    start = build_model(config.training.model, (1, 8, 8), 10).initial(config.seed)
     assert float((expected - start).norm()) > 0.05
     torch.testing.assert_close(vector_of(result), expected, rtol=1e-4, atol=1e-5)
 
@@ -108,7 +110,7 @@ def test_shadowheart_weighs_clients_by_what_they_had_time_for(small: RunConfig) 
     each = [named[name] for name in rows[rows["round"] == 1].sort_values("client")["tier"]]
     scheme = config.resolved_scheme(1210)
     assert isinstance(scheme, Shadowheart)
-    bits = config.uplink.compress(torch.ones(1210), np.random.default_rng(0)).expected_bits
+    bits = config.compression.uplink.compress(torch.ones(1210), np.random.default_rng(0)).expected_bits
     compute = [simulated_seconds(tier, 1210, 1, 0, 0) for tier in each]
     _, budgets = scheme.budgets(compute, [bits / 8 / tier.up for tier in each])
     assert len({budget.weight for budget in budgets}) == 2

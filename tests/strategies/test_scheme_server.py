@@ -55,27 +55,27 @@ def run(config: RunConfig, losing: tuple[tuple[int, int], ...] = ()) -> tuple[to
 
     data = prepare_data(config)
     spec = FederatedData.open(data).spec
-    model = build_model(config.model, spec.input_shape, spec.num_classes)
+    model = build_model(config.training.model, spec.input_shape, spec.num_classes)
     log = RoundLog.create(directory(config), {})
     strategy = TieredStrategy(config, model, log, str(data))
-    grid = LocalGrid(app, config.num_clients, config.to_flower())
+    grid = LocalGrid(app, config.cohort.num_clients, config.to_flower())
     result = strategy.start(grid, to_arrays(model.initial(config.seed)), config.num_rounds)
     return from_arrays(result.arrays), strategy
 
 
 def directory(config: RunConfig) -> Path:
-    return Path(config.runs_dir) / config.run_name
+    return Path(config.output.runs_dir) / config.output.run_name
 
 
 def everyone(small: RunConfig, **changes: Any) -> RunConfig:
-    return small.changed(clients_per_round=small.num_clients, **changes)
+    return small.changed(clients_per_round=small.cohort.num_clients, **changes)
 
 
 def remembered(config: RunConfig, strategy: TieredStrategy, name: str) -> torch.Tensor:
     """The mean of the clients' memories over the holders of each coordinate, by its plain definition."""
     size = strategy.model.spec.size
     total, holders = torch.zeros(size, dtype=torch.float64), torch.zeros(size, dtype=torch.float64)
-    for client in range(config.num_clients):
+    for client in range(config.cohort.num_clients):
         own = strategy._plan(client, 1)
         holders[own.indices] += 1
         if server_round := strategy._scheme.turn_of(client)[0]:
@@ -123,7 +123,7 @@ def test_control_variates_sum_to_zero_on_every_coordinate_of_tiers_and_with_lost
     config = config.changed(scheme=scheme)
     _, strategy = run(config, losing=((1, 1), (3, 0), (3, 2), (6, 4)))
     total, largest = torch.zeros(strategy.model.spec.size), 0.0
-    for client in range(config.num_clients):
+    for client in range(config.cohort.num_clients):
         own, server_round = strategy._plan(client, 1), strategy._scheme.turn_of(client)[0]
         moved = strategy._scheme.movement(client)
         assert moved
@@ -133,9 +133,9 @@ def test_control_variates_sum_to_zero_on_every_coordinate_of_tiers_and_with_lost
         own.scatter_add(total, control)
     assert largest > 0.01
     assert float(total.abs().max()) < 1e-5 * largest
-    before = [strategy._scheme.movement(client) for client in range(config.num_clients)]
+    before = [strategy._scheme.movement(client) for client in range(config.cohort.num_clients)]
     strategy._scheme.start(7, [0, 1], torch.zeros(strategy.model.spec.size))  # what was sent stays what it was
-    assert [strategy._scheme.movement(client) for client in range(config.num_clients)] == before
+    assert [strategy._scheme.movement(client) for client in range(config.cohort.num_clients)] == before
 
 
 def test_coordinates_that_no_client_holds_stay_as_they_were(small: RunConfig) -> None:
@@ -212,15 +212,15 @@ def test_a_run_with_memory_goes_on_as_if_it_had_not_been_cut_off(
         **{"scheme": "direct", "compressor": "TopK(fraction=0.1)", "num_rounds": 6, **changes},
         checkpoint_every=checkpoint_every,
     ).changed(scheme=scheme)
-    whole = execute(load_config(None, config.changed(run_name="whole").model_dump()))
+    whole = execute(load_config(None, config.changed(run_name="whole").to_flower()))
 
     def cut(row: Mapping[str, Any]) -> None:
         if row["round"] == 5:  # after the clients remembered the round, before its checkpoint
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        execute(load_config(None, config.changed(run_name="cut").model_dump()), cut)
-    resumed = execute(load_run(Path(config.runs_dir) / "cut"))
+        execute(load_config(None, config.changed(run_name="cut").to_flower()), cut)
+    resumed = execute(load_run(Path(config.output.runs_dir) / "cut"))
     assert all(np.array_equal(whole.arrays[name], resumed.arrays[name]) for name in whole.arrays)
     assert whole.clients["payload_bytes"].tolist() == resumed.clients["payload_bytes"].tolist()
 
@@ -249,7 +249,7 @@ def test_a_run_that_the_scheme_does_not_allow_is_refused(
 
 
 def test_a_compressor_that_the_scheme_does_not_admit_is_refused_before_anything_is_written(small: RunConfig) -> None:
-    config = load_config(None, small.changed(scheme="diana", compressor="TopK(fraction=0.1)").model_dump())
+    config = load_config(None, small.changed(scheme="diana", compressor="TopK(fraction=0.1)").to_flower())
     with pytest.raises(ValueError, match="scheme diana needs an unbiased compressor"):
         execute(config)
     assert not (directory(config) / "run.json").exists()
@@ -267,7 +267,7 @@ def test_a_task_says_how_many_are_in_its_round_and_what_the_client_has_time_for(
         clients_per_round=6, compressor="RandK(fraction=0.5)", local_steps=0, tiers=tiers
     ).changed(scheme="shadowheart(noise=20.0)")  # fmt: skip
     server, _ = alone(config, size=1210)
-    fast, slow, never = config.tier_list
+    fast, slow, never = config.cohort.tier_list
     tier_of = [fast, slow, never, fast, slow, fast]
     server.meet(range(6), tier_of.__getitem__)
     assert server.active(range(6)) == [0, 1, 3, 4, 5]
@@ -278,7 +278,7 @@ def test_a_task_says_how_many_are_in_its_round_and_what_the_client_has_time_for(
     scheme = server.scheme
     assert isinstance(scheme, Shadowheart)
     compute = [simulated_seconds(tier, 1210, 1, 0, 0) for tier in tier_of]
-    bits = config.uplink.compress(torch.ones(1210), np.random.default_rng(0)).expected_bits
+    bits = config.compression.uplink.compress(torch.ones(1210), np.random.default_rng(0)).expected_bits
     lasting, budgets = scheme.budgets(compute, [bits / 8 / tier.up for tier in tier_of])
     assert server.lasting == lasting
     assert [(task["gradients"], task["messages"]) for task in told] == [
@@ -375,7 +375,9 @@ def test_the_log_counts_the_bits_of_every_message(small: RunConfig) -> None:
     config = everyone(small, compressor="RandK(fraction=0.5)", local_steps=0, tiers="full:1:1", num_rounds=1)
     config = config.changed(scheme="adiana(5.0, 0.1)")
     _, strategy = run(config)
-    once = config.uplink.compress(torch.ones(strategy.model.spec.size), np.random.default_rng(0)).expected_bits
+    once = config.compression.uplink.compress(
+        torch.ones(strategy.model.spec.size), np.random.default_rng(0)
+    ).expected_bits
     rows = read_clients(directory(config))
     assert (rows["expected_bits"] == 2 * once).all()
     assert (rows["payload_bytes"] > once / 8).all()

@@ -47,20 +47,20 @@ def run(config: RunConfig, tamper: Reply | None = None, victims: tuple[int, ...]
 
     data = prepare_data(config)
     spec = FederatedData.open(data).spec
-    model = build_model(config.model, spec.input_shape, spec.num_classes)
-    log = RoundLog.create(Path(config.runs_dir) / config.run_name, {})
+    model = build_model(config.training.model, spec.input_shape, spec.num_classes)
+    log = RoundLog.create(Path(config.output.runs_dir) / config.output.run_name, {})
     strategy = TieredStrategy(config, model, log, str(data))
-    grid = LocalGrid(app, config.num_clients, config.to_flower())
+    grid = LocalGrid(app, config.cohort.num_clients, config.to_flower())
     result = strategy.start(grid, to_arrays(model.initial(config.seed)), config.num_rounds)
     return from_arrays(result.arrays)
 
 
 def directory(config: RunConfig) -> Path:
-    return Path(config.runs_dir) / config.run_name
+    return Path(config.output.runs_dir) / config.output.run_name
 
 
 def everyone(config: RunConfig, **changes: Any) -> RunConfig:
-    return config.changed(clients_per_round=config.num_clients, **changes)
+    return config.changed(clients_per_round=config.cohort.num_clients, **changes)
 
 
 def test_the_log_tells_of_every_sampled_client(small: RunConfig) -> None:
@@ -80,7 +80,7 @@ def test_the_log_tells_of_every_sampled_client(small: RunConfig) -> None:
 def test_the_log_tells_how_far_the_model_moved_and_how_many_held_a_coordinate(small: RunConfig) -> None:
     after = run(config := small.changed(num_rounds=1))
     spec = FederatedData.open(prepare_data(config)).spec
-    before = build_model(config.model, spec.input_shape, spec.num_classes).initial(config.seed)
+    before = build_model(config.training.model, spec.input_shape, spec.num_classes).initial(config.seed)
     clients, [row] = read_clients(directory(config)), read_rounds(directory(config)).to_dict("records")
     assert row["update_norm"] == pytest.approx(float((after - before).double().norm()), rel=1e-4)
     assert row["coverage_mean"] == clients["num_parameters"].sum() / len(before)
@@ -107,7 +107,11 @@ def test_logged_bytes_are_those_of_the_payloads_that_travelled(small: RunConfig,
         assert encode_payload(payload) == data
         return reply
 
-    run(config := small.changed(compressor=compressor, num_rounds=1), weigh, victims=tuple(range(small.num_clients)))
+    run(
+        config := small.changed(compressor=compressor, num_rounds=1),
+        weigh,
+        victims=tuple(range(small.cohort.num_clients)),
+    )
     clients = read_clients(directory(config))
     assert sorted(sent) == sorted(zip(clients["client"].tolist(), clients["payload_bytes"].tolist(), strict=True))
 
@@ -265,7 +269,7 @@ def test_coordinates_that_nobody_held_keep_their_values(small: RunConfig) -> Non
     config = small.changed(tiers="small:0.5:1.0", server_optimizer="sgd(momentum=0.9)")
     got = run(config)
     data = FederatedData.open(prepare_data(config))
-    model = build_model(config.model, data.spec.input_shape, data.spec.num_classes)
+    model = build_model(config.training.model, data.spec.input_shape, data.spec.num_classes)
     before = model.initial(config.seed)
     held = torch.zeros_like(before)
     own = plan(model.spec, "nested", 0.5)
@@ -315,7 +319,11 @@ def test_private_runs_draw_from_all_clients_never_repeat_and_tell_their_epsilon(
     assert not torch.equal(first, second)
     spent = read_rounds(directory(config))["epsilon"].tolist()
     assert 0 < spent[0] < spent[1]
-    assert spent == read_rounds(directory(again))["epsilon"].tolist() == [config.epsilon(1), config.epsilon(2)]
+    assert (
+        spent
+        == read_rounds(directory(again))["epsilon"].tolist()
+        == [config.privacy.epsilon(config.cohort, n) for n in (1, 2)]
+    )
 
 
 def test_a_private_mean_is_the_clipped_one_when_there_is_no_noise(
@@ -323,6 +331,6 @@ def test_a_private_mean_is_the_clipped_one_when_there_is_no_noise(
 ) -> None:
     monkeypatch.setattr(RunConfig, "epsilon", lambda *_: 1.0)
     config = everyone(small, num_rounds=1, compressor="Identity()", tiers="full:1.0:1.0", dp_clip=1e-3, dp_noise=1e-9)
-    before = build_model(config.model, (1, 8, 8), 10).initial(config.seed)
+    before = build_model(config.training.model, (1, 8, 8), 10).initial(config.seed)
     moved = float((run(config) - before).norm())
     assert 1e-4 < moved <= 1.0001e-3

@@ -15,7 +15,7 @@ from simulations import RunFailed, RunResult, run
 
 
 def result(config: RunConfig, **changes: Any) -> RunResult:
-    return run(None, **{**config.model_dump(), **changes})
+    return run(None, **{**config.to_flower(), **changes})
 
 
 def test_tiers_by_list_are_kept_to(small: RunConfig) -> None:
@@ -106,7 +106,7 @@ def test_shadowheart_shares_a_fixed_time_out_by_the_speed_of_tiers(small: RunCon
     changes = {"tiers": tiers, "local_steps": 0, "clients_per_round": 6, "num_rounds": 30, "learning_rate": 0.5}
     config = small.changed(**changes, compressor="RandK(fraction=0.1)").changed(scheme="shadowheart(noise=4.0)")
     done = result(config)
-    compressor, size = config.uplink, 1210
+    compressor, size = config.compression.uplink, 1210
     bits = compressor.compress(torch.ones(size), np.random.default_rng(0)).expected_bits
     named = parse_tiers(tiers)
     each = [named[0]] * 3 + [named[1]] * 2 + [named[2]]

@@ -19,13 +19,13 @@ TIMING = ["train_seconds", "encode_seconds", "message_bytes"]
 
 
 def settings(config: RunConfig, **changes: Any) -> dict[str, Any]:
-    return {**config.model_dump(), **changes}
+    return {**config.to_flower(), **changes}
 
 
 def test_a_run_gives_arrays_and_frames(small: RunConfig) -> None:
     rows: list[dict[str, Any]] = []
     result = run(None, on_round=rows.append, **settings(small))
-    assert result.directory == Path(small.runs_dir) / "small"
+    assert result.directory == Path(small.output.runs_dir) / "small"
     assert {name: array.shape for name, array in result.arrays.items()}["1.weight"] == (16, 64)
     assert [row["round"] for row in rows] == list(result.rounds["round"]) == [1, 2]
     assert result.rounds["accuracy"].between(0, 1).all()
@@ -40,14 +40,14 @@ def test_a_scenario_file_is_overridden_by_keywords(tmp_path: Path) -> None:
     scenario = tmp_path / "tiny.toml"
     scenario.write_text('num-rounds = 7\nmodel = "mlp"\n')
     config = load_config(scenario, {"num_rounds": 3, "runs_dir": tmp_path})
-    assert (config.num_rounds, config.model, config.runs_dir) == (3, "mlp", str(tmp_path))
-    assert config.run_name.startswith("tiny-")
+    assert (config.num_rounds, config.training.model, config.output.runs_dir) == (3, "mlp", str(tmp_path))
+    assert config.output.run_name.startswith("tiny-")
 
 
 def test_relative_paths_are_of_the_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     config = load_config(None, {"runs_dir": "out", "data_dir": "data"})
-    assert (config.runs_dir, config.data_dir) == (str(tmp_path / "out"), str(tmp_path / "data"))
+    assert (config.output.runs_dir, config.data.data_dir) == (str(tmp_path / "out"), str(tmp_path / "data"))
 
 
 @pytest.mark.parametrize(
@@ -71,13 +71,13 @@ def test_a_finished_run_is_never_written_over(small: RunConfig) -> None:
 def test_missing_data_is_told_before_anything_starts(small: RunConfig, tmp_path: Path) -> None:
     with pytest.raises((OSError, ValueError), match="nowhere"):
         run(None, **settings(small, data_dir=str(tmp_path / "nowhere")))
-    assert not (Path(small.runs_dir) / "small" / "run.json").exists()
+    assert not (Path(small.output.runs_dir) / "small" / "run.json").exists()
 
 
 def test_a_rule_that_the_model_cannot_follow_is_told_before_anything_starts(small: RunConfig) -> None:
     with pytest.raises(ValueError, match="depth"):
         run(None, **settings(small, width_rule="depth"))
-    assert not (Path(small.runs_dir) / "small" / "run.json").exists()
+    assert not (Path(small.output.runs_dir) / "small" / "run.json").exists()
 
 
 def test_clients_whose_loss_is_not_finite_are_dropped_until_the_quorum_fails(small: RunConfig) -> None:

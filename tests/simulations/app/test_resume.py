@@ -35,7 +35,7 @@ def files_up_to(size: int) -> Iterator[None]:
 
 def longer(small: RunConfig, name: str) -> RunConfig:
     config = small.changed(num_rounds=9, server_optimizer="sgd(momentum=0.9)", run_name=name)
-    return load_config(None, config.model_dump())
+    return load_config(None, config.to_flower())
 
 
 def test_runs_killed_at_random_moments_end_in_the_same_bytes() -> None:
@@ -53,7 +53,7 @@ def test_a_full_disk_stops_the_run_with_nothing_torn(small: RunConfig, size: int
     config = longer(small, "cut")
     with pytest.raises(Exception, match="File too large"), files_up_to(size):
         execute(config)
-    directory = Path(config.runs_dir) / "cut"
+    directory = Path(config.output.runs_dir) / "cut"
     for name in ("clients.jsonl", "rounds.jsonl"):
         for line in (directory / name).read_text().splitlines(keepends=True):
             assert line.endswith("\n")
@@ -81,7 +81,7 @@ def test_checkpoints_come_as_often_as_asked(small: RunConfig) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         execute(config, stop)
-    directory = Path(config.runs_dir) / "every-four"
+    directory = Path(config.output.runs_dir) / "every-four"
     assert os.readlink(directory / "checkpoint") == "checkpoint-4"
     assert list(execute(load_run(directory)).rounds["round"]) == list(range(1, 10))
 
@@ -106,7 +106,7 @@ def test_a_copied_run_goes_on_in_the_same_bytes(small: RunConfig, tmp_path: Path
 
 
 def test_a_finished_run_is_left_as_it_is(small: RunConfig) -> None:
-    done = execute(load_config(None, small.model_dump()))
+    done = execute(load_config(None, small.to_flower()))
     before = {path: path.stat().st_mtime_ns for path in done.directory.rglob("*")}
     assert len(execute(load_run(done.directory)).rounds) == small.num_rounds
     assert {path: path.stat().st_mtime_ns for path in done.directory.rglob("*")} == before

@@ -26,7 +26,8 @@ def message(node: int, tier: str) -> Message:
 
 
 def test_a_tier_overrides_what_the_run_says() -> None:
-    needs = Needs.of_config(RunConfig(tiers=TIERS, client_cpus=0.5, client_gpus=0.1))
+    config = RunConfig(tiers=TIERS, client_cpus=0.5, client_gpus=0.1)
+    needs = Needs.of_config(config.engine, config.cohort.tier_list)
     wanted = {"sensor": Need(0.5, 0.1), "phone": Need(0.5, 0.25), "gateway": Need(2, 1)}
     assert {tier: needs.of(message(1, tier)) for tier in wanted} == wanted
     assert needs.kinds == set(wanted.values())

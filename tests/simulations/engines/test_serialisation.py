@@ -20,7 +20,7 @@ def through_the_wire(message: Message) -> Message:
 
 
 def test_messages_mean_the_same_on_the_other_side(small: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = run(None, **small.model_dump())
+    plain = run(None, **small.to_flower())
     exchanged = []
 
     def answer(app: ClientApp, message: Message, context: Context) -> Message:
@@ -34,6 +34,6 @@ def test_messages_mean_the_same_on_the_other_side(small: RunConfig, monkeypatch:
         return received
 
     monkeypatch.setattr("simulations.engines.local.answer", answer)
-    wired = run(None, **small.changed(run_name="wired").model_dump())
-    assert len(exchanged) > small.num_rounds * small.clients_per_round  # tasks, and the roster's queries
+    wired = run(None, **small.changed(run_name="wired").to_flower())
+    assert len(exchanged) > small.num_rounds * small.cohort.clients_per_round  # tasks, and the roster's queries
     assert all((plain.arrays[name] == wired.arrays[name]).all() for name in plain.arrays)

@@ -78,8 +78,8 @@ def test_machines_may_join_and_leave(cluster: Cluster) -> None:
 
 
 def test_a_run_joins_a_cluster_and_brings_its_code(cluster: Cluster, small: RunConfig) -> None:
-    local = execute(load_config(None, small.model_dump()))
-    there = load_config(None, small.changed(engine="ray", run_name="there").model_dump())
+    local = execute(load_config(None, small.to_flower()))
+    there = load_config(None, small.changed(engine="ray", run_name="there").to_flower())
     result = execute(there, ray_address=cluster.address)
     assert all((result.arrays[name] == local.arrays[name]).all() for name in local.arrays)
 
@@ -119,4 +119,4 @@ def test_a_machine_that_does_not_see_the_data_gets_a_copy(
 
 def test_an_address_is_for_the_ray_engine(small: RunConfig) -> None:
     with pytest.raises(ConfigError, match="a Ray address is for engine 'ray', the run config has engine 'local'"):
-        execute(load_config(None, small.model_dump()), ray_address="127.0.0.1:6379")
+        execute(load_config(None, small.to_flower()), ray_address="127.0.0.1:6379")

@@ -65,9 +65,9 @@ def test_what_rescales_nothing_may_be_private(compressor: str) -> None:
 
 def test_over_sampling_asks_more_but_never_more_than_all() -> None:
     config = RunConfig(engine="flower", num_clients=12, clients_per_round=10)
-    assert config.changed(over_sampling=0.1).num_asked == 11
-    assert config.changed(over_sampling=0.15).num_asked == 12
-    assert config.changed(over_sampling=3.0).num_asked == 12
-    assert config.num_asked == 10
+    assert config.changed(over_sampling=0.1).cohort.num_asked == 11
+    assert config.changed(over_sampling=0.15).cohort.num_asked == 12
+    assert config.changed(over_sampling=3.0).cohort.num_asked == 12
+    assert config.cohort.num_asked == 10
     many = RunConfig(engine="flower", num_clients=200, clients_per_round=100, over_sampling=0.1)
-    assert many.num_asked == 110, "100 * 1.1 is a little above 110 in floating point"
+    assert many.cohort.num_asked == 110, "100 * 1.1 is a little above 110 in floating point"

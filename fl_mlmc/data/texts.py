@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from clients.data import Kind
-from fl_mlmc.models.wordpiece import WordPiece
-from fl_mlmc.registry import build
+from ..models.wordpiece import WordPiece
+from ..registry import build
+from .spec import Kind
 
 
 class TextEncoding(Protocol):

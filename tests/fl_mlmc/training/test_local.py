@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch import nn
 
-from clients.local_training import TrainingError, batches, train
 from fl_mlmc.run.config import RunConfig
+from fl_mlmc.training.local import TrainingError, batches, train
 from fl_mlmc.training.threads import threads
 
 
 def indices(num_examples: int, config: RunConfig) -> list[list[int]]:
-    return [batch.tolist() for batch in batches(num_examples, config, np.random.default_rng(0))]
+    return [batch.tolist() for batch in batches(num_examples, config.training, np.random.default_rng(0))]
 
 
 def test_an_epoch_sees_every_example_once() -> None:
@@ -31,7 +31,7 @@ def test_training_lowers_the_loss_and_reports_its_mean() -> None:
     module, features = nn.Linear(2, 2), torch.randn(64, 2)
     labels = (features[:, 0] > 0).long()
     config = RunConfig(batch_size=16, local_epochs=5, learning_rate=0.5)
-    losses = [train(module, features, labels, config, np.random.default_rng(seed)).loss for seed in (0, 1)]
+    losses = [train(module, features, labels, config.training, np.random.default_rng(seed)).loss for seed in (0, 1)]
     assert losses[1] < losses[0] < 0.7
 
 
@@ -41,7 +41,7 @@ def test_a_step_is_no_longer_than_the_clipped_gradient_and_shrinks_with_the_rate
     for server_round, rate in ((1, 0.5), (2, 0.5), (3, 0.05), (4, 0.05), (5, 0.005)):
         module = nn.Linear(2, 2)
         before = nn.utils.parameters_to_vector(module.parameters()).detach()
-        train(module, features, labels, config, np.random.default_rng(0), server_round=server_round)
+        train(module, features, labels, config.training, np.random.default_rng(0), server_round=server_round)
         step = nn.utils.parameters_to_vector(module.parameters()).detach() - before
         assert float(step.norm()) == pytest.approx(0.01 * rate, rel=1e-3)
 
@@ -52,7 +52,7 @@ def test_a_loss_that_is_not_finite_is_an_error() -> None:
             nn.Linear(1, 2),
             torch.full((2, 1), torch.nan),
             torch.zeros(2, dtype=torch.int64),
-            RunConfig(local_steps=2),
+            RunConfig(local_steps=2).training,
             np.random.default_rng(0),
         )
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
+from fl_mlmc.data.texts import parse_text_encoding
 from fl_mlmc.run.config import RunConfig
 from simulations import run
-from simulations.data.texts import parse_text_encoding
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "film", "##s"]
 
@@ -46,7 +46,7 @@ def test_an_unknown_encoding_is_named() -> None:
     ],
 )
 def test_every_text_model_trains_on_its_encoding(small: RunConfig, folder: Path, text: str, model: str) -> None:
-    settings: dict[str, Any] = {**small.model_dump(), "data_dir": str(folder), "model": model}
+    settings: dict[str, Any] = {**small.to_flower(), "data_dir": str(folder), "model": model}
     result = run(None, **{**settings, "text": text.format(folder=str(folder))})
     assert (result.clients["status"] == "ok").all()
     assert np.isfinite(result.rounds["loss"]).all()

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_mlmc.run.rng import stream
+from ..run.rng import stream
 
 ALLOWED = "iid, dirichlet:ALPHA (ALPHA > 0), shards:COUNT (COUNT >= 1), by:COLUMN"
 

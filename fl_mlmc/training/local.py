@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fl_mlmc.run.config import RunConfig
-from fl_mlmc.training.objectives import Loss
-from fl_mlmc.training.optimizers import make_optimizer
+from ..run.config.training import TrainingConfig
+from .objectives import Loss
+from .optimizers import make_optimizer
 
 
 class TrainingError(RuntimeError):
@@ -39,7 +39,7 @@ def train(
     module: nn.Module,
     features: Rows,
     labels: Tensor,
-    config: RunConfig,
+    training: TrainingConfig,
     rng: np.random.Generator,
     loss_of: Loss | None = None,
     server_round: int = 1,
@@ -49,17 +49,17 @@ def train(
     `loss_of` a minibatch is the cross-entropy of the module's logits, unless given.
     """
     start = time.perf_counter()
-    rate = config.learning_rate_in(server_round)
-    optimizer = make_optimizer(config.client_optimizer, module.parameters(), rate)
+    rate = training.learning_rate_in(server_round)
+    optimizer = make_optimizer(training.client_optimizer, module.parameters(), rate)
     loss_of = loss_of or (lambda inputs, wanted: nn.functional.cross_entropy(module(inputs), wanted))
     losses = []
     module.train()
-    for batch in batches(len(labels), config, rng):
+    for batch in batches(len(labels), training, rng):
         optimizer.zero_grad()
         loss = loss_of(features[batch], labels[batch])
         loss.backward()
-        if config.clip_norm:
-            nn.utils.clip_grad_norm_(module.parameters(), config.clip_norm)
+        if training.clip_norm:
+            nn.utils.clip_grad_norm_(module.parameters(), training.clip_norm)
         optimizer.step()
         losses.append(loss.detach())
     mean = float(torch.stack(losses).mean())
@@ -68,22 +68,22 @@ def train(
     return Trained(mean, len(losses), time.perf_counter() - start)
 
 
-def batches(num_examples: int, config: RunConfig, rng: np.random.Generator) -> Iterator[Tensor]:
+def batches(num_examples: int, training: TrainingConfig, rng: np.random.Generator) -> Iterator[Tensor]:
     """Index batches of one client's round: local-steps of them, or as many as local-epochs make.
 
     Every epoch is a fresh permutation; its last batch may be shorter.
     """
-    per_epoch = math.ceil(num_examples / config.batch_size)
-    num_steps = config.local_steps or config.local_epochs * per_epoch
+    per_epoch = math.ceil(num_examples / training.batch_size)
+    num_steps = training.local_steps or training.local_epochs * per_epoch
     for step in range(num_steps):
         if step % per_epoch == 0:
             order = torch.from_numpy(rng.permutation(num_examples))
-        start = step % per_epoch * config.batch_size
-        yield order[start : start + config.batch_size]
+        start = step % per_epoch * training.batch_size
+        yield order[start : start + training.batch_size]
 
 
-def device_of(config: RunConfig) -> torch.device:
+def device_named(name: str) -> torch.device:
     """The device to compute on; "auto" takes CUDA where there is one."""
-    if config.device == "auto":
+    if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(config.device)
+    return torch.device(name)

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulations.data.partitions import Dirichlet, parse_partition, partition_indices
+from fl_mlmc.data.partitions import Dirichlet, parse_partition, partition_indices
 
 DIGITS = np.repeat(np.arange(10), 144)[:1437]  # as many rows and classes as the quickstart's train split
 

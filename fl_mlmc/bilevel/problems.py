@@ -1,0 +1,58 @@
+"""The problems that a run can name: "hyper_cleaning", "quadratic(size=12)", or one's own as module:object."""
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Literal
+
+from ..models import Model, build_model
+from ..registry import parse_call
+from .problem import BilevelProblem, load_problem
+from .quadratic import quadratic
+from .tasks import hyper_cleaning, hyper_representation, log_ridge, meta_learning
+
+
+def _quadratic(
+    model: Model,
+    num_clients: int = 8,
+    size: int = 12,
+    heterogeneity: float = 1.0,
+    separable: bool = False,
+    lower: Literal["global", "personal"] = "global",
+    noise: float = 0.0,
+    seed: int = 0,
+) -> BilevelProblem:
+    return quadratic(num_clients, size, heterogeneity, separable, lower, noise, seed=seed).problem
+
+
+PROBLEMS: Mapping[str, Callable[..., BilevelProblem]] = {
+    "hyper_representation": hyper_representation,
+    "hyper_cleaning": hyper_cleaning,
+    "log_ridge": log_ridge,
+    "meta_learning": meta_learning,
+    "quadratic": _quadratic,
+}
+"""The problems that a run can name; each takes the run's model first."""
+
+
+def check_problem(text: str) -> None:
+    """ValueError if `text` can name no problem. One's own, module:object, is looked for when it is built."""
+    module, colon, name = text.rpartition(":")
+    if not colon:
+        parse_call(text, PROBLEMS, "problem", given=1)
+    elif not (module and name.isidentifier()):
+        raise ValueError(f"a problem of one's own is module:object or path/to/file.py:object, got {text!r}")
+
+
+@lru_cache(maxsize=4)
+def build_problem(text: str, model_text: str, input_shape: tuple[int, ...], num_classes: int) -> BilevelProblem:
+    """The problem that `text` names, over the model that `model_text` names. Equal arguments give the same object."""
+    model = build_model(model_text, input_shape, num_classes)
+    if ":" in text:
+        found = load_problem(text)
+        problem = found(model) if callable(found) else found
+    else:
+        call = parse_call(text, PROBLEMS, "problem", given=1)
+        problem = PROBLEMS[call.name](model, *call.args, **call.options)
+    if not isinstance(problem, BilevelProblem):
+        raise ValueError(f"problem {text!r} is a {type(problem).__name__}, expected a BilevelProblem or what makes one")
+    return problem

@@ -1,0 +1,116 @@
+"""What must fit across sections of the run config. Within one section, the section checks it."""
+
+from ...bilevel.method import METHODS, is_bilevel
+from ...schemes import Scheme
+from .aggregation import AggregationConfig
+from .cohort import CohortConfig
+from .compression import CompressionConfig
+from .engine import EngineConfig
+from .privacy import PrivacyConfig
+from .section import Scalar
+from .training import TrainingConfig
+from .trust import check_trust
+
+NOT_VECTORIZED = ("ordered-dropout", "depth")
+"""Width rules whose clients change their width within a round."""
+
+
+def check_fits(
+    cohort: CohortConfig,
+    training: TrainingConfig,
+    compression: CompressionConfig,
+    aggregation: AggregationConfig,
+    privacy: PrivacyConfig,
+    engine: EngineConfig,
+) -> None:
+    """ValueError, with the keys and the reason, if sections do not go together."""
+    scheme = compression.message_scheme
+    if cohort.over_sampling and engine.name != "flower":
+        raise ValueError(
+            f"over-sampling is for engine 'flower', where clients get lost; engine {engine.name!r} loses none"
+        )
+    if training.is_bilevel != is_bilevel(compression.scheme):
+        raise ValueError(
+            f"task 'bilevel' goes with scheme {', '.join(map(repr, METHODS))}, and these with it; got task "
+            f"{training.task!r} and scheme {compression.scheme!r}"
+        )
+    if training.is_bilevel:
+        _fits_bilevel(cohort, training, aggregation)
+    if engine.vectorize:
+        _fits_vectorized(cohort, training, scheme, engine)
+    _fits_scheme(scheme, cohort, training, aggregation)
+    check_trust(cohort, training, compression, aggregation, privacy)
+
+
+def _fits_vectorized(cohort: CohortConfig, training: TrainingConfig, scheme: Scheme, engine: EngineConfig) -> None:
+    """Only the plain local training of many clients at once has a vectorised form."""
+    obstacles = {
+        f"engine {engine.name!r}; it takes 'ray'": engine.name != "ray",
+        "task 'bilevel'": training.is_bilevel,
+        f"scheme {scheme.name!r}, whose clients do not train": scheme.moves_itself,
+        f"width-rule {cohort.width_rule!r}": cohort.width_rule in NOT_VECTORIZED,
+    }
+    if reasons := [reason for reason, holds in obstacles.items() if holds]:
+        raise ValueError(f"vectorize = true does not go with {reasons[0]}")
+
+
+def _fits_scheme(
+    scheme: Scheme, cohort: CohortConfig, training: TrainingConfig, aggregation: AggregationConfig
+) -> None:
+    scheme.check_cohort(cohort.clients_per_round, cohort.num_clients)
+    if scheme.moves_itself or scheme.takes_minibatches:
+        _fits_own_steps(scheme, training, aggregation)
+    if not scheme.has_memory:
+        return
+    if not cohort.is_steady:
+        is_redrawn = cohort.tier_assignment == "redrawn"
+        key, value = ("tier-assignment", "redrawn") if is_redrawn else ("width-rule", cohort.width_rule)
+        raise ValueError(
+            f"scheme {scheme.name} keeps client memory, a number for each coordinate that the client holds, and "
+            f"with {key} = {value!r} these change from round to round: take coordinates that stay"
+        )
+    if aggregation.average_by_label:
+        raise ValueError(
+            f"scheme {scheme.name} keeps client memory of all its coordinates, and average-by-label leaves some of "
+            "what it sends out of the mean: client and server would no longer remember the same"
+        )
+
+
+def _fits_own_steps(scheme: Scheme, training: TrainingConfig, aggregation: AggregationConfig) -> None:
+    """What would step beside a scheme that takes gradients is refused."""
+    wanted: dict[str, tuple[Scalar, Scalar]] = {
+        "client-optimizer": (training.client_optimizer, "sgd"),
+        "local-steps": (training.local_steps, 0),
+    }
+    if scheme.moves_itself:
+        wanted |= {
+            "server-optimizer": (aggregation.server_optimizer, "sgd"),
+            "server-learning-rate": (aggregation.server_learning_rate, 1.0),
+        }
+    for key, (value, needed) in wanted.items():
+        if value != needed:
+            raise ValueError(
+                f"scheme {scheme.name} takes gradients and says itself how many and how to step along them: "
+                f"{key} stays {needed!r}, got {value!r}"
+            )
+
+
+def _fits_bilevel(cohort: CohortConfig, training: TrainingConfig, aggregation: AggregationConfig) -> None:
+    losses = {
+        "masked-cross-entropy": training.masked_cross_entropy,
+        "average-by-label": aggregation.average_by_label,
+        "distill": training.distill,
+    }
+    for key, is_set in losses.items():
+        if is_set:
+            raise ValueError(f"{key} is for task 'classification'; a bilevel problem states its losses")
+    for key, is_set in {
+        "learning-rate-drops": bool(training.learning_rate_drops),
+        "clip-norm": bool(training.clip_norm),
+    }.items():
+        if is_set:
+            raise ValueError(f"{key} is for task 'classification'; a bilevel task has none")
+    if training.client_optimizer != "sgd":
+        raise ValueError(f"client-optimizer of a bilevel task is 'sgd', got {training.client_optimizer!r}")
+    if cohort.width_rule in NOT_VECTORIZED:
+        raise ValueError(f"width-rule of a bilevel task is 'nested', 'rolling' or 'random', got {cohort.width_rule!r}")

@@ -1,0 +1,15 @@
+"""What a run leaves behind, where and how often."""
+
+from pydantic import Field
+
+from .section import Section
+
+
+class OutputConfig(Section):
+    """The run's directory, and when it is evaluated and saved."""
+
+    evaluate_every: int = Field(1, ge=1, description="rounds between evaluations; the last is always evaluated")
+    checkpoint_every: int = Field(1, ge=1, description="rounds between checkpoints; the last has always one")
+    resume: bool = Field(False, description="go on with the run that runs-dir/run-name holds")
+    runs_dir: str = Field("runs", description="the folder of all runs")
+    run_name: str = Field("", description="the run's folder in it; empty: named by scenario and time")

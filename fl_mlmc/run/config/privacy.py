@@ -1,0 +1,38 @@
+"""Differential privacy of a run's models."""
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from ...aggregation.private import epsilon
+from .cohort import CohortConfig
+from .section import Section
+
+
+class PrivacyConfig(Section):
+    """How updates are clipped, and how much noise their sum gets."""
+
+    clip: float = Field(
+        0.0, ge=0, alias="dp-clip", description="norm that updates are shortened to, for differential privacy"
+    )
+    noise: float = Field(
+        0.0, ge=0, alias="dp-noise", description="deviation of the noise on their sum, in units of dp-clip"
+    )
+    delta: float = Field(1e-5, gt=0, lt=1, alias="dp-delta", description="the δ for which ε is logged")
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> Self:
+        if (self.noise > 0) != (self.clip > 0):
+            raise ValueError(
+                f"dp-noise is in units of dp-clip: give both or none, got {self.noise:g} and {self.clip:g}"
+            )
+        return self
+
+    @property
+    def is_on(self) -> bool:
+        """Whether models are noisy."""
+        return self.noise > 0
+
+    def epsilon(self, cohort: CohortConfig, num_rounds: int) -> float:
+        """The ε at `delta` that so many rounds of such a cohort cost; ValueError where nothing can count it."""
+        return epsilon(self.noise, self.delta, cohort.clients_per_round, cohort.num_clients, num_rounds)
