@@ -97,8 +97,8 @@ def test_a_copied_run_goes_on_in_the_same_bytes(small: RunConfig, tmp_path: Path
 
     with pytest.raises(KeyboardInterrupt):
         execute(config, stop)
-    copy = shutil.copytree(Path(config.runs_dir) / "cut", tmp_path / "else where", symlinks=not follow_links)
-    shutil.rmtree(Path(config.runs_dir) / "cut")
+    copy = shutil.copytree(Path(config.output.runs_dir) / "cut", tmp_path / "else where", symlinks=not follow_links)
+    shutil.rmtree(Path(config.output.runs_dir) / "cut")
     resumed = execute(load_run(copy))
     assert resumed.directory == copy
     assert all((whole.arrays[name] == resumed.arrays[name]).all() for name in whole.arrays)
