@@ -37,7 +37,7 @@ from .compression.blocks import (
 from .compression.compressors.base import Compressor
 from .compression.ladders.base import Ladder
 from .compression.wire import WireError, decode_payload, encode_payload
-from .compression.wire.rans_lanes import encode_lanes
+from .compression.wire.symbols.lanes import encode_lanes
 
 # Scaled values travel as float32: a sum of outcomes carries a few of its rounding errors.
 RELATIVE = 2e-6

@@ -15,22 +15,26 @@ from torch import Tensor
 
 from ..run.rng import random_mask
 
-_STRETCH = 1 << 20
+_STRETCH = 1 << 20  # coordinates that are worked out together
+_BIAS = 127  # of a float32's exponent
+_MOST_WRITTEN = 256  # letters of a lattice whose values are written out
+_LARGE = 1e30  # factors near the end of float32's range
 
 
 class Block(ABC):
     """One summand of a payload, a vector of `size` coordinates."""
 
     size: int
+    """Coordinates of the vector."""
 
     @property
     @abstractmethod
     def held_bytes(self) -> int:
-        """Memory that the block holds."""
+        """Memory that the block holds, in bytes."""
 
     @abstractmethod
     def scaled(self, factor: float) -> "Block":
-        """The same block times `factor`."""
+        """The same block times `factor`; what it holds is shared, where it can be."""
 
     @abstractmethod
     def add_to(self, accumulator: Tensor, scale: float = 1.0, index: Tensor | None = None) -> None:
@@ -55,22 +59,27 @@ class DenseBlock(Block):
 
     @property
     def size(self) -> int:  # type: ignore[override]
+        """How many values there are."""
         return self.values.numel()
 
     @property
     def held_bytes(self) -> int:
+        """4 a coordinate."""
         return 4 * self.size
 
     def scaled(self, factor: float) -> "DenseBlock":
+        """New values, each times `factor`."""
         return replace(self, values=_times(self.values, factor))
 
     def add_to(self, accumulator: Tensor, scale: float = 1.0, index: Tensor | None = None) -> None:
+        """One pass over all coordinates."""
         if index is None:
             accumulator.add_(self.values.to(accumulator.device), alpha=scale)
         else:
             accumulator.index_add_(0, index, self.values.to(accumulator), alpha=scale)
 
     def dense(self) -> Tensor:
+        """The values themselves, in the processor's memory: not a copy if they are there."""
         return self.values.cpu()
 
 
@@ -84,12 +93,15 @@ class SparseBlock(Block):
 
     @property
     def held_bytes(self) -> int:
+        """12 an entry: 8 of its index, 4 of its value."""
         return 12 * self.indices.numel()
 
     def scaled(self, factor: float) -> "SparseBlock":
+        """The same indices, new values."""
         return replace(self, values=_times(self.values, factor))
 
     def add_to(self, accumulator: Tensor, scale: float = 1.0, index: Tensor | None = None) -> None:
+        """Touches its entries only."""
         indices = self.indices.to(accumulator.device)
         where = indices if index is None else index[indices]
         accumulator.index_add_(0, where, self.values.to(accumulator), alpha=scale)
@@ -105,17 +117,20 @@ class SeededBlock(Block):
 
     @property
     def held_bytes(self) -> int:
+        """4 an entry."""
         return 4 * self.values.numel()
 
     def scaled(self, factor: float) -> "SeededBlock":
+        """The same seed, new values."""
         return replace(self, values=_times(self.values, factor))
 
     def add_to(self, accumulator: Tensor, scale: float = 1.0, index: Tensor | None = None) -> None:
+        """Draws the indices first, which takes a bit mask of all coordinates."""
         for part in self.parts():
             part.add_to(accumulator, scale, index)
 
     def parts(self) -> Iterator[SparseBlock]:
-        """The block with its indices written out, a stretch at a time to save memory."""
+        """The block with its indices written out, a stretch of coordinates at a time to save memory."""
         chosen, done = random_mask(self.size, self.values.numel(), self.seed), 0
         for start in range(0, self.size, _STRETCH):
             indices = torch.from_numpy(np.flatnonzero(chosen[start : start + _STRETCH])).add_(start)
@@ -131,6 +146,7 @@ class _Pointwise(Block):
         """The float32 values of coordinates `start` to `stop`."""
 
     def add_to(self, accumulator: Tensor, scale: float = 1.0, index: Tensor | None = None) -> None:
+        """Adds the values of a stretch of coordinates after another."""
         for start in range(0, self.size, _STRETCH):
             stop = min(start + _STRETCH, self.size)
             values = self.stretch(start, stop).to(accumulator)
@@ -142,7 +158,10 @@ class _Pointwise(Block):
 
 @dataclass(frozen=True)
 class Lattice:
-    """The alphabet offset + step · (first + symbol), for symbols 0 to `count` − 1."""
+    """The alphabet offset + step · (first + symbol), for symbols 0 to `count` − 1.
+
+    `step` and `offset` travel as float32 numbers, and values are worked out from those.
+    """
 
     count: int
     step: float
@@ -150,6 +169,7 @@ class Lattice:
     offset: float = 0.0
 
     def scaled(self, factor: float) -> "Lattice":
+        """The lattice whose values are `factor` times these."""
         return replace(self, step=self.step * factor, offset=self.offset * factor)
 
     def values(self) -> np.ndarray:
@@ -164,9 +184,11 @@ class Lattice:
 
     @property
     def held_bytes(self) -> int:
+        """None worth counting."""
         return 0
 
     def is_finite(self) -> bool:
+        """Whether all values stay in float32's range; those at both ends do, then."""
         ends = self.values_of(torch.tensor([0, self.count - 1]))
         return bool(ends.isfinite().all()) and math.isfinite(np.float32(self.offset))
 
@@ -179,9 +201,11 @@ class Table:
 
     @property
     def count(self) -> int:
+        """How many letters there are."""
         return self.entries.size
 
     def scaled(self, factor: float) -> "Table":
+        """A new table, each entry times `factor`."""
         return Table(self.entries * factor)
 
     def values(self) -> np.ndarray:
@@ -190,9 +214,11 @@ class Table:
 
     @property
     def held_bytes(self) -> int:
+        """4 a letter, as it travels."""
         return 4 * self.count
 
     def is_finite(self) -> bool:
+        """Whether all values stay in float32's range."""
         return bool(np.isfinite(self.values()).all())
 
 
@@ -207,21 +233,25 @@ class SymbolBlock(_Pointwise):
     symbols: Tensor
     alphabet: Lattice | Table
     counts: np.ndarray | None = None
-    """How often each letter occurs, if that is known."""
+    """(alphabet.count,) how often each letter occurs, if that is known."""
 
     @property
     def size(self) -> int:  # type: ignore[override]
+        """How many symbols there are."""
         return self.symbols.numel()
 
     @property
     def held_bytes(self) -> int:
+        """1, 2 or 4 a symbol, and the alphabet's."""
         return self.size * self.symbols.element_size() + self.alphabet.held_bytes
 
     def scaled(self, factor: float) -> "SymbolBlock":
+        """The same symbols of a scaled alphabet."""
         return replace(self, alphabet=self.alphabet.scaled(factor))
 
     def stretch(self, start: int, stop: int) -> Tensor:
-        if isinstance(self.alphabet, Lattice) and self.alphabet.count > 256:
+        """The letters' values: looked up, or worked out where an alphabet is too long to write out."""
+        if isinstance(self.alphabet, Lattice) and self.alphabet.count > _MOST_WRITTEN:
             return self.alphabet.values_of(self.symbols[start:stop])
         values = torch.from_numpy(self.alphabet.values()).to(self.symbols.device)
         return values[self.symbols[start:stop].int()]
@@ -244,37 +274,42 @@ class PowerBlock(_Pointwise):
 
     @property
     def size(self) -> int:  # type: ignore[override]
+        """How many exponents there are."""
         return self.exponents.numel()
 
     @property
     def held_bytes(self) -> int:
+        """2 a coordinate, and 1 or 2 more with numbers."""
         return (2 if self.numbers is None else 2 + self.numbers.element_size()) * self.size
 
     def scaled(self, factor: float) -> "PowerBlock":
+        """The same signs, exponents and numbers."""
         return replace(self, scale=self.scale * factor, extra=self.extra * factor)
 
     def is_finite(self) -> bool:
         """Whether all values stay in float32's range."""
         with np.errstate(over="ignore", invalid="ignore"):
             ends = np.array([self.scale, self.extra, self.scale + self.extra * (2.0**self.bits - 1)], np.float32)
-            largest = 2.0 ** (int(self.exponents.max()) - 127) * float(np.abs(ends[[0, 2]]).max())
+            largest = 2.0 ** (int(self.exponents.max()) - _BIAS) * float(np.abs(ends[[0, 2]]).max())
         if not np.isfinite(ends[:2]).all():
             return False
-        if largest < 2.0**127:
+        if largest < 2.0**_BIAS:
             return True
         parts = range(0, self.size, _STRETCH)
         return all(bool(self.stretch(start, min(start + _STRETCH, self.size)).isfinite().all()) for start in parts)
 
     def stretch(self, start: int, stop: int) -> Tensor:
+        """Worked out in float64, then rounded."""
         numbers = None if self.numbers is None else self.numbers[start:stop]
         values = self._values(self.exponents[start:stop], numbers)
         return torch.where(self.negative[start:stop], -values, values)
 
     def _values(self, exponents: Tensor, numbers: Tensor | None) -> Tensor:
+        """The magnitudes."""
         with np.errstate(over="ignore"):
             scale, extra = float(np.float32(self.scale)), float(np.float32(self.extra))
         # Powers in float64: a tiny power times a large factor may be an ordinary number.
-        powers = torch.ldexp(torch.ones(256, dtype=torch.float64), torch.arange(256) - 127)
+        powers = torch.ldexp(torch.ones(256, dtype=torch.float64), torch.arange(256) - _BIAS)
         powers[0] = 0
         if numbers is None:
             return (powers * scale).float().to(exponents.device)[exponents.int()]
@@ -301,7 +336,8 @@ class Payload:
 
 
 def _times(values: Tensor, factor: float) -> Tensor:
+    """float32 values · factor."""
     if factor == 1:
         return values
     # A rare level of tiny entries has a factor beyond float32 although the products are not.
-    return values * factor if abs(factor) < 1e30 else (values.double() * factor).float()
+    return values * factor if abs(factor) < _LARGE else (values.double() * factor).float()

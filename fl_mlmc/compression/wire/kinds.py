@@ -5,3 +5,4 @@ BFLOAT16 = 0x80
 """Set in a kind whose values are bfloat16: the upper halves of float32 numbers."""
 
 Body = bytes | memoryview
+"""What a block is written as."""

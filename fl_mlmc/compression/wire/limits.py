@@ -9,5 +9,6 @@ def sparse_limit(size: int) -> int:
 
 
 def allow(held_bytes: int, limit: int) -> None:
+    """WireError if a block would hold more than the payload's others have left."""
     if held_bytes > limit:
         raise WireError(f"payload's blocks hold more than one dense vector: {held_bytes} bytes where {limit} are left")

@@ -2,6 +2,20 @@
 
 Codecs lose nothing: decoding gives back the very values that were encoded. A decoder checks every length against
 what the receiver expects before it allocates; bytes that break a rule raise `WireError`.
+
+>>> import torch
+>>> from fl_mlmc.compression.blocks import SparseBlock
+>>> entries = SparseBlock(1000, torch.tensor([3, 500]), torch.tensor([0.5, -2.0]))
+>>> data = encode_payload(Payload(1000, (entries,)))
+>>> data[:10].hex(" ")  # magic, version 1, one block, 1000 coordinates; then the checksum
+'4d 4c 4d 43 01 01 e8 03 00 00'
+>>> data[14:].hex(" ")  # kind 2 with bfloat16 values, 12 bytes: two entries, 0.5, -2, where they stand
+'82 0c 00 00 00 02 00 00 00 00 3f 00 c0 07 03 38 11'
+>>> decode_payload(data, 1000).blocks[0].indices
+tensor([  3, 500])
+>>> decode_payload(data, 999)
+Traceback (most recent call last):
+fl_mlmc.compression.wire.errors.WireError: payload describes 1000 coordinates, expected 999
 """
 
 import struct
@@ -14,17 +28,22 @@ from .errors import WireError
 MAGIC = b"MLMC"
 VERSION = 1
 MAX_SIZE = 2**32 - 1
+MAX_BLOCKS = 255
 
 _HEADER = struct.Struct("<4sBBII")  # magic, version, number of blocks, size, CRC-32
 _BLOCK = struct.Struct("<BI")  # kind, length of the body
+_LEAST_HELD = 1 << 14  # bytes
 
 
 def encode_payload(payload: Payload) -> bytes:
-    """The bytes of a payload; never longer than those of one dense block."""
+    """The bytes of a payload; never longer than those of one dense block.
+
+    ValueError unless it has 1 to `MAX_SIZE` coordinates, at most `MAX_BLOCKS` blocks, and finite values.
+    """
     if not 0 < payload.size <= MAX_SIZE:
         raise ValueError(f"a payload holds 1 to {MAX_SIZE} coordinates, this one has {payload.size}")
-    if len(payload.blocks) > 255:
-        raise ValueError(f"a payload holds at most 255 blocks, this one has {len(payload.blocks)}")
+    if len(payload.blocks) > MAX_BLOCKS:
+        raise ValueError(f"a payload holds at most {MAX_BLOCKS} blocks, this one has {len(payload.blocks)}")
     if sum(block.held_bytes for block in payload.blocks) > held_limit(payload.size):
         payload = Payload(payload.size, (DenseBlock(payload.dense()),))
     blocks = [encode_block(block) for block in payload.blocks]
@@ -55,10 +74,11 @@ def decode_payload(data: bytes, size: int) -> Payload:
 
 def held_limit(size: int) -> int:
     """The most memory that the blocks of a payload may hold together: that of one dense vector, or a little."""
-    return max(4 * size, 1 << 14)
+    return max(4 * size, _LEAST_HELD)
 
 
 def _read_blocks(body: memoryview, num_blocks: int, size: int) -> list[Block]:
+    """The blocks that fill `body`."""
     blocks: list[Block] = []
     position = held = 0
     for _ in range(num_blocks):

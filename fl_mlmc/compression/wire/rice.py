@@ -4,6 +4,13 @@ Robert F. Rice (1979), after Golomb (1966). A sorted set of k indices below d be
 g_0 = i_0, g_j = i_j - i_{j-1} - 1. Every 4096 gaps choose how many low bits they have, since large entries of real
 updates stand in clusters. The low bits form one stream, the quotients in unary (that many zeros, then a one) another,
 so both are numpy-vectorised: the ones of the unary stream stand at cumsum(quotient + 1) - 1.
+
+>>> indices = np.array([3, 4, 20])  # gaps 3, 0, 15
+>>> coded = encode_indices(indices, 32)
+>>> [format(byte, "08b")[::-1] for byte in coded]  # a shift of 2; the low bits 3, 0, 3; the quotients 0, 0, 3 in unary
+['01000000', '11001100', '11000100']
+>>> decode_indices(memoryview(coded), 3, 32)
+array([ 3,  4, 20])
 """
 
 import numpy as np
@@ -13,7 +20,8 @@ from .errors import WireError
 IndexArray = np.ndarray  # int64, strictly increasing
 
 _CHUNK = 4096  # gaps that share a shift; a multiple of 8, so that every chunk but the last fills its bytes
-_MOST_BITS = 31
+_MOST_BITS = 31  # of a shift
+_WORD = 32  # bits of a gap in memory
 
 
 def encode_indices(indices: IndexArray, size: int) -> bytes:
@@ -80,17 +88,19 @@ def _best_shifts(gaps: np.ndarray) -> np.ndarray:
 
 
 def _pack_low(gaps: np.ndarray, shift: int) -> bytes:
+    """The low `shift` bits of each gap, the lowest first, filled to a byte."""
     octets = gaps.astype("<u4").view(np.uint8).reshape(-1, 4)
     bits = np.unpackbits(octets, axis=1, count=shift, bitorder="little")
     return np.packbits(bits.ravel(), bitorder="little").tobytes()
 
 
 def _unpack_low(low: memoryview, count: int, shift: int) -> np.ndarray | int:
+    """(count,) the low bits of each gap; WireError if there are fewer, or the padding is not zero."""
     if shift == 0:
         return 0
     bits = np.unpackbits(np.frombuffer(low, np.uint8), bitorder="little")
     if bits[count * shift :].any() or bits.size < count * shift:
         raise WireError("index stream has non-zero padding, or ends inside its low bits")
-    padded = np.zeros((count, 32), np.uint8)
+    padded = np.zeros((count, _WORD), np.uint8)
     padded[:, :shift] = bits[: count * shift].reshape(count, shift)
     return np.packbits(padded, bitorder="little").view("<u4")

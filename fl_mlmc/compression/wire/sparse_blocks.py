@@ -18,11 +18,16 @@ _SPARSE = struct.Struct("<I")  # number of entries
 _LETTERED = struct.Struct("<IIBI")  # number of entries, of them that have no letter, of letters, length of their stream
 _MASKED = struct.Struct("<I")  # length of the mask
 _SEEDED = struct.Struct("<Q")  # seed
-_MOST_SHARED = 254  # values that get a letter
+_LEAST_SHARED = 3  # occurrences of a value that gets a letter, which costs as much as a value itself
+_MOST_SHARED = 254  # values that get one
 _GLANCE = 256  # values that show whether many are equal
 
 
 def encode_sparse(block: SparseBlock) -> tuple[int, bytes]:
+    """(kind, body), of sparse and lettered the shorter; (DENSE, nothing) if it has too many entries for both.
+
+    ValueError unless the values are finite.
+    """
     if block.indices.numel() > sparse_limit(block.size):
         return DENSE, b""
     code = encode_indices(block.indices.cpu().numpy(), block.size)
@@ -35,6 +40,7 @@ def encode_sparse(block: SparseBlock) -> tuple[int, bytes]:
 
 
 def decode_sparse(body: memoryview, size: int, width: int, held_limit: int) -> SparseBlock:
+    """The block of a sparse body whose values have `width` bytes; WireError if it is none, or holds too much."""
     if len(body) < _SPARSE.size:
         raise WireError(f"sparse block has {len(body)} bytes, its header alone needs {_SPARSE.size}")
     count = _SPARSE.unpack_from(body)[0]
@@ -55,7 +61,7 @@ def _encode_lettered(values: Tensor) -> tuple[int, bytes] | None:
         return None
     distinct, counts = np.unique(words, return_counts=True)
     shared = np.sort(distinct[np.argsort(-counts, kind="stable")[:_MOST_SHARED]])
-    shared = shared[np.isin(shared, distinct[counts > 2])]  # a letter costs as much as a value
+    shared = shared[np.isin(shared, distinct[counts >= _LEAST_SHARED])]
     if shared.size == 0:
         return None
     letters = np.searchsorted(shared, words).clip(max=shared.size - 1).astype(np.uint8)
@@ -71,6 +77,10 @@ def _encode_lettered(values: Tensor) -> tuple[int, bytes] | None:
 
 
 def decode_lettered(body: memoryview, size: int, width: int, held_limit: int) -> SparseBlock:
+    """The block of a lettered body; values that are in no table have `width` bytes.
+
+    WireError if it is none, or holds too much.
+    """
     if len(body) < _LETTERED.size:
         raise WireError(f"lettered block has {len(body)} bytes, its header alone needs {_LETTERED.size}")
     count, num_others, num_shared, coded_length = _LETTERED.unpack_from(body)
@@ -98,11 +108,13 @@ def decode_lettered(body: memoryview, size: int, width: int, held_limit: int) ->
 
 
 def encode_seeded(block: SeededBlock) -> tuple[int, bytes]:
+    """(kind, body): the seed and the values; ValueError unless these are finite."""
     width, values = encode_floats(block.values)
     return width | SEEDED, _SEEDED.pack(block.seed) + values
 
 
 def decode_seeded(body: memoryview, size: int, width: int, held_limit: int) -> SeededBlock:
+    """The block of a seeded body whose values have `width` bytes; WireError if it is none, or holds too much."""
     count, rest = divmod(len(body) - _SEEDED.size, width)
     if count < 0 or rest or count > size:
         raise WireError(

@@ -1,4 +1,12 @@
-"""Words of a fixed number of bits: whole bytes apart, then a stream for each bit above them."""
+"""Words of a fixed number of bits: whole bytes apart, then a stream for each bit above them.
+
+>>> words = np.array([1, 0x234, 0x3FF], "<u4")
+>>> coded = encode_words(words, 10)
+>>> coded.hex(" ")  # the lowest bytes, then bit 8 of the three and bit 9
+'01 34 ff 04 06'
+>>> [hex(word) for word in decode_words(coded, 3, 10)]
+['0x1', '0x234', '0x3ff']
+"""
 
 import numpy as np
 
@@ -32,6 +40,7 @@ def encode_words(words: np.ndarray, width: int, low: int = 0, head: bytes = b"")
 
 
 def decode_words(body: memoryview, size: int, width: int) -> np.ndarray:
+    """(size,) little-endian uint32 below 2^width; WireError unless `body` holds them and nothing else."""
     plane_length = -(-size // 8)
     if len(body) != words_length(size, width):
         raise WireError(f"block of {len(body)} bytes does not hold {size} words of {width} bits")

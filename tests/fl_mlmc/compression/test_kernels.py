@@ -61,7 +61,7 @@ VECTORS = vectors()
 def compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("numba", reason="the extra `fast` is not installed")
     monkeypatch.setattr(kernels, "LONG", 0)
-    monkeypatch.setattr("fl_mlmc.compression.wire.symbols._LONG", 0)
+    monkeypatch.setattr("fl_mlmc.compression.wire.symbols.choice._LONG", 0)
 
 
 @pytest.mark.usefixtures("compiled")
@@ -91,7 +91,7 @@ def test_every_kernel_is_used_by_these_compressors(monkeypatch: pytest.MonkeyPat
         used.add(name)
 
     monkeypatch.setattr("fl_mlmc.compression.pointwise.kernel_for", note)
-    monkeypatch.setattr("fl_mlmc.compression.wire.rans_lanes.kernel_for", note)
+    monkeypatch.setattr("fl_mlmc.compression.wire.symbols.lanes.kernel_for", note)
     monkeypatch.setattr("fl_mlmc.compression.ladders.lattice.kernel_for", note)
     monkeypatch.setattr("fl_mlmc.compression.ladders.floating_point.kernel_for", note)
     for text in TEXTS:

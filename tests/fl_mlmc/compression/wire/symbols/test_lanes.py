@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from fl_mlmc.compression import kernels
 from fl_mlmc.compression.blocks import Lattice, Payload, SymbolBlock
 from fl_mlmc.compression.wire import WireError, decode_payload, encode_payload
-from fl_mlmc.compression.wire.rans_lanes import decode_lanes, encode_lanes
-from fl_mlmc.compression.wire.rans_model import block_shares, decode_model, frequencies
-from fl_mlmc.compression.wire.symbols import LANES, LOW_BITS, encode_symbols
+from fl_mlmc.compression.wire.symbols import encode_symbols
+from fl_mlmc.compression.wire.symbols.lanes import decode_lanes, encode_lanes
+from fl_mlmc.compression.wire.symbols.modes import LANES, LOW_BITS
+from fl_mlmc.compression.wire.symbols.rans_model import block_shares, decode_model, frequencies
 from fl_mlmc.testing import check_hostile, decode_within_memory, long_payloads, sealed
 
 LETTERS = [2, 3, 4, 7, 15, 30, 64, 200, 256, 300, 1340, 4096]
@@ -123,8 +124,8 @@ def test_any_flipped_bit_or_lost_or_added_byte_is_refused_or_sound(letters: int)
 def test_states_that_no_writer_has_are_refused(num_lanes: int, states: list[int], word: str) -> None:
     symbols = np.array([0, 1, 2, 3] * 2, np.uint8)
     code = _coded(symbols, 4, 0.4)
-    flags, _, _, rest = decode_model(memoryview(code), 8, 4)
-    assert flags & 7 == 1  # two letters a block
+    model, rest = decode_model(memoryview(code), 8, 4)
+    assert model.group == 2
     lanes = num_lanes.to_bytes(2, "little") + b"".join(state.to_bytes(5, "little") for state in states)
     with pytest.raises(WireError, match=word):
         decode_lanes(memoryview(code[: -len(rest)] + lanes), 8, 4)
@@ -147,15 +148,15 @@ def test_the_compiled_reader_looks_at_no_word_that_is_not_there() -> None:
     """Its loop as Python runs it, which would say so; compiled code would read on."""
     symbols = _symbols(60, 15, 0.0)
     code = memoryview(_coded(symbols, 15, 3 * 4096.0))
-    flags, _, weights, rest = decode_model(code, 60, 15)
-    often = frequencies(block_shares(weights, (flags & 7) + 1)).astype(np.uint64)
+    model, rest = decode_model(code, 60, 15)
+    often = frequencies(block_shares(model.weights, model.group)).astype(np.uint64)
     starts, num_lanes = np.cumsum(often) - often, int.from_bytes(rest[:2], "little")
     end = 2 + 5 * num_lanes
     words = np.frombuffer(rest[end:], "<u2")
     assert words.size > 3
     for kept in range(1, words.size + 1):
         states = np.array([int.from_bytes(rest[at : at + 5], "little") for at in range(2, end, 5)], np.uint64)
-        blocks = np.zeros(60 // ((flags & 7) + 1), np.uint16)
+        blocks = np.zeros(60 // model.group, np.uint16)
         block_of = np.repeat(np.arange(often.size, dtype=np.uint16), often.astype(np.int64))
         position = kernels._KERNELS["pop"](states, words[:kept], often, starts, block_of, blocks)
         assert (position == kept) == (kept == words.size)
@@ -168,7 +169,7 @@ def test_a_weight_above_the_number_of_symbols_is_refused() -> None:
 
 def test_a_few_bytes_cannot_make_a_reader_step_long_or_build_large_tables() -> None:
     code = _coded(_symbols(1 << 20, 2, 0.0), 2, 1.0)
-    end = len(code) - len(decode_model(memoryview(code), 1 << 20, 2)[3])
+    end = len(code) - len(decode_model(memoryview(code), 1 << 20, 2)[1])
     assert code[end : end + 2] == b"\x10\0"
     with pytest.raises(WireError, match="in 15 lanes"):
         decode_lanes(memoryview(code[:end] + b"\x0f" + code[end + 1 :]), 1 << 20, 2)
@@ -182,9 +183,9 @@ def test_a_few_bytes_cannot_make_a_reader_step_long_or_build_large_tables() -> N
 
 def plainly_decoded(code: bytes, size: int, alphabet: int) -> tuple[list[int], int]:
     """(symbols, number of lanes) as FORMAT.md describes them, a state at a time."""
-    flags, letters, weights, body = decode_model(memoryview(code), size, alphabet)
-    group, num_letters = (flags & 7) + 1, letters.size
-    often = frequencies(block_shares(weights, group)).tolist()
+    model, body = decode_model(memoryview(code), size, alphabet)
+    letters, group, num_letters = model.letters, model.group, model.letters.size
+    often = frequencies(block_shares(model.weights, group)).tolist()
     num_lanes, num_blocks = int.from_bytes(body[:2], "little"), ceil(size / group)
     states = [int.from_bytes(body[2 + 5 * lane : 7 + 5 * lane], "little") for lane in range(num_lanes)]
     words = iter(np.frombuffer(body[2 + 5 * num_lanes :], "<u2").tolist())

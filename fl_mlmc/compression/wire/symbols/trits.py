@@ -1,33 +1,50 @@
-"""Digits 0, 1 and 2 at 485 bits for 306 of them, since 3^306 is just below 2^485: 1.58497 bits each, log2 3 is 1.58496.
+r"""Mode 8: digits 0, 1 and 2 at 485 bits for 306 of them, since 3^306 is just below 2^485.
 
-Five in a byte take 1.6. A group is one number of 16 digits in base 3^20, and of 16 words of 32 bits; all groups are
-converted together, digit by digit.
+That is 1.58497 bits a digit where log2 3 is 1.58496; five in a byte take 1.6. A group of 306 is one number of 16 digits
+in base 3^20, and of 16 words of 32 bits; all groups are converted together, digit by digit. Digits that are left over
+stand as in mode 0.
+
+>>> digits = np.zeros(308, np.uint8)
+>>> digits[[0, 2, -1]] = 1
+>>> coded = encode_trits(digits)
+>>> int.from_bytes(coded[:61], "little"), coded[61:]  # 1 + 3^2, and 0 + 3 · 1
+(10, b'\x03')
+>>> np.flatnonzero(decode_trits(memoryview(coded), 308))
+array([  0,   2, 307])
 """
 
 import numpy as np
 
-from .errors import WireError
+from ..errors import WireError
+from .packed import decode_packed, encode_packed
 
 _TRITS, _BITS = 306, 485
 _BASE_TRITS, _NUM_DIGITS, _WORD = 20, 16, 32
 _BASE = np.uint64(3**_BASE_TRITS)
 _LOW = np.uint64(2**_WORD - 1)
-_STRETCH = 1 << 11  # groups that are converted together
-
-
-def num_grouped(size: int) -> int:
-    """How many of `size` digits stand in whole groups."""
-    return size // _TRITS * _TRITS
-
-
-def trits_length(size: int) -> int:
-    """Bytes of the whole groups among `size` digits."""
-    return -(-(size // _TRITS) * _BITS // 8)
+_STRETCH = 1 << 11  # groups that are converted together; a multiple of 8, which fill their bytes
 
 
 def encode_trits(symbols: np.ndarray) -> bytes:
-    """The whole groups of uint8 `symbols` below 3."""
-    groups = symbols[: num_grouped(symbols.size)].reshape(-1, _TRITS)
+    """uint8 `symbols` below 3."""
+    grouped = symbols.size // _TRITS * _TRITS
+    return _encode_groups(symbols[:grouped].reshape(-1, _TRITS)) + encode_packed(symbols[grouped:], 3)
+
+
+def decode_trits(body: memoryview, count: int) -> np.ndarray:
+    """(count,) uint8 below 3; WireError if `body` holds other ones."""
+    num_groups = count // _TRITS
+    grouped, end = num_groups * _TRITS, -(-num_groups * _BITS // 8)
+    if len(body) < end:
+        raise WireError(f"symbol stream has {len(body)} bytes, its ternary digits alone need {end}")
+    symbols = np.empty(count, np.uint8)
+    _decode_groups(body[:end], symbols[:grouped].reshape(-1, _TRITS))
+    symbols[grouped:] = decode_packed(body[end:], count - grouped, 3)
+    return symbols
+
+
+def _encode_groups(groups: np.ndarray) -> bytes:
+    """485 bits of every row of 306 digits, filled to a byte."""
     bits = np.empty((len(groups), _BITS), np.uint8)
     for start in range(0, len(groups), _STRETCH):
         words = _words_of(groups[start : start + _STRETCH])
@@ -35,21 +52,17 @@ def encode_trits(symbols: np.ndarray) -> bytes:
     return np.packbits(bits, bitorder="little").tobytes()
 
 
-def decode_trits(data: memoryview, size: int) -> np.ndarray:
-    """The digits of the whole groups among `size`, from `trits_length(size)` bytes; WireError for other ones."""
-    num_groups = size // _TRITS
-    symbols, bits = np.empty((num_groups, _TRITS), np.uint8), np.frombuffer(data, np.uint8)
-    spare = 8 * len(data) - num_groups * _BITS
+def _decode_groups(data: memoryview, groups: np.ndarray) -> None:
+    """Fill the rows of `groups`; WireError where a number or the padding is none."""
+    bits, spare = np.frombuffer(data, np.uint8), 8 * len(data) - len(groups) * _BITS
     if spare and data[-1] >> 8 - spare:
         raise WireError("stream of ternary digits has non-zero padding")
-    step = _STRETCH  # a multiple of 8 groups, which fill their bytes
-    for start in range(0, num_groups, step):
-        stop = min(start + step, num_groups)
+    for start in range(0, len(groups), _STRETCH):
+        stop = min(start + _STRETCH, len(groups))
         part = np.unpackbits(bits[start * _BITS // 8 : -(-stop * _BITS // 8)], bitorder="little")
         padded = np.zeros((stop - start, _NUM_DIGITS * _WORD), np.uint8)
         padded[:, :_BITS] = part[: (stop - start) * _BITS].reshape(-1, _BITS)
-        symbols[start:stop] = _trits_of(np.packbits(padded, axis=1, bitorder="little").view("<u4"))
-    return symbols.reshape(-1)
+        groups[start:stop] = _trits_of(np.packbits(padded, axis=1, bitorder="little").view("<u4"))
 
 
 def _words_of(groups: np.ndarray) -> np.ndarray:

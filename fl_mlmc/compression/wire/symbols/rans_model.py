@@ -1,38 +1,71 @@
 """What rANS of short and of long streams share: letters' rough weights, blocks of several letters, their frequencies.
 
 Letters travel with a count's leading bits; P letters that occur are digits 0 to P − 1, several digits form a block.
+
+>>> symbols = np.array([3, 3, 3, 0, 3, 3, 0, 3, 3, 3], np.uint8)
+>>> head, model = encode_model(np.bincount(symbols, minlength=4), symbols.size, group=2)
+>>> model.letters, model.weights  # 2 and 8, by their first bits
+(array([0, 3]), array([2, 8]))
+>>> frequencies(block_shares(model.weights, 2))  # of blocks 0 0, 3 0, 0 3 and 3 3, in 2^16
+array([ 2622, 10486, 10486, 41942])
+>>> read, rest = decode_model(memoryview(head + b"rest"), symbols.size, 4)
+>>> read.letters, read.weights, read.group, bytes(rest)
+(array([0, 3]), array([2, 8]), 2, b'rest')
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 
-from .errors import WireError
+from ..errors import WireError
+from .packed import BYTE
 
 BITS = 16  # of a block's frequency
 TOTAL = 1 << BITS
-BY_RUN = 0x80
-"""Flag: blocks are runs of the first letter, not a number of letters."""
 
-_LISTED = 0x40  # flag: letters that occur are listed, others are not described
-_FINEST = 7  # most leading bits of a count after its first
+# The byte of flags: letters in a block less one, bits of a count after its first, and two marks.
+_GROUP = 0x07
+_FINENESS_AT, _FINEST = 3, 7
+_LISTED = 0x40  # letters that occur are listed, others are not described
+_BY_RUN = 0x80
+
+_MOST_GROUP = _GROUP + 1
+_PAYS = 0.046  # symbols of rarer letters, a letter, that pay for half a bit of its count
 
 
-def encode_model(counts: np.ndarray, size: int, flags: int) -> tuple[bytes, np.ndarray, np.ndarray]:
-    """(description, letters that occur, their weights) of `size` symbols that occur `counts` times."""
-    present = np.flatnonzero(counts)
+@dataclass(frozen=True, eq=False)
+class Model:
+    """What a rANS stream says of its symbols before their code.
+
+    `letters` that are described, rising, and their `weights`, int64 of shape (P,). A block is a `group` of letters;
+    with `by_run` it is a run of the heaviest letter and one other.
+    """
+
+    letters: np.ndarray
+    weights: np.ndarray
+    group: int
+    by_run: bool = False
+
+
+def encode_model(counts: np.ndarray, size: int, group: int, by_run: bool = False) -> tuple[bytes, Model]:
+    """(description, model) of `size` symbols that occur `counts` times."""
+    letters = np.flatnonzero(counts)
     spare = size - int(counts.max())
-    fineness = min(int(0.046 * spare / present.size).bit_length() + 1 >> 1, _FINEST)
-    exponents, digits = _leading_bits(counts[present], fineness, size)
-    listed, head = _encode_weights(present, exponents, digits, fineness, counts.size, size)
-    return bytes([flags | fineness << 3 | _LISTED * listed]) + head, present, _weights(exponents, digits, fineness)
+    fineness = min(int(_PAYS * spare / letters.size).bit_length() + 1 >> 1, _FINEST)
+    exponents, digits = _leading_bits(counts[letters], fineness, size)
+    listed, head = _encode_weights(letters, exponents, digits, fineness, counts.size, size)
+    flags = group - 1 | fineness << _FINENESS_AT | _LISTED * listed | _BY_RUN * by_run
+    return bytes([flags]) + head, Model(letters, _weights(exponents, digits, fineness), group, by_run)
 
 
-def decode_model(body: memoryview, size: int, alphabet: int) -> tuple[int, np.ndarray, np.ndarray, memoryview]:
-    """(flags, letters that occur, their weights, the rest of `body`)."""
+def decode_model(body: memoryview, size: int, alphabet: int) -> tuple[Model, memoryview]:
+    """(model, the rest of `body`) of `size` symbols below `alphabet`; WireError if it describes none."""
     if not body or size == 0:
         raise WireError(f"rANS stream of {len(body)} bytes has no parameters for {size} symbols")
     flags = body[0]
-    present, weights, end = _decode_weights(body[1:], bool(flags & _LISTED), flags >> 3 & 7, alphabet, size)
-    return flags, present, weights, body[1 + end :]
+    fineness = flags >> _FINENESS_AT & _FINEST
+    letters, weights, end = _decode_weights(body[1:], bool(flags & _LISTED), fineness, alphabet, size)
+    return Model(letters, weights, (flags & _GROUP) + 1, bool(flags & _BY_RUN)), body[1 + end :]
 
 
 def _leading_bits(counts: np.ndarray, fineness: int, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -47,6 +80,7 @@ def _leading_bits(counts: np.ndarray, fineness: int, size: int) -> tuple[np.ndar
 
 
 def _weights(exponents: np.ndarray, digits: np.ndarray, fineness: int) -> np.ndarray:
+    """The counts that exponents and leading bits stand for."""
     widths = np.minimum(exponents, fineness)
     return (1 << widths) + digits << exponents - widths
 
@@ -131,7 +165,7 @@ def _numbers(bits: np.ndarray, count: int, width: int) -> np.ndarray:
 def group_size(num_letters: int, size: int, bits: float, most: int, loss: float) -> int:
     """Letters in a block: as many as fit `most` blocks of which the rare ones, rounded up, cost a share `loss`."""
     group = 1
-    while group < 8 and num_letters ** (group + 1) <= min(most, TOTAL * loss * (group + 1) * bits / size):
+    while group < _MOST_GROUP and num_letters ** (group + 1) <= min(most, TOTAL * loss * (group + 1) * bits / size):
         group += 1
     return group
 
@@ -140,7 +174,7 @@ def join(digits: np.ndarray, base: int, group: int) -> np.ndarray:
     """Digit r of block i is symbol r · number of blocks + i, missing ones are 0."""
     if group == 1:
         return digits
-    dtype = np.dtype(np.uint8 if base**group <= 256 else np.uint16)
+    dtype = np.dtype(np.uint8 if base**group <= BYTE else np.uint16)
     blocks: np.ndarray = np.zeros(-(-digits.size // group), dtype)
     for place in reversed(range(group)):
         start = place * blocks.size

@@ -1,16 +1,25 @@
-"""rANS of long streams: many states side by side, so that neither a compiled loop nor numpy waits for one of them.
+"""Mode 9, rANS of long streams: many states side by side, so that no loop waits for one of them.
 
 Block i belongs to lane i mod L, and every L blocks the states take the words they need in the order of the lanes
 (Fabian Giesen 2014, arXiv 1402.3392). States have 40 bits, so that float64 divides them without an error.
+
+>>> symbols = np.random.default_rng(0).choice(np.arange(3, dtype=np.uint8), 6000, p=[0.6, 0.3, 0.1])
+>>> counts = np.bincount(symbols)
+>>> bits = float(counts @ np.log2(6000 / counts))
+>>> coded = encode_lanes(symbols, counts, bits)
+>>> round(bits / 8), len(coded)
+(962, 973)
+>>> bool((decode_lanes(memoryview(coded), 6000, 3) == symbols).all())
+True
 """
 
 import numpy as np
 
-from ..kernels import kernel_for
-from .errors import WireError
+from ...kernels import kernel_for
+from ..errors import WireError
+from .packed import BYTE
 from .rans_model import (
     BITS,
-    BY_RUN,
     TOTAL,
     block_shares,
     decode_model,
@@ -25,7 +34,7 @@ MOST_LETTERS = 1 << 12
 """Alphabets with more letters are refused."""
 
 _LOW, _WORD = 24, 16  # states are 2^24 to 2^40 between steps; words that leave them have 16 bits
-_STATE_BYTES = 5
+_STATE_BYTES = 5  # of 8 that a number has in memory
 _MOST_KINDS = 1 << 12  # of blocks
 _LOSS = 0.004  # share of the bits that rare blocks may take from frequent ones
 _MOST_LOSS = 0.007  # the same, for blocks of one letter
@@ -44,20 +53,20 @@ def is_worth_lanes(counts: np.ndarray, bits: float) -> bool:
 def encode_lanes(symbols: np.ndarray, counts: np.ndarray, bits: float) -> bytes:
     """The code of uint8 or uint16 `symbols` that occur `counts` times, `bits` of entropy in all; at least two occur."""
     counts, group = _without_gaps(counts, bits)
-    head, letters, weights = encode_model(counts, symbols.size, group - 1)
-    blocks = _joined(symbols, letters, group)
+    head, model = encode_model(counts, symbols.size, group)
+    blocks = _joined(symbols, model.letters, group)
     num_lanes = max(1, min(int(bits) // _LANE_BITS, _MOST_LANES, blocks.size), -(-blocks.size // _MOST_STEPS))
-    states, words = _push(blocks, frequencies(block_shares(weights, group)), num_lanes, symbols.size)
+    states, words = _push(blocks, frequencies(block_shares(model.weights, group)), num_lanes, symbols.size)
     octets = states.astype("<i8").view(np.uint8).reshape(-1, 8)[:, :_STATE_BYTES]
     return b"".join([head, num_lanes.to_bytes(2, "little"), octets.tobytes(), words.astype("<u2", copy=False).data])
 
 
 def decode_lanes(body: memoryview, size: int, alphabet: int) -> np.ndarray:
     """The `size` symbols below `alphabet` in `body`, uint16 above 256; WireError if it holds other ones."""
-    flags, letters, weights, body = decode_model(body, size, alphabet)
-    group = (flags & 7) + 1
+    model, body = decode_model(body, size, alphabet)
+    letters, group = model.letters, model.group
     kinds, num_blocks, num_lanes = letters.size**group, -(-size // group), int.from_bytes(body[:2], "little")
-    if not 1 < kinds <= _MOST_KINDS or flags & BY_RUN or not num_lanes <= num_blocks <= num_lanes * _MOST_STEPS:
+    if not 1 < kinds <= _MOST_KINDS or model.by_run or not num_lanes <= num_blocks <= num_lanes * _MOST_STEPS:
         raise WireError(f"rANS stream has {num_blocks} of {kinds} kinds of blocks in {num_lanes} lanes")
     end = 2 + _STATE_BYTES * num_lanes
     if len(body) < end or (len(body) - end) % 2:
@@ -68,8 +77,8 @@ def decode_lanes(body: memoryview, size: int, alphabet: int) -> np.ndarray:
     if states.min() < 1 << _LOW:
         raise WireError(f"rANS stream has a state of {states.min()}, below 2^{_LOW}")
     words = np.frombuffer(body[end:], "<u2").astype(np.uint16)  # aligned, for one kind of compiled loop
-    blocks = _pop(states, words, frequencies(block_shares(weights, group)), num_blocks, size)
-    return _letters(part(blocks, size, letters.size, group), letters, np.uint8 if alphabet <= 256 else np.uint16)
+    blocks = _pop(states, words, frequencies(block_shares(model.weights, group)), num_blocks, size)
+    return _letters(part(blocks, size, letters.size, group), letters, np.uint8 if alphabet <= BYTE else np.uint16)
 
 
 def _without_gaps(counts: np.ndarray, bits: float) -> tuple[np.ndarray, int]:
@@ -96,7 +105,7 @@ def _joined(symbols: np.ndarray, letters: np.ndarray, group: int) -> np.ndarray:
     compiled = kernel_for("join", symbols.size)
     if compiled is None:
         return join(symbols - symbols.dtype.type(first), letters.size, group)
-    dtype = np.uint8 if letters.size**group <= 256 else np.uint16
+    dtype = np.uint8 if letters.size**group <= BYTE else np.uint16
     blocks = np.zeros(-(-symbols.size // group), dtype)
     compiled(symbols, blocks, dtype(letters.size & np.iinfo(dtype).max), symbols.dtype.type(first))
     return blocks
@@ -111,6 +120,7 @@ def _letters(digits: np.ndarray, letters: np.ndarray, dtype: type) -> np.ndarray
 
 
 def _looked_up(table: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """table[number]."""
     look_up, out = kernel_for("look_up", numbers.size), np.empty(numbers.size, table.dtype)
     if look_up is None:
         return np.take(table, numbers, out=out, mode="clip")
@@ -150,7 +160,7 @@ def _push(blocks: np.ndarray, often: np.ndarray, num_lanes: int, size: int) -> t
 
 def _pop(states: np.ndarray, words: np.ndarray, often: np.ndarray, num_blocks: int, size: int) -> np.ndarray:
     """The blocks of `size` symbols, the first first; `states` are worked on in place."""
-    starts, blocks = np.cumsum(often) - often, np.empty(num_blocks, np.uint8 if often.size <= 256 else np.uint16)
+    starts, blocks = np.cumsum(often) - often, np.empty(num_blocks, np.uint8 if often.size <= BYTE else np.uint16)
     block_of = np.repeat(np.arange(often.size, dtype=blocks.dtype), often)
     compiled = kernel_for("pop", size)
     if compiled is not None and words.size:
