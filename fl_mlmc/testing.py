@@ -16,7 +16,7 @@ import tracemalloc
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import torch
@@ -80,6 +80,7 @@ def check_compressor(compressor: Compressor, vector: Tensor) -> None:
     check_text(compressor)
     check_encoding(compressor, vector)
     check_refusals(compressor)
+    check_bounds(compressor, vector)
     if compressor.is_unbiased:
         check_unbiased(compressor, vector)
         check_omega(compressor, vector)
@@ -143,6 +144,45 @@ def check_omega(compressor: Compressor, vector: Tensor) -> None:
     # Denormal values keep few digits, on the wire as in the vector.
     slack = 1e-5 if float(vector.abs().max()) > 1e-30 else 0.1
     np.testing.assert_allclose(omega, error / energy, rtol=slack, atol=slack, err_msg=f"{compressor}: omega")
+
+
+def check_bounds(compressor: Compressor, vector: Tensor) -> None:
+    """What it says of all vectors of this size holds for this one: ω, α, bias and variance, and the longest payload."""
+    size = vector.numel()
+    length = compressor.longest(size)
+    if length is not None:
+        for seed in range(3):
+            sent = len(compressor.encode(vector, np.random.default_rng(seed)))
+            assert sent <= length, f"{compressor}: {sent} bytes, of at most {length}"
+    worst, alpha = compressor.worst_omega(size), compressor.contraction(size)
+    assert worst is None or (compressor.is_unbiased and worst >= 0), f"{compressor}: worst ω {worst}"
+    assert alpha is None or 0 < alpha <= 1, f"{compressor}: α {alpha}"
+    pair = compressor.bias_and_variance(size)
+    magnitudes = vector.abs()[vector != 0]
+    if magnitudes.numel() == 0 or float(magnitudes.min()) < 1e-30:  # bounds leave out denormals
+        return
+    mean, moment = torch.zeros(size, dtype=torch.float64), 0.0
+    for probability, payload in compressor.outcomes(vector):
+        decoded = payload.dense().double()
+        mean += probability * decoded
+        moment += probability * float(decoded.square().sum())
+    norm = float(vector.double().square().sum())
+    bias = float((mean - vector.double()).square().sum()) / norm
+    variance = max(moment - float(mean.square().sum()), 0.0) / norm
+    for bound in (worst, None if alpha is None else 1 - alpha):
+        if bound is not None:
+            assert bias + variance <= bound * (1 + 1e-5) + 1e-5, f"{compressor}: error {bias + variance} over {bound}"
+    if pair is None:
+        return
+    for step, clients in product((0.05, 0.5, 1.0), (1, 8)):
+        seen, bound = _left_by_ef_bv((bias**0.5, variance), step, clients), _left_by_ef_bv(pair, step, clients)
+        assert seen <= bound * (1 + 1e-5) + 1e-5, f"{compressor}: bias {bias**0.5}, variance {variance}, not {pair}"
+
+
+def _left_by_ef_bv(pair: tuple[float, float], step: float, clients: int) -> float:
+    """(1 − λ + λη)² + λ²ω/n, which is what EF-BV makes of bias and variance: what a step λ leaves of a distance."""
+    bias, variance = pair
+    return (1 - step + step * bias) ** 2 + step**2 * variance / clients
 
 
 def check_encoding(compressor: Compressor, vector: Tensor, seed: int = 0) -> None:

@@ -32,6 +32,7 @@ class Bernoulli(Compressor):
         check_values(self.values, "Bernoulli")
 
     def compress(self, vector: Tensor, rng: np.random.Generator) -> Compressed:
+        """A sparse block: as many coordinates as the coins fall for; bits are those of the expected number."""
         size, kept = vector.numel(), num_kept(self, vector.numel())
         scale = inclusion_scale(vector, kept)
         places = []
@@ -43,6 +44,7 @@ class Bernoulli(Compressor):
         return Compressed(rounded(payload, self.values, rng), bits)
 
     def outcomes(self, vector: Tensor) -> Iterator[tuple[float, Payload]]:
+        """Every fall of the coins, 2^d of them, with every rounding of the values."""
         return rounded_outcomes(self._kept(vector), self.values)
 
     def _kept(self, vector: Tensor) -> Iterator[tuple[float, Payload]]:
@@ -58,6 +60,7 @@ class Bernoulli(Compressor):
         return rounded_omega(equal_chances_omega(self, size), self.values)
 
     def omega(self, vector: Tensor) -> float:
+        """Σ v_j² (1 / p_j − 1) / ‖v‖², and what rounding the values adds."""
         return sparse_omega(vector, inclusion_scale(vector, num_kept(self, vector.numel())), self.values)
 
 

@@ -29,6 +29,7 @@ class Importance(Compressor):
             raise ValueError(f"Importance's draws is a whole number of at least 1, got {self.draws!r}")
 
     def compress(self, vector: Tensor, rng: np.random.Generator) -> Compressed:
+        """A sparse block: the coordinates drawn, each once, worth ±‖v‖₁ / draws times how often it was drawn."""
         bits = float(self.draws * (33 + math.ceil(math.log2(max(vector.numel(), 2)))))
         if not vector.any():
             return Compressed(Payload(vector.numel()), 0.0)
@@ -38,6 +39,7 @@ class Importance(Compressor):
         return Compressed(self._payload(vector, indices, counts), bits)
 
     def outcomes(self, vector: Tensor) -> Iterator[tuple[float, Payload]]:
+        """Every sequence of draws from the non-zero coordinates."""
         chances = (vector.abs().double() / (total(vector) or 1.0)).tolist()
         possible = [place for place, chance in enumerate(chances) if chance > 0]
         if not possible:
@@ -49,6 +51,7 @@ class Importance(Compressor):
             yield chance, self._payload(vector, np.array([p for p, _ in seen]), np.array([n for _, n in seen]))
 
     def omega(self, vector: Tensor) -> float:
+        """(‖v‖₁² / ‖v‖² − 1) / draws."""
         norm = energy(vector)
         return (total(vector) ** 2 / norm - 1) / self.draws if norm > 0 else 0.0
 

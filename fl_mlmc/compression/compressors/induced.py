@@ -30,6 +30,7 @@ class Induced(Compressor):
             raise ValueError(f"Induced's second compressor must be unbiased, {self.unbiased!r} is not")
 
     def compress(self, vector: Tensor, rng: np.random.Generator) -> Compressed:
+        """The blocks of both parts, and the bits of both."""
         first = self.biased.compress(vector, rng)
         second = self.unbiased.compress(self._left(vector, first.payload), rng)
         return Compressed(
@@ -40,11 +41,13 @@ class Induced(Compressor):
         )
 
     def outcomes(self, vector: Tensor) -> Iterator[tuple[float, Payload]]:
+        """Every outcome of the first part with every outcome of the second on what that leaves."""
         for chance, payload in self.biased.outcomes(vector):
             for rest_chance, rest in self.unbiased.outcomes(self._left(vector, payload)):
                 yield chance * rest_chance, Payload(vector.numel(), payload.blocks + rest.blocks)
 
     def omega(self, vector: Tensor) -> float | None:
+        """ω_U(v − B(v)) ‖v − B(v)‖² / ‖v‖²; None where the first part draws, or the second has no formula."""
         if not isinstance(self.biased, Ladder):
             return None
         left = self._left(vector, self.biased.compress(vector, np.random.default_rng(0)).payload)

@@ -63,6 +63,7 @@ class MLMC(Compressor):
         check_values(self.values, "MLMC")
 
     def compress(self, vector: Tensor, rng: np.random.Generator) -> Compressed:
+        """The base and the drawn increments over their chances; bits are the base's and the expected ones of a draw."""
         rungs = self.ladder.climb(vector)
         chances = self.level_probabilities(rungs)
         levels = self._draw(chances, rng)
@@ -91,6 +92,7 @@ class MLMC(Compressor):
         return Payload(rungs.size, rungs.estimate(self._factors(levels, probabilities)))
 
     def outcomes(self, vector: Tensor) -> Iterator[tuple[float, Payload]]:
+        """Every choice of levels, L^draws of them with replacement, with every rounding of the values."""
         rungs = self.ladder.climb(vector)
         chances = self.level_probabilities(rungs)
         drawn = ((chance, self.outcome(rungs, levels, chances)) for chance, levels in self._all_draws(chances))

@@ -27,6 +27,7 @@ class Natural(Compressor):
     is_whole = True  # a coordinate keeps its sign and at most doubles
 
     def compress(self, vector: Tensor, rng: np.random.Generator) -> Compressed:
+        """A block of powers: a sign and an exponent, 9 bits, for each coordinate."""
         exponents = pointwise(
             lambda words, random: (words & 0x7FFFFFFF).add_(random & _MANTISSA) >> 23,
             torch.uint8,
@@ -37,6 +38,7 @@ class Natural(Compressor):
         return Compressed(Payload(vector.numel(), (PowerBlock(negative(vector), exponents),)), 9.0 * vector.numel())
 
     def outcomes(self, vector: Tensor) -> Iterator[tuple[float, Payload]]:
+        """Every way of rounding, 2^d of them."""
         magnitude = vector.view(torch.int32) & 0x7FFFFFFF
         up_chances = ((magnitude & _MANTISSA).double() / 2**23).tolist()
         for ups in product((0, 1), repeat=vector.numel()):
@@ -46,6 +48,7 @@ class Natural(Compressor):
                 yield chance, Payload(vector.numel(), (PowerBlock(vector < 0, exponents),))
 
     def omega(self, vector: Tensor) -> float:
+        """Σ (|v_j| − low_j)(high_j − |v_j|) / ‖v‖², between the powers of two around each."""
         norm = energy(vector)
         variance = 0.0
         for part in vector.split(STRETCH):

@@ -20,6 +20,7 @@ class QSGD(LatticeRounding):
             raise ValueError(f"QSGD's levels is a whole number from 1 to 16383, got {self.levels!r}")
 
     def grid(self, vector: Tensor) -> tuple[float, int]:
+        """(‖v‖₂ / s, s)."""
         return energy(vector) ** 0.5 / self.levels, self.levels
 
     def worst_omega(self, size: int) -> float:
@@ -31,4 +32,5 @@ class QSGD(LatticeRounding):
 
     @property
     def bits_per_entry(self) -> float:
+        """A sign and a whole number up to s, 1 + ⌈log2(s + 1)⌉: the paper's formula before Elias coding."""
         return 1.0 + math.ceil(math.log2(self.levels + 1))

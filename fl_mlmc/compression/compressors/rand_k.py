@@ -38,6 +38,7 @@ class RandK(Compressor):
         check_values(self.values, "RandK")
 
     def compress(self, vector: Tensor, rng: np.random.Generator) -> Compressed:
+        """A seeded block: k values and the 64 bits of the seed that their places follow from."""
         size, kept = vector.numel(), num_kept(self, vector.numel())
         seed = int(rng.integers(2**64, dtype=np.uint64))
         indices = torch.from_numpy(random_subset(size, kept, seed)).to(vector.device)
@@ -46,9 +47,11 @@ class RandK(Compressor):
         return Compressed(payload, value_bits(self.values) * kept + 64)
 
     def outcomes(self, vector: Tensor) -> Iterator[tuple[float, Payload]]:
+        """Every subset of k coordinates, equally likely, with every rounding of the values."""
         return rounded_outcomes(self._subsets(vector), self.values)
 
     def omega(self, vector: Tensor) -> float:
+        """d / k − 1 for every v but zero, and what rounding the values adds."""
         if not vector.any():
             return 0.0
         share = num_kept(self, vector.numel()) / vector.numel()

@@ -35,6 +35,7 @@ class LatticeRounding(Compressor):
         """Formula bits of one symbol."""
 
     def compress(self, vector: Tensor, rng: np.random.Generator) -> Compressed:
+        """A block of whole numbers from −h to h, 32 bits for the step and `bits_per_entry` a coordinate."""
         step, half = self.grid(vector)
 
         def round_at_random(part: Tensor, words: Tensor) -> Tensor:
@@ -48,6 +49,7 @@ class LatticeRounding(Compressor):
         return Compressed(payload, 32 + self.bits_per_entry * vector.numel())
 
     def outcomes(self, vector: Tensor) -> Iterator[tuple[float, Payload]]:
+        """Every way of rounding, 2^d of them."""
         step, half = self.grid(vector)
         shares, low = _shares(vector, step, half)
         up_chances = shares.double().tolist()
@@ -58,6 +60,7 @@ class LatticeRounding(Compressor):
                 yield chance, Payload(vector.numel(), (SymbolBlock(symbols, Lattice(2 * half + 1, step, -half)),))
 
     def omega(self, vector: Tensor) -> float:
+        """step² Σ p_j (1 − p_j) / ‖v‖², p_j being the chance of going up."""
         step, half = self.grid(vector)
         norm = energy(vector)
         if norm == 0:

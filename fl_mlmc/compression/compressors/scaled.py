@@ -30,11 +30,13 @@ class Scaled(Compressor):
             raise ValueError(f"Scaled's omega_bound is a number of at least 0, got {self.omega_bound!r}")
 
     def compress(self, vector: Tensor, rng: np.random.Generator) -> Compressed:
+        """The payload of `inner`, each block times 1 / (1 + ω). ValueError without a bound where ω has no formula."""
         inner = self.inner.compress(vector, rng)
         payload = _times(inner.payload, self._factor(vector))
         return Compressed(payload, inner.expected_bits, inner.levels, inner.probabilities)
 
     def outcomes(self, vector: Tensor) -> Iterator[tuple[float, Payload]]:
+        """The outcomes of `inner`, scaled."""
         factor = self._factor(vector)
         for chance, payload in self.inner.outcomes(vector):
             yield chance, _times(payload, factor)

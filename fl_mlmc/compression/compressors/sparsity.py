@@ -21,9 +21,12 @@ class Sparsity(Protocol):
     """Options `fraction` or `count`, exactly one of them."""
 
     @property
-    def fraction(self) -> float | None: ...
+    def fraction(self) -> float | None:
+        """The share of the coordinates to keep, in (0, 1]."""
+
     @property
-    def count(self) -> int | None: ...
+    def count(self) -> int | None:
+        """The number of coordinates to keep, at least 1."""
 
 
 def check_sparsity(owner: Sparsity) -> None:

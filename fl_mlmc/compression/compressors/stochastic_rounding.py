@@ -19,6 +19,7 @@ class StochasticRounding(LatticeRounding):
             raise ValueError(f"StochasticRounding's bits is a whole number from 2 to 14, got {self.bits!r}")
 
     def grid(self, vector: Tensor) -> tuple[float, int]:
+        """(max|v| / h, h) with h = 2^(bits−1) − 1."""
         return peak(vector) / self._half, self._half
 
     def worst_omega(self, size: int) -> float:
@@ -31,4 +32,5 @@ class StochasticRounding(LatticeRounding):
 
     @property
     def bits_per_entry(self) -> float:
+        """`bits`."""
         return float(self.bits)

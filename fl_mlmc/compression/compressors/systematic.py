@@ -44,6 +44,7 @@ class Systematic(Compressor):
         check_values(self.values, "Systematic")
 
     def compress(self, vector: Tensor, rng: np.random.Generator) -> Compressed:
+        """A sparse block of exactly k coordinates, or of all non-zeros where those are fewer."""
         size, kept = vector.numel(), num_kept(self, vector.numel())
         scale = inclusion_scale(vector, kept)
         block = kept_entries(vector, _places(vector, scale, float(rng.random())), scale)
@@ -51,6 +52,7 @@ class Systematic(Compressor):
         return Compressed(rounded(Payload(size, (block,)), self.values, rng), bits)
 
     def outcomes(self, vector: Tensor) -> Iterator[tuple[float, Payload]]:
+        """One for each stretch of the uniform start within which the same coordinates are kept."""
         return rounded_outcomes(self._kept(vector), self.values)
 
     def _kept(self, vector: Tensor) -> Iterator[tuple[float, Payload]]:
@@ -64,6 +66,7 @@ class Systematic(Compressor):
         return rounded_omega(equal_chances_omega(self, size), self.values)
 
     def omega(self, vector: Tensor) -> float:
+        """Σ v_j² (1 / p_j − 1) / ‖v‖², as for independent coins, and what rounding the values adds."""
         return sparse_omega(vector, inclusion_scale(vector, num_kept(self, vector.numel())), self.values)
 
     def longest(self, size: int) -> int:

@@ -14,6 +14,7 @@ class TernGrad(LatticeRounding):
     """Round to max|v| · {−1, 0, 1}; ω(v) = max|v| · ‖v‖₁ / ‖v‖² − 1 ≤ (√d − 1) / 2."""
 
     def grid(self, vector: Tensor) -> tuple[float, int]:
+        """(max|v|, 1)."""
         return peak(vector), 1
 
     def worst_omega(self, size: int) -> float:
@@ -22,4 +23,5 @@ class TernGrad(LatticeRounding):
 
     @property
     def bits_per_entry(self) -> float:
+        """log2 3."""
         return math.log2(3)

@@ -97,6 +97,7 @@ class Ladder(Compressor):
         return None if alpha is None else (math.sqrt(1 - alpha), 0.0)
 
     def compress(self, vector: Tensor, rng: np.random.Generator) -> Compressed:
+        """C^stop(v), for which nothing is drawn."""
         rungs = self.climb(vector)
         bits = self.stop_bits(rungs)
         return Compressed(Payload(rungs.size, rungs.rung(self.stop)), bits)
@@ -106,5 +107,6 @@ class Ladder(Compressor):
         return rungs.base_bits + float(rungs.costs()[: self.stop].sum())
 
     def outcomes(self, vector: Tensor) -> Iterator[tuple[float, Payload]]:
+        """The only one."""
         rungs = self.climb(vector)
         yield 1.0, Payload(rungs.size, rungs.rung(self.stop))

@@ -36,9 +36,11 @@ class ECUQ(Ladder):
 
     @property
     def stop(self) -> int:  # type: ignore[override]
+        """The level of `bits` bits."""
         return self.bits
 
     def stop_bits(self, rungs: Rungs) -> float:
+        """`bits` a coordinate, and 64 for the least value and the width of a bin."""
         return 64.0 + self.bits * rungs.size
 
     def contraction(self, size: int) -> float | None:
@@ -50,6 +52,7 @@ class ECUQ(Ladder):
         return alpha if alpha > 0 else None
 
     def climb(self, vector: Tensor) -> "ECUQRungs":
+        """Levels of 1, 2, …, `bits` bits, each with as many bins as its entropy allows, and the vector itself."""
         low, high = (float(end) for end in torch.aminmax(vector))
         if (high - low) / _MOST < 1e-37:
             return ECUQRungs(vector, [Lattice(1, 1.0, 0, low)] * self.bits)
@@ -62,6 +65,7 @@ class ECUQRungs(LatticeRungs):
     """Lattices of at most 1, 2, … bits of entropy over one vector."""
 
     def costs(self) -> np.ndarray:
+        """(L,) bits of two lattices' letters and their table; 32 a coordinate at the top."""
         bits = np.arange(1, self.num_levels)
         # Letters of this level and the one before, as if coded apart (DoCoFL codes one of them).
         letters = [1, *(lattice.count for lattice in self._lattices)]

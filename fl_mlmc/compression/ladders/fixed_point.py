@@ -51,9 +51,11 @@ class FixedPoint(Ladder):
 
     @property
     def stop(self) -> int:  # type: ignore[override]
+        """The level of `bits` digits."""
         return self.bits
 
     def stop_bits(self, rungs: Rungs) -> float:
+        """A sign and `bits` digits a coordinate, those of whole units too, and 32 for the unit."""
         return (rungs.base_bits or rungs.size + 32.0) + self.bits * rungs.size
 
     def contraction(self, size: int) -> float | None:
@@ -84,6 +86,7 @@ class FixedPoint(Ladder):
         return min(best, largest_moment(probabilities, rungs.prior(), rungs.costs()) - 1)
 
     def climb(self, vector: Tensor) -> "FixedPointRungs":
+        """Digits of |v_j| / max|v|, or behind the point of |v_j| / (unit · rms)."""
         largest = peak(vector)
         if self.unit is None:
             return FixedPointRungs(vector, self.bits, largest, 0)
@@ -106,9 +109,11 @@ class FixedPointRungs(Rungs):
 
     @property
     def base(self) -> Block | None:  # type: ignore[override]
+        """Whole units with their signs; None without a `unit`, or where no coordinate has any."""
         return self.rung(0)[0] if self._most else None
 
     def norms(self) -> np.ndarray:
+        """(L,) of planes and of the rest; for long vectors the planes from the 13th on are taken as half ones."""
         if self.size < EXACT_BELOW:
             return self.exact_norms()
         # Late planes have a one for about half of the coordinates, and what the last of them leaves is uniform.
@@ -118,22 +123,27 @@ class FixedPointRungs(Rungs):
         return self._unit * 2.0 ** -np.append(np.arange(1, self.num_levels), self._bits) * np.sqrt(ones)
 
     def exact_norms(self) -> np.ndarray:
+        """(L,) with the ones of every plane counted."""
         planes = self._unit * 2.0 ** -np.arange(1, self.num_levels) * np.sqrt(self._num_ones(self._bits))
         return np.append(planes, energy(self._rest()) ** 0.5)
 
     def costs(self) -> np.ndarray:
+        """(L,) 2 bits a coordinate for a plane, 32 for its unit and the level's number; 32 a coordinate at the top."""
         plane = 2.0 * self.size + 32 + np.ceil(np.log2(self.num_levels))
         return np.array([plane] * self._bits + [32.0 * self.size])
 
     def prior(self) -> np.ndarray:
+        """(L,) 2^−l (Lemma 3.3), and 2^−bits for the rest."""
         return 2.0 ** -np.append(np.arange(1, self.num_levels), self._bits)
 
     def increment(self, level: int) -> SymbolBlock | DenseBlock:
+        """Symbols −1, 0, 1 times unit · 2^−level; at the top a dense block of what all digits leave."""
         if level > self._bits:
             return DenseBlock(self._rest())
         return SymbolBlock(self._plane(level), Lattice(3, self._unit * 2.0**-level, -1))
 
     def estimate(self, factors: Mapping[int, float]) -> tuple[Block, ...]:
+        """As blocks; base and one plane as one block, where the plane is worth a whole unit."""
         if self._most and len(factors) == 1:
             [(level, factor)] = factors.items()
             if level <= self._bits and factor == 2.0**level:
@@ -142,6 +152,7 @@ class FixedPointRungs(Rungs):
         return super().estimate(factors)
 
     def rung(self, level: int) -> tuple[SymbolBlock | DenseBlock, ...]:
+        """One block: whole multiples of unit · 2^−level, or a dense one where those have too many letters."""
         if level > self._bits:
             return (DenseBlock(self._vector),)
         most = (self._most + 1) * 2**level - 1

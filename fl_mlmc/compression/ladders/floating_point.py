@@ -40,9 +40,11 @@ class FloatingPoint(Ladder):
 
     @property
     def stop(self) -> int:  # type: ignore[override]
+        """The level of `bits` mantissa bits; 0 is sign and exponent."""
         return self.bits
 
     def stop_bits(self, rungs: Rungs) -> float:
+        """9 bits for sign and exponent and `bits` more a coordinate."""
         return (9.0 + self.bits) * rungs.size
 
     def contraction(self, size: int) -> float:
@@ -60,6 +62,7 @@ class FloatingPoint(Ladder):
         return 1 / 8
 
     def climb(self, vector: Tensor) -> "FloatingPointRungs":
+        """The 23 mantissa bits of each coordinate, over sign and exponent."""
         return FloatingPointRungs(vector)
 
 
@@ -79,9 +82,11 @@ class FloatingPointRungs(Rungs):
 
     @property
     def base(self) -> PowerBlock:  # type: ignore[override]
+        """±2^E of each coordinate; zero for zeros and denormals."""
         return PowerBlock(self._negative, self._exponents())
 
     def norms(self) -> np.ndarray:
+        """(L,) for long vectors with bits from the 8th on taken as ones of half the energy."""
         if self.size < EXACT_BELOW:
             return self.exact_norms()
         # Late bits are ones for about half of the energy.
@@ -89,6 +94,7 @@ class FloatingPointRungs(Rungs):
         return self._norms([*energies[1:], *[energies[0] / 2] * (self.num_levels - _DIGITS)])
 
     def exact_norms(self) -> np.ndarray:
+        """(L,) with the ones of every bit counted, by exponent."""
         return self._norms([one for done in range(0, self.num_levels, _DIGITS) for one in self._energies(done)[1:]])
 
     def _norms(self, energies: list[float]) -> np.ndarray:
@@ -113,17 +119,21 @@ class FloatingPointRungs(Rungs):
         return [float(mantissas.sum()), *ones]
 
     def costs(self) -> np.ndarray:
+        """(L,) one bit a coordinate and the level's number."""
         return np.full(self.num_levels, self.size + np.ceil(np.log2(self.num_levels)))
 
     def prior(self) -> np.ndarray:
+        """(L,) 2^−l / (1 − 2^−23)."""
         return 2.0 ** -np.arange(1, self.num_levels + 1) / (1 - 2.0**-self.num_levels)
 
     def increment(self, level: int) -> PowerBlock:
+        """±2^(E−level) where the bit is one, else zero."""
         plane = self._plane(level)
         exponents = torch.where(plane, self._exponents().clamp(min=1), 0)
         return PowerBlock(self._negative & plane, exponents, 2.0**-level)
 
     def estimate(self, factors: Mapping[int, float]) -> tuple[Block, ...]:
+        """As blocks; base and increments as one block of powers or of letters, where that is shorter."""
         if not factors:
             return (self.base,)
         if len(factors) > 1:
@@ -176,6 +186,7 @@ class FloatingPointRungs(Rungs):
         return np.where(negative, -mantissas, mantissas) * 2.0 ** (np.maximum(exponents, 1) - 127)
 
     def rung(self, level: int) -> tuple[Block, ...]:
+        """One block of powers, or a dense one from 16 bits on and where there are denormals."""
         if level == 0:
             return (self.base,)
         low = MANTISSA_BITS - level

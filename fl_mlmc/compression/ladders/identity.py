@@ -18,9 +18,11 @@ class Identity(Ladder):
     is_whole = True
 
     def climb(self, vector: Tensor) -> "IdentityRungs":
+        """One rung."""
         return IdentityRungs(vector)
 
     def omega(self, vector: Tensor) -> float:
+        """0."""
         return 0.0
 
     def worst_omega(self, size: int) -> float:
@@ -42,13 +44,17 @@ class IdentityRungs(Rungs):
         self._vector = vector
 
     def norms(self) -> np.ndarray:
+        """(1,) ‖v‖."""
         return np.array([float(self._vector.double().norm())])
 
     def costs(self) -> np.ndarray:
+        """(1,) 32 bits a coordinate."""
         return np.array([32.0 * self.size])
 
     def prior(self) -> np.ndarray:
+        """(1,) certain."""
         return np.ones(1)
 
     def increment(self, level: int) -> DenseBlock:
+        """The vector, dense."""
         return DenseBlock(self._vector)

@@ -53,6 +53,7 @@ class Bins:
         return cls(low, (high - low) / _FINE, counts)
 
     def edges(self) -> np.ndarray:
+        """(bins + 1,) float64 where bins begin and end."""
         return self.low + self.width * np.arange(self.counts.size + 1)
 
 
@@ -65,6 +66,7 @@ class LatticeRungs(Rungs):
         self._vector, self._lattices, self._bins = vector, lattices, bins
 
     def norms(self) -> np.ndarray:
+        """(L,) for long vectors from a histogram, within some percent."""
         bins = self._bins
         if bins is None and self.size >= EXACT_BELOW:
             low, high = (float(end) for end in torch.aminmax(self._vector))
@@ -81,6 +83,7 @@ class LatticeRungs(Rungs):
         return np.maximum(np.sqrt(energies), [*least, bins.width / 4])
 
     def exact_norms(self) -> np.ndarray:
+        """(L,) from the increments themselves."""
         blocks = (self.increment(level) for level in range(1, self.num_levels + 1))
         return np.array([_norm(block) for block in blocks])
 
@@ -91,6 +94,7 @@ class LatticeRungs(Rungs):
         return np.diff(np.array([np.zeros(points.size), *values, points]), axis=0) ** 2
 
     def costs(self) -> np.ndarray:
+        """(L,) bits of a letter for each pair of two levels' letters, and of their table; 32 a coordinate at most."""
         letters = [lattice.count for lattice in self._lattices]
         # Two lattices laid over each other cut the line into at most this many intervals.
         pairs = np.array([before + after - 1 for before, after in zip([1, *letters], letters, strict=False)])
@@ -98,18 +102,21 @@ class LatticeRungs(Rungs):
         return np.append(np.minimum(np.where(pairs > 1, coded, 32.0), 32.0 * self.size), 32.0 * self.size)
 
     def prior(self) -> np.ndarray:
+        """(L,) ∝ 2^−l, and 0 for levels that are zero whatever the vector."""
         # Rounding errors, and with them the increments, halve from one level to the next.
         weights = 2.0 ** -np.arange(self.num_levels, dtype=np.float64)
         weights[:-1][[self._is_zero(lattice) for lattice in self._lattices]] = 0
         return weights / weights.sum()
 
     def rung(self, level: int) -> tuple[Block, ...]:
+        """The letters of one lattice; at the top the vector, dense."""
         if level == self.num_levels:
             return (DenseBlock(self._vector),)
         lattice = self._lattices[level - 1]
         return (SymbolBlock(self._letters(lattice), lattice),)
 
     def increment(self, level: int) -> Block:
+        """A letter for each pair of letters that occurs; at the top what the finest lattice leaves, dense."""
         if level == self.num_levels:
             return DenseBlock(self._vector - self._coarse(self.num_levels - 1))
         if level == 1:

@@ -38,9 +38,11 @@ class RTN(Ladder):
 
     @property
     def stop(self) -> int:  # type: ignore[override]
+        """The level of `bits` bits."""
         return self.bits
 
     def stop_bits(self, rungs: object) -> float:
+        """`bits` a coordinate, and 32 for the step."""
         return 32.0 + self.bits * rungs.size  # type: ignore[attr-defined]
 
     @property
@@ -58,6 +60,7 @@ class RTN(Ladder):
         return alpha if self.clip == "max" and alpha > 0 else None
 
     def climb(self, vector: Tensor) -> LatticeRungs:
+        """Lattices of 1, 2, …, `bits` bits between −clip and clip, and the vector itself."""
         limit = peak(vector) if self.clip == "max" else float(self.clip)
         return LatticeRungs(vector, [self._lattice(level, limit) for level in range(1, self.bits + 1)])
 

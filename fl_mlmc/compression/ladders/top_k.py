@@ -79,6 +79,7 @@ class TopK(Ladder):
         return keeping_fewer(self, size, budget, self.step(size), lambda count: self.with_group(count, size))
 
     def climb(self, vector: Tensor) -> "TopKRungs":
+        """Groups of ranks; nothing is sorted yet."""
         return TopKRungs(vector, self.edges(vector.numel()))
 
     def edges(self, size: int) -> np.ndarray:
@@ -104,6 +105,7 @@ class TopKRungs(Rungs):
         self._vector, self._edges = vector, edges
 
     def norms(self) -> np.ndarray:
+        """(L,) for vectors of 2^16 coordinates and more from a histogram of magnitudes, within 0.4 %."""
         if self.size < SORT_BELOW:
             return self.exact_norms()
         # Every coordinate counts with the middle of its bin. Norms are then within 0.4 %, and as any chances keep the
@@ -121,24 +123,30 @@ class TopKRungs(Rungs):
         return self._patched(np.sqrt(np.maximum(energy, 0.0)))
 
     def exact_norms(self) -> np.ndarray:
+        """(L,) from the sorted vector."""
         squares = self._vector[self._order].double().square().cpu().numpy()
         return np.sqrt(np.add.reduceat(squares, self._edges[:-1]))
 
     def costs(self) -> np.ndarray:
+        """(L,) 32 bits a value and ⌈log2 d⌉ an index."""
         return np.diff(self._edges) * (32 + np.ceil(np.log2(max(self.size, 2))))
 
     def prior(self) -> np.ndarray:
+        """(L,) ∝ √(size of the group): equal chances where groups are equal."""
         # The least informed vector has equal coordinates: a group's norm is the root of its length.
         roots = np.sqrt(np.diff(self._edges))
         return roots / roots.sum()
 
     def increment(self, level: int) -> SparseBlock:
+        """The coordinates of one group, sparse."""
         return self._entries(int(self._edges[level - 1]), int(self._edges[level]))
 
     def rung(self, level: int) -> tuple[Block, ...]:
+        """The coordinates of the first groups, sparse."""
         return (self._entries(0, int(self._edges[level])),)
 
     def estimate(self, factors: Mapping[int, float]) -> tuple[Block, ...]:
+        """One sparse block, whatever the number of groups."""
         if len(factors) <= 1:
             return super().estimate(factors)
         # One block for all groups: a set of indices is shorter than its parts.

@@ -100,6 +100,7 @@ COMPRESSORS: list[Compressor] = [
     Induced(RTN(bits=2), MLMC(TopK(count=1))),
     Scaled(RandK(fraction=0.5)),
     Scaled(Natural(), 0.125),
+    Scaled(MLMC(TopK(count=1))),
 ]
 
 FLOATS = st.floats(-(2.0**100), 2.0**100, width=32)
