@@ -29,7 +29,7 @@ check: $(VENV)/.installed-dev bundle
 
 bundle: $(VENV)/.installed-dev
 	@folder=$$(mktemp -d)/fl-mlmc && \
-	$(BIN)/python -c "from simulations.app.launch import stage_app; from pathlib import Path; stage_app(Path('$$folder'))" && \
+	$(BIN)/python -c "from simulations.app.bundle import stage_app; from pathlib import Path; stage_app(Path('$$folder'))" && \
 	cd $$folder && FLWR_HOME=$$folder.home FLWR_DISABLE_UPDATE_CHECK=1 FLWR_TELEMETRY_ENABLED=0 $(CURDIR)/$(BIN)/flwr build && \
 	rm -rf $$(dirname $$folder)
 

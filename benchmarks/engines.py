@@ -35,6 +35,7 @@ from simulations import run
 from simulations.app.launch import load_config
 from simulations.app.server_app import prepare_data
 from simulations.engines.heap import keep_heap
+from simulations.engines.processors import processors
 
 NUM_NOOP = 1_000
 FEDAVG = Path(__file__).with_name("fedavg.toml")
@@ -59,7 +60,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.flower_noop:
         return _flower_noop(arguments.flower_noop)
-    print(f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}", flush=True)
+    print(f"{processors()} processors, load {os.getloadavg()[0]:.1f}", flush=True)
     for name in arguments.parts or parts:
         parts[name](arguments.data)
         if name == "fedavg" and arguments.pfl:
@@ -99,7 +100,7 @@ def against_pfl(data: Path, python: Path) -> None:
     """The same task in pfl, which has a process a processor as we do and no server beside them."""
     settings = {"data_dir": data / "cifar10"}
     partition = prepare_data(load_config(FEDAVG, settings))
-    workers = f"--nproc-per-node={os.cpu_count()} --master-addr=127.0.0.1 --master-port={_free_port()}".split()
+    workers = f"--nproc-per-node={processors()} --master-addr=127.0.0.1 --master-port={_free_port()}".split()
     script = str(Path(__file__).with_name("pfl_fedavg.py"))
     command = [str(python), "-m", "torch.distributed.run", *workers, script, str(partition)]
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "PFL_PYTORCH_DEVICE": "cpu"}
@@ -154,7 +155,7 @@ def _pure_training(settings: dict[str, Any]) -> float:
     The best of twelve on end, as engines are measured by their best round.
     """
     config = load_config(FEDAVG, {**settings, "engine": "local"})
-    directory, workers = prepare_data(config), os.cpu_count() or 1
+    directory, workers = prepare_data(config), processors()
     context = multiprocessing.get_context("spawn")
     queue = context.SimpleQueue()
     barrier = context.Barrier(workers)
@@ -180,7 +181,7 @@ def _train_some(settings: dict[str, Any], directory: Path, barrier: Any, queue: 
     module = model.build(model.spec.units)
     barrier.wait()
     ends = []
-    for client in range(12 * config.cohort.clients_per_round // (os.cpu_count() or 1)):
+    for client in range(12 * config.cohort.clients_per_round // processors()):
         features, labels = map(torch.from_numpy, data.client(client % data.num_clients))
         train(module, features, labels, config.training, stream(0, client))
         ends.append(time.monotonic())

@@ -7,10 +7,10 @@ are divided by that number; transport is what is left of the round: Flower, Ray,
 """
 
 import argparse
-import os
 
 from simulations.app.launch import execute, load_config
 from simulations.cli import parse_setting
+from simulations.engines.processors import processors
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def main() -> None:
     arguments = parser.parse_args()
     config = load_config(arguments.scenario, dict(map(parse_setting, arguments.set)))
     result = execute(config)
-    workers = 1 if config.engine.name == "local" else min(os.cpu_count() or 1, config.cohort.clients_per_round)
+    workers = 1 if config.engine.name == "local" else min(processors(), config.cohort.clients_per_round)
     clients, rounds = result.clients, result.rounds.iloc[1:]  # the first round starts the engine
     per_round = clients[clients["round"] > 1].groupby("round")[["train_seconds", "encode_seconds"]].sum().mean()
     total, server = rounds["seconds"].mean(), rounds["aggregate_seconds"].mean()

@@ -3,20 +3,22 @@
 import shlex
 import signal
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.filesize import decimal
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from deploy.cli import app as deployment
 from fl_mlmc.run.config import ConfigError, RunConfig, Scalar
 from strategies.checkpoint import CHECKPOINT
 
-from .app.launch import RunFailed, execute, load_config, load_run
+from .app.launch import execute, load_config, load_run
+from .app.places import OnDevices, Place, RunFailed, place_of
 from .report import draw, summarise
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -40,7 +42,7 @@ def run(
     ray_address: Annotated[str, typer.Option(metavar="ADDRESS", help="Run on the Ray cluster there.")] = "",
 ) -> None:
     """Run a scenario to its end, and exit with 0 only if it got there."""
-    _run(scenario, settings, resume, in_flower=True, ray_address=ray_address)
+    _run(scenario, settings, resume, ["run"], lambda config: place_of(config, in_flower=True, ray_address=ray_address))
 
 
 @deployment.command("run")
@@ -55,16 +57,25 @@ def run_on_devices(
     def tell(line: str) -> None:
         errors.print(line, highlight=False, soft_wrap=True, markup=False)
 
-    _run(scenario, settings, resume, {"engine": "flower"}, deployment=directory, tell=tell)
+    _run(
+        scenario,
+        settings,
+        resume,
+        ["deploy", "run", str(directory)],
+        lambda _: OnDevices(directory, tell),
+        {"engine": "flower"},
+    )
 
 
 def _run(
     scenario: Path | None,
     settings: list[str] | None,
     resume: Path | None,
+    command: Sequence[str],
+    place: Callable[[RunConfig], Place],
     forced: Mapping[str, Scalar] | None = None,
-    **how: Any,
 ) -> None:
+    """Run what was asked for; `command` is what goes on with such a run, but for --resume."""
     signal.signal(signal.SIGTERM, _end)
     try:
         if resume is not None and (scenario or settings):
@@ -72,16 +83,15 @@ def _run(
         changes = {**dict(map(parse_setting, settings or [])), **(forced or {})}
         config = load_run(resume) if resume else load_config(scenario, changes)
         with _Bar(config) as bar:
-            result = execute(config, bar.advance, **how)
+            result = execute(config, bar.advance, place(config))
     except (ConfigError, ValueError, OSError) as error:
-        errors.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
+        errors.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from None
     except RunFailed as error:
-        errors.print(f"[red]run failed:[/] {error.reason}", highlight=False, soft_wrap=True)
-        errors.print(f"log: {error.directory}", highlight=False, soft_wrap=True)
+        errors.print(f"[red]run failed:[/] {escape(error.reason)}", highlight=False, soft_wrap=True)
+        errors.print(f"log: {error.directory}", highlight=False, soft_wrap=True, markup=False)
         if (error.directory / CHECKPOINT).exists():
-            command = ["fl-mlmc", *(["deploy", "run", str(how["deployment"])] if "deployment" in how else ["run"])]
-            again = shlex.join([*command, "--resume", str(error.directory)])
+            again = shlex.join(["fl-mlmc", *command, "--resume", str(error.directory)])
             errors.print(f"go on: {again}", highlight=False, soft_wrap=True, markup=False)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
@@ -89,8 +99,8 @@ def _run(
         raise typer.Exit(130) from None
     console.print(summarise(result.directory))
     picture = draw([result.directory], result.directory / "report.png")
-    console.print(f"run      {result.directory}", highlight=False, soft_wrap=True)
-    console.print(f"picture  {picture}", highlight=False, soft_wrap=True)
+    console.print(f"run      {result.directory}", highlight=False, soft_wrap=True, markup=False)
+    console.print(f"picture  {picture}", highlight=False, soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -104,9 +114,9 @@ def report(
             console.print(summarise(directory))
         picture = draw(runs, out or runs[0] / "report.png")
     except (OSError, ValueError) as error:
-        errors.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
+        errors.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from None
-    console.print(f"picture  {picture}", highlight=False, soft_wrap=True)
+    console.print(f"picture  {picture}", highlight=False, soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -135,11 +145,11 @@ def theory(
                 lambda done, total: progress.update(bar, completed=done, total=total),
             )
     except (OSError, ValueError) as error:
-        errors.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
+        errors.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from None
     for shown in summaries(table):
         console.print(shown)
-    console.print(f"tables and pictures  {out}", highlight=False, soft_wrap=True)
+    console.print(f"tables and pictures  {out}", highlight=False, soft_wrap=True, markup=False)
 
 
 def _end(number: int, frame: object) -> None:

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib as mpl
 import pandas as pd
-from matplotlib.figure import Figure, FigureBase
-from matplotlib.ticker import MaxNLocator
 from rich.filesize import decimal
+from rich.markup import escape
 from rich.table import Table
 
 from fl_mlmc.frames import read_clients, read_rounds
+
+from .drawing import Figure, FigureBase, MaxNLocator, mpl
 
 MEGABYTE = 1e6
 FLOAT_BYTES = 4
@@ -19,7 +19,7 @@ FLOAT_BYTES = 4
 def summarise(directory: Path) -> Table:
     """Final accuracy, uplink against uncompressed, bytes per tier and least coverage of one run."""
     clients, rounds = read_clients(directory), read_rounds(directory)
-    table = Table(title=f"{directory.name}: {len(rounds)} rounds", show_header=False, title_justify="left")
+    table = Table(title=escape(f"{directory.name}: {len(rounds)} rounds"), show_header=False, title_justify="left")
     table.add_column(justify="left")
     table.add_column(justify="right")
     scored = rounds.dropna(subset=["accuracy"])

@@ -103,6 +103,14 @@ class RoundLog:
             raise
 
 
+def status_of(directory: Path) -> str:
+    """How the run in `directory` stands, as run.json says; "not started" where there is none."""
+    try:
+        return str(json.loads((directory / RUN).read_text())["status"])
+    except FileNotFoundError:
+        return "not started"
+
+
 def _line(row: Mapping[str, Any]) -> str:
     try:
         return json.dumps(row, allow_nan=False) + "\n"

@@ -1,7 +1,7 @@
 """The Flower ServerApp: puts data, model, strategy and engine together. The composition root."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,6 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from torch import Tensor, nn
 
-from clients.client_app import app as client_app
-from clients.client_app import train_together
 from clients.data import FederatedData
 from clients.together import check_together
 from fl_mlmc.bilevel.run import metrics, problem_of, state_model
@@ -26,13 +24,11 @@ from fl_mlmc.run.protocol import code_stamp
 from fl_mlmc.training.local import device_named
 from strategies.bilevel import FedBilevel
 from strategies.checkpoint import CHECKPOINT, load_state
-from strategies.device_grid import DeviceGrid
 from strategies.tiered import TieredStrategy, to_arrays
 
 from ..data.datasets import prepare
+from ..engines.by_name import open_engine
 from ..engines.heap import keep_heap
-from ..engines.local import LocalGrid
-from ..engines.needs import Needs
 from .run_lock import writing
 
 app = ServerApp()
@@ -62,7 +58,9 @@ def serve(
         need_parameters_only(model.build(model.spec.units))
     if config.privacy.noise:
         config.privacy.epsilon(config.cohort, config.num_rounds)  # likewise
-    with writing(directory):
+    with writing(
+        directory, 30.0 if config.output.resume else 0.0
+    ):  # a run that is not resumed has no other writer to wait for
         saved = load_state(directory / CHECKPOINT) if config.output.resume else None
         if config.output.resume:
             round_log = RoundLog.resume(directory, saved.log_sizes if saved else {}, on_round)
@@ -72,7 +70,7 @@ def serve(
             strategy = _strategy(config, model, round_log, str(data), federated)
             if saved:
                 strategy.restore(saved)
-            with _engine(config, grid, data) as engine:
+            with open_engine(config, data, grid) as engine:
                 strategy.start(
                     engine,
                     to_arrays(saved.vector if saved else model.initial(config.seed)),
@@ -111,34 +109,6 @@ def _strategy(config: RunConfig, model: Model, round_log: RoundLog, where: str, 
         return metrics(config, problem, state, features, labels)
 
     return FedBilevel(config, problem, model, round_log, where, evaluate, meta)
-
-
-@contextmanager
-def _engine(config: RunConfig, flowers: Grid | None, data: Path) -> Iterator[Grid]:
-    """The Grid of the config's engine; `flowers` is Flower's own, inside Flower's process."""
-    if config.engine.name == "local":
-        yield LocalGrid(client_app, config.cohort.num_clients, config.to_flower())
-    elif config.engine.name == "ray":
-        from ..engines.ray.grid import RayGrid  # Ray takes a second to import
-        from ..engines.ray.session import ray_ready
-
-        run, needs, at_once = (
-            config.to_flower(),
-            Needs.of_config(config.engine, config.cohort.tier_list),
-            train_together if config.engine.vectorize else None,
-        )
-        with (
-            ray_ready(flowers),
-            RayGrid(
-                client_app, config.cohort.num_clients, run, needs, config.engine.client_timeout, data, at_once
-            ) as grid,
-        ):
-            yield grid
-    elif flowers is not None:
-        # Flower's simulation passes messages on in memory: nothing is uploaded there, so nothing can stall.
-        yield flowers if type(flowers).__name__ == "InMemoryGrid" else DeviceGrid(flowers)
-    else:
-        raise ValueError("engine 'flower' needs Flower: use `flwr run` or `fl-mlmc run`")
 
 
 def prepare_data(config: RunConfig) -> Path:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from fl_mlmc.run.config import RunConfig
 from simulations import cli
-from simulations.app.launch import RunFailed
+from simulations.app.places import RunFailed
 from simulations.cli import app, parse_setting
 
 ROOT = Path(__file__).parents[2]

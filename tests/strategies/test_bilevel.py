@@ -23,7 +23,8 @@ from fl_mlmc.frames import read_clients, read_rounds
 from fl_mlmc.run.config import ConfigError, RunConfig
 from fl_mlmc.run.rng import stream
 from fl_mlmc.training.threads import threads
-from simulations.app.launch import RunFailed, execute, load_config, load_run
+from simulations.app.launch import execute, load_config, load_run
+from simulations.app.places import RunFailed
 from simulations.app.server_app import prepare_data, serve
 from simulations.report import summarise
 from strategies.checkpoint import CHECKPOINT, load_state

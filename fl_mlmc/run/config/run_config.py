@@ -68,7 +68,9 @@ class RunConfig(Section):
         for key in raw:
             if key not in _homes():
                 near = difflib.get_close_matches(key, cls.keys(), n=3, cutoff=0.0)
-                raise ConfigError(f"unknown run-config key {key!r}; the nearest are {', '.join(map(repr, near))}")
+                raise ConfigError(
+                    f"unknown run-config key {key!r}; did you mean {near[0]!r}, {near[1]!r} or {near[2]!r}?"
+                )
         try:
             return cls(**raw)
         except ValidationError as error:

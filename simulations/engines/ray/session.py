@@ -13,15 +13,18 @@ import ray
 from flwr.serverapp import Grid
 from ray._private import ray_constants
 
+from ..flower import is_simulation
+from ..processors import processors
+
 
 @contextlib.contextmanager
 def ray_ready(flowers: Grid | None) -> Iterator[None]:
     """Have Ray: Flower's where Flower runs us, the one this process is connected to, or else a private one."""
     if flowers is not None:
-        if type(flowers).__name__ != "InMemoryGrid":  # Flower's simulation is the only one to have that
+        if not is_simulation(flowers):
             raise ValueError("engine 'ray' simulates clients; nodes of a federation are reached with engine 'flower'")
         _wait_for_flowers_ray()
-    with contextlib.nullcontext() if ray.is_initialized() else ray_session():
+    with contextlib.nullcontext() if ray.is_initialized() else ray_session(cpus=processors()):
         yield
 
 

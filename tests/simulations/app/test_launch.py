@@ -12,7 +12,8 @@ from fl_mlmc.frames import read_clients
 from fl_mlmc.run.config import ConfigError, RunConfig
 from fl_mlmc.run.log import REFUSED, RoundLog
 from simulations import RunFailed, run
-from simulations.app.launch import SERVER_LOG, _last_words, load_config, tell_of_refused
+from simulations.app.launch import load_config
+from simulations.app.places import SERVER_LOG, _last_words, tell_of_refused
 from simulations.app.superlink import RunState
 
 TIMING = ["train_seconds", "encode_seconds", "message_bytes"]

@@ -12,6 +12,7 @@ from ray.cluster_utils import Cluster
 from clients.data import FederatedData
 from fl_mlmc.run.config import ConfigError, RunConfig
 from simulations.app.launch import execute, load_config
+from simulations.app.places import OnCluster, place_of
 from simulations.data.datasets import prepare
 from simulations.engines.ray.grid import RayGrid
 from simulations.engines.ray.session import loopback_only, ray_session
@@ -80,7 +81,7 @@ def test_machines_may_join_and_leave(cluster: Cluster) -> None:
 def test_a_run_joins_a_cluster_and_brings_its_code(cluster: Cluster, small: RunConfig) -> None:
     local = execute(load_config(None, small.to_flower()))
     there = load_config(None, small.changed(engine="ray", run_name="there").to_flower())
-    result = execute(there, ray_address=cluster.address)
+    result = execute(there, place=OnCluster(cluster.address))
     assert all((result.arrays[name] == local.arrays[name]).all() for name in local.arrays)
 
 
@@ -119,4 +120,4 @@ def test_a_machine_that_does_not_see_the_data_gets_a_copy(
 
 def test_an_address_is_for_the_ray_engine(small: RunConfig) -> None:
     with pytest.raises(ConfigError, match="a Ray address is for engine 'ray', the run config has engine 'local'"):
-        execute(load_config(None, small.to_flower()), ray_address="127.0.0.1:6379")
+        place_of(load_config(None, small.to_flower()), ray_address="127.0.0.1:6379")

@@ -1,0 +1,16 @@
+"""matplotlib, imported so that it works wherever a command is started: we write files and open no window."""
+
+import os
+
+try:
+    import matplotlib as mpl
+except ValueError:  # MPLBACKEND names a backend that is not installed here: notebooks hand theirs on to their children
+    _backend = os.environ.pop("MPLBACKEND", None)
+    import matplotlib as mpl
+
+    if _backend is not None:
+        os.environ["MPLBACKEND"] = _backend
+from matplotlib.figure import Figure, FigureBase
+from matplotlib.ticker import MaxNLocator
+
+__all__ = ["Figure", "FigureBase", "MaxNLocator", "mpl"]
