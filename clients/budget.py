@@ -44,6 +44,6 @@ def check_budget(payloads: Sequence[bytes], compressor: Compressor, task: TrainT
     if task.uplink_budget and (length := sum(map(len, payloads))) > task.uplink_budget:
         raise TrainingError(
             f"an update of {length} bytes is over the uplink-budget of {task.uplink_budget}, and {compressor!r} has no "
-            "fraction to choose that bounds its payloads; TopK(fraction=…), RandK(fraction=…), Systematic(fraction=…) and "
-            "MLMC(TopK(fraction=…)) have one"
+            "fraction to choose that bounds its payloads; TopK(fraction=…), RandK(fraction=…), Systematic(fraction=…) "
+            "and MLMC(TopK(fraction=…)) have one"
         )
