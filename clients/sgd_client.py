@@ -14,7 +14,7 @@ from fl_mlmc.compression.wire import decode_payload, encode_payload
 from fl_mlmc.run.config import RunConfig
 from fl_mlmc.run.protocol import ANCHOR, MOVEMENT, TrainTask, TrainUpdate, code_stamp, payload_names
 from fl_mlmc.run.rng import stream
-from fl_mlmc.schemes import Budget, Part, Round, Scheme, Turn
+from fl_mlmc.schemes import Part, Round, Scheme, Turn, Workload
 from fl_mlmc.schemes.base import Find
 from fl_mlmc.training.threads import threads
 
@@ -135,7 +135,7 @@ def encode(
     round = Round(config.seed, task.server_round, config.cohort.num_clients, task.cohort_size)
     rng = stream(config.seed, "level", task.server_round, task.client)
     uplink = uplink_of(task, config, points[0].numel())
-    turn = Turn(round, task.rank, uplink, rng, part, Budget(task.gradients, task.messages))
+    turn = Turn(round, task.rank, uplink, rng, part, Workload(task.gradients, task.messages))
     if not scheme.has_memory:
         return scheme.encode(find, points, {}, turn)[0]
     kept = ClientMemory(Path(task.state), task.client)

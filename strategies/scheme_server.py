@@ -11,11 +11,10 @@ from fl_mlmc.aggregation.mean import Mean
 from fl_mlmc.compression.blocks import Payload
 from fl_mlmc.compression.wire import encode_payload
 from fl_mlmc.run.config import RunConfig
-from fl_mlmc.schemes import Budget, Part, Round, State
+from fl_mlmc.schemes import Part, Round, State, Workload
 from fl_mlmc.schemes.controlled import sparse
 from fl_mlmc.schemes.shadowheart import Shadowheart
 from fl_mlmc.submodels import IndexPlan, Tier
-from fl_mlmc.submodels.tier import simulated_seconds
 
 from .folding import Fold, Folding
 
@@ -47,16 +46,14 @@ class SchemeServer:
         self._ranks: dict[int, int] = {}
         self._folding = Folding(config, size)
         self._means: list[Fold] = []
-        self._budgets: dict[int, Budget] = {}
-        self.lasting: float | None = None
-        """Simulated seconds of a round, where the scheme fixes them."""
+        self._workloads: dict[int, Workload] = {}
 
     def meet(self, clients: Iterable[int], tier_of: Callable[[int], Tier]) -> None:
         """Count how many of all `clients` hold each coordinate, and what each has time for; before the first round."""
         clients = list(clients)
         self._folding.meet(map(self._plan_of, clients))
         if isinstance(self.scheme, Shadowheart):
-            self._share_time(self.scheme, clients, tier_of)
+            self._workloads = self._shared_out(self.scheme, clients, tier_of)
         if self.scheme.has_memory:
             holders = torch.zeros_like(self._holders)
             for client in clients:
@@ -64,18 +61,20 @@ class SchemeServer:
                 own.scatter_add(holders, 1)
             self._holders = holders.clamp(min=1)  # where nobody is, nothing comes either
 
-    def _share_time(self, scheme: Shadowheart, clients: Sequence[int], tier_of: Callable[[int], Tier]) -> None:
-        own = [(self._plan_of(client).size, tier_of(client)) for client in clients]
+    def _shared_out(
+        self, scheme: Shadowheart, clients: Sequence[int], tier_of: Callable[[int], Tier]
+    ) -> dict[int, Workload]:
+        sizes = [self._plan_of(client).size for client in clients]
         rng = np.random.default_rng(0)
-        bits = {size: self._config.compression.uplink.compress(torch.ones(size), rng).expected_bits for size, _ in own}
-        compute = [simulated_seconds(tier, size, 1, 0, 0) for size, tier in own]
-        message = [bits[size] / 8 / tier.up for size, tier in own]
-        self.lasting, budgets = scheme.budgets(compute, message)
-        self._budgets = dict(zip(clients, budgets, strict=True))
+        bits = {size: self._config.compression.uplink.compress(torch.ones(size), rng).expected_bits for size in sizes}
+        paces = [(tier_of(client).pace(size), bits[size] / 8) for client, size in zip(clients, sizes, strict=True)]
+        compute = [pace.seconds(1, 0) for pace, _ in paces]
+        message = [pace.seconds(0, size) for pace, size in paces]
+        return dict(zip(clients, scheme.workloads(compute, message), strict=True))
 
     def active(self, cohort: Iterable[int]) -> list[int]:
         """Those of a cohort that have time to do anything in a round."""
-        return [client for client in cohort if client not in self._budgets or self._budgets[client].messages]
+        return [client for client in cohort if client not in self._workloads or self._workloads[client].messages]
 
     def start(self, server_round: int, cohort: Sequence[int], vector: Tensor) -> list[Tensor]:
         """A new round of `cohort` from the model `vector`; the points to broadcast, float32."""
@@ -94,8 +93,8 @@ class SchemeServer:
             "checkpoint_round": int(self._saved[client]),
             "rank": self._ranks[client],
             "cohort_size": self._round.cohort_size,
-            "gradients": self._budget(client).gradients,
-            "messages": self._budget(client).messages,
+            "gradients": self._workload(client).gradients,
+            "messages": self._workload(client).messages,
         }
 
     def turn_of(self, client: int) -> tuple[int, int, int]:
@@ -118,8 +117,8 @@ class SchemeServer:
     ) -> None:
         """Take a client's messages into the means."""
         spoken = self._spoken(own, self._round, self._ranks[client])
-        if self.scheme.has_memory or client in self._budgets:
-            weight = self._budget(client).weight
+        if self.scheme.has_memory or client in self._workloads:
+            weight = self._workload(client).weight
         for mean, payload in zip(self._means, payloads, strict=True):
             mean.add(own, payload, weight, labels, spoken)
         if self.remembers:
@@ -162,8 +161,8 @@ class SchemeServer:
             self._movements = {int(number): vector for number, vector in moved.items()}
             self.saved()
 
-    def _budget(self, client: int) -> Budget:
-        return self._budgets.get(client, Budget())
+    def _workload(self, client: int) -> Workload:
+        return self._workloads.get(client, Workload())
 
     def _spoken(self, own: IndexPlan, round: Round, rank: int) -> Tensor | None:
         spoken = self.scheme.speaks_of(self._size, round, rank)

@@ -22,7 +22,7 @@ from fl_mlmc.run.protocol import ANCHOR, ARRAYS, CONFIG, MOVEMENT, PAYLOAD_STYPE
 from fl_mlmc.run.rng import stream
 from fl_mlmc.submodels import IndexPlan, plan
 from fl_mlmc.submodels.coverage import CoverageWatch, coverage_by_tensor, guarded_cohort
-from fl_mlmc.submodels.tier import Tier, simulated_seconds
+from fl_mlmc.submodels.tier import Tier
 from fl_mlmc.training.threads import threads
 
 from .broadcast import Broadcast
@@ -321,9 +321,7 @@ class TieredStrategy(Strategy):
 
     def _simulated_seconds(self, sent: Sent, num_steps: int, uplink_bytes: int) -> float:
         downlink_bytes = sent.downlink_bytes - sent.anchor_bytes  # an anchor was fetched before the round began
-        if self._scheme.lasting is not None:
-            return downlink_bytes / sent.seat.tier.down + self._scheme.lasting
-        return simulated_seconds(sent.seat.tier, sent.plan.size, num_steps, downlink_bytes, uplink_bytes)
+        return sent.seat.tier.pace(sent.plan.size).seconds(num_steps, uplink_bytes, downlink_bytes)
 
     def _client_row(self, update: TrainUpdate) -> Row:
         """What a strategy of its own adds to a client's row."""

@@ -8,6 +8,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -26,6 +27,8 @@ class Block(ABC):
 
     size: int
     """Coordinates of the vector."""
+    seed_bits: ClassVar[int] = 0
+    """Of its bits, those of a seed: it travels, but both sides could derive it from what they know."""
 
     @property
     @abstractmethod
@@ -114,6 +117,7 @@ class SeededBlock(Block):
     size: int
     seed: int
     values: Tensor
+    seed_bits = 64
 
     @property
     def held_bytes(self) -> int:

@@ -6,7 +6,7 @@ from functools import lru_cache
 from .. import registry
 from ..compression.compressors.base import Compressor
 from .adiana import ADIANA
-from .base import Budget, Part, Round, Scheme, State, Turn
+from .base import Part, Round, Scheme, State, Turn, Workload
 from .compressed_scaffnew import CompressedScaffnew
 from .dasha import DASHA
 from .dasha_mvr import DASHAMVR
@@ -21,7 +21,7 @@ from .proxskip import ProxSkip
 from .shadowheart import Shadowheart
 from .tamuna import TAMUNA
 
-__all__ = ["SCHEMES", "Budget", "Part", "Round", "Scheme", "State", "Turn", "parse_scheme", "resolve_scheme"]
+__all__ = ["SCHEMES", "Part", "Round", "Scheme", "State", "Turn", "Workload", "parse_scheme", "resolve_scheme"]
 
 SCHEMES: Mapping[str, type[Scheme]] = {
     kind.name: kind

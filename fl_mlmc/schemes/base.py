@@ -71,13 +71,15 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Budget:
-    """What a client does in a round that has a fixed time: gradients at one point, and messages about their mean."""
+class Workload:
+    """What a client does in a round where the scheme sets it by the client's pace."""
 
     gradients: int = 1
+    """Gradients at one point, averaged; 0: the client is idle."""
     messages: int = 1
+    """Independent compressions of that mean; 0: the client is idle."""
     weight: float = 1.0
-    """Of its reply in the mean."""
+    """Of its reply in the mean over clients."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,8 +92,8 @@ class Turn:
     rng: np.random.Generator
     part: Part | None = None
     """Where the client holds a part of the model only; None: it holds all."""
-    budget: Budget | None = None
-    """Where rounds have a fixed time; None: one gradient, one message."""
+    workload: Workload | None = None
+    """Where the scheme sets it by the client's pace; None: one gradient, one message."""
 
     def send(self, vector: Tensor) -> Compressed:
         """One outcome of the compressor; whoever sends everything keeps every digit."""

@@ -1,8 +1,10 @@
-"""Shadowheart SGD: every client computes and sends as much as it can until a common time, and counts by how much.
+"""Shadowheart SGD: every client computes and sends what fits a common time, and counts by how much it did.
 
-In a round of `equilibrium_time` t* client i averages b_i = ⌊t*/h_i⌋ gradients at one point and sends m_i = ⌊t*/τ_i⌋
-independent compressions of that, where h_i are its seconds for a gradient and τ_i those for a message. The server
-takes the mean with weights w_i b_i m_i, w_i = 1 / (b_i ω + ω σ²/ε + m_i σ²/ε); who has b_i = 0 or m_i = 0 is idle.
+With the `equilibrium_time` t* client i averages b_i = ⌊t*/h_i⌋ gradients at one point and sends m_i = ⌊t*/τ_i⌋
+independent compressions of that mean, where h_i are its seconds for a gradient and τ_i those for a message. It cannot
+compress the mean before it has the last gradient, so a round lasts max_i (b_i h_i + m_i τ_i), which is 2 t* at most.
+The server takes the mean with weights w_i b_i m_i, w_i = 1 / (b_i ω + ω σ²/ε + m_i σ²/ε); who has b_i = 0 or m_i = 0 is
+idle.
 Tyurin, Pozzi, Ilin, Richtárik, NeurIPS 2024, arXiv 2402.04785. Unbiased compressors, one data distribution for all.
 γ = 1 / (2L) and 16 LΔ/ε rounds bring E‖∇f‖² down to ε. More than ⌈ω+1⌉ messages are not sent: about as many carry
 the whole vector.
@@ -17,7 +19,7 @@ from torch import Tensor
 
 from ..compression.blocks import Payload
 from ..compression.compressors.base import Compressed, Compressor
-from .base import Budget, Find, Round, Scheme, Share, State, Turn, given
+from .base import Find, Round, Scheme, Share, State, Turn, Workload, given
 from .constants import known_omega, need_unbiased
 from .options import chosen, need_not_negative
 
@@ -42,17 +44,17 @@ class Shadowheart(Scheme):
         known = known_omega(self.name, "omega", compressor, size) if self.omega is None else self.omega
         return replace(self, omega=known)
 
-    def budgets(self, compute: Sequence[float], message: Sequence[float]) -> tuple[float, list[Budget]]:
-        """t* and each client's part, from the seconds of a gradient and of a message."""
+    def workloads(self, compute: Sequence[float], message: Sequence[float]) -> list[Workload]:
+        """What each client does in a round, from its seconds for a gradient, h_i, and for a message, τ_i."""
         time = equilibrium_time(compute, message, given(self.omega), self.noise)
-        return time, [self._budget(time, *both) for both in zip(compute, message, strict=True)]
+        return [self._workload(time, *both) for both in zip(compute, message, strict=True)]
 
     def encode(
         self, find: Find, points: Sequence[Tensor], memory: State, turn: Turn
     ) -> tuple[tuple[Compressed, ...], State]:
-        budget = turn.budget or Budget()
-        found = sum_of(find, points[0], budget.gradients) / budget.gradients
-        sent = [turn.send(found) for _ in range(budget.messages)]
+        load = turn.workload or Workload()
+        found = sum_of(find, points[0], load.gradients) / load.gradients
+        sent = [turn.send(found) for _ in range(load.messages)]
         blocks = tuple(block.scaled(1 / len(sent)) for message in sent for block in message.payload.blocks)
         bits = sum(message.expected_bits for message in sent)
         levels = tuple(level for message in sent for level in message.levels)
@@ -64,15 +66,15 @@ class Shadowheart(Scheme):
     ) -> tuple[Tensor, State]:
         return means[0], state
 
-    def _budget(self, time: float, compute: float, message: float) -> Budget:
+    def _workload(self, time: float, compute: float, message: float) -> Workload:
         omega, slack = given(self.omega), 1 + 1e-9  # t* is some client's h or τ, up to the last digit
         gradients = math.floor(time * slack / compute)
         most = math.ceil(omega + 1)
         messages = most if message * most <= time * slack else math.floor(time * slack / message)
         if not gradients or not messages:
-            return Budget(0, 0, 0.0)
+            return Workload(0, 0, 0.0)
         spread = gradients * omega + omega * self.noise + messages * self.noise
-        return Budget(gradients, messages, gradients * messages / (spread or 1.0))
+        return Workload(gradients, messages, gradients * messages / (spread or 1.0))
 
 
 def sum_of(find: Find, point: Tensor, count: int) -> Tensor:

@@ -7,7 +7,11 @@ from functools import lru_cache
 
 import numpy as np
 
+from ..run.clock import Pace
 from ..run.rng import stream
+
+PARAMETER_STEPS_PER_SECOND = 1e8
+"""What a client of speed 1 does: a training step of a submodel of 100 million parameters takes it a second."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,7 @@ class Tier:
     width: float
     share: float
     speed: float = 1.0
-    """Relative compute speed, see `simulated_seconds`."""
+    """Relative compute speed, see `pace`."""
     up: float = math.inf
     """Uplink, bytes a second."""
     down: float = math.inf
@@ -51,6 +55,10 @@ class Tier:
     def __str__(self) -> str:
         options = (f":{option}={getattr(self, option):.15g}" for option in TIER_OPTIONS if option in self._stated)
         return f"{self.name}:{self.width:.15g}:{self.share:.15g}{''.join(options)}"
+
+    def pace(self, num_parameters: int) -> Pace:
+        """How fast a client of this tier is with a submodel of `num_parameters`, on the simulated clock."""
+        return Pace(num_parameters, self.speed * PARAMETER_STEPS_PER_SECOND, self.up, self.down)
 
     @property
     def _stated(self) -> set[str]:
@@ -131,19 +139,6 @@ def tier_named(tiers: Sequence[Tier], name: str) -> Tier:
         if tier.name == name:
             return tier
     raise ValueError(f"unknown tier {name!r}; known: {', '.join(tier.name for tier in tiers)}")
-
-
-PARAMETER_STEPS_PER_SECOND = 1e8
-"""What a client of speed 1 does: a training step of a submodel of 100 million parameters takes it a second."""
-
-
-def simulated_seconds(tier: Tier, num_parameters: int, num_steps: int, downlink_bytes: int, uplink_bytes: int) -> float:
-    """How long a client of `tier` takes for its part in a round: download, training steps, upload.
-
-    A round takes as long as its slowest client.
-    """
-    compute = num_parameters * num_steps / (tier.speed * PARAMETER_STEPS_PER_SECOND)
-    return downlink_bytes / tier.down + compute + uplink_bytes / tier.up
 
 
 def _parse_tier(text: str) -> Tier:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ..compression.compressors.base import Compressed, Compressor
+from ..run.clock import Pace
 from ..run.rng import stream
-from ..schemes import Budget, Round, Scheme, State, Turn
+from ..schemes import Round, Scheme, State, Turn, Workload
 from ..schemes.controlled import ControlledSteps
 from ..schemes.shadowheart import Shadowheart
 from .crowd import CrowdTurn, mean_of, moves_as_one, sender
@@ -23,16 +24,6 @@ WINDOW = 20
 """Rounds over which f − f* is averaged, where gradients are noisy."""
 
 
-@dataclass(frozen=True)
-class Clock:
-    """A simulated clock: how long each client takes for a gradient, and for a bit that it sends."""
-
-    compute: tuple[float, ...]
-    """Seconds of a gradient."""
-    bit: tuple[float, ...]
-    """Seconds of a bit on the uplink."""
-
-
 @dataclass(frozen=True, eq=False)
 class Trace:
     """What a run measured, one entry a round; entry 0 is the start."""
@@ -42,11 +33,11 @@ class Trace:
     suboptimality: np.ndarray
     """f(x) − f*."""
     bits: np.ndarray
-    """Expected bits that an average client has sent so far."""
+    """Formula bits that an average client has sent so far; a seed counts for nothing, `Compressed.unseeded_bits`."""
     iterations: np.ndarray
     """Local iterations so far; one a round, but for the schemes with local steps."""
     seconds: np.ndarray
-    """Simulated seconds so far; zero without a clock."""
+    """Simulated seconds so far; zero where clients have no pace."""
 
     @property
     def rate(self) -> float | None:
@@ -82,13 +73,13 @@ def run(
     seed: int = 0,
     sigma: float = 0.0,
     enough: float = 1e-23,
-    clock: Clock | None = None,
+    paces: Sequence[Pace] | None = None,
     target: float = 0.0,
 ) -> Trace:
     """Run `method` for `num_rounds` rounds, until ‖x − x*‖² is below `enough` or f − f* was at `target` for a while.
 
-    `sigma`: gradients carry fresh normal noise with E‖noise‖² = σ². By the `clock` a round lasts until its slowest
-    client has sent; Shadowheart's rounds last its equilibrium time. `run_at_once` is a faster way to some of the same.
+    `sigma`: gradients carry fresh normal noise with E‖noise‖² = σ². `paces`, one a client, give the trace its seconds:
+    a round lasts until its slowest client has sent. `run_at_once` is a faster way to some of the same.
     """
     size, everyone = problem.size, problem.num_clients
     scheme = method.scheme.resolve(method.compressor, size, everyone)
@@ -96,7 +87,7 @@ def run(
     scheme.check_cohort(cohort_size, everyone)
     model, server = problem.start.clone(), scheme.init_server(problem.start)
     memories: dict[int, State] = {}
-    lasting, budgets = _budgets(scheme, method.compressor, clock, problem)
+    workloads = _workloads(scheme, method.compressor, paces, problem)
     streams = [stream(seed, "client", client) for client in range(everyone)]
     best, sent, steps, seconds = problem.loss(problem.solution), 0.0, 0, 0.0
     rows = [(_error(model, problem), problem.loss(model) - best, 0.0, 0, 0.0)]
@@ -107,18 +98,20 @@ def run(
         gathered = Gathered(size, scheme.num_messages)
         turns = {
             client: turn
-            for client, turn in _turns(round, method.compressor, budgets, streams)
-            if turn.budget is None or turn.budget.messages
+            for client, turn in _turns(round, method.compressor, workloads, streams)
+            if turn.workload is None or turn.workload.messages
         }
-        slowest = lasting
+        slowest = 0.0
         for client, turn in turns.items():
             memory = memories.get(client) or scheme.init_client(model)
             messages, memories[client] = scheme.encode(partial(oracle.find, client), points, memory, turn)
-            gathered.add(messages, scheme.speaks_of(size, round, turn.rank), turn.budget.weight if turn.budget else 1.0)
-            bits = sum(message.expected_bits for message in messages)
+            load = turn.workload or Workload()
+            gathered.add(messages, scheme.speaks_of(size, round, turn.rank), load.weight)
+            bits = sum(message.unseeded_bits for message in messages)
             sent += bits / everyone
-            if clock and not lasting:
-                slowest = max(slowest, num_iterations(scheme, round) * clock.compute[client] + bits * clock.bit[client])
+            if paces:
+                num_gradients = load.gradients * num_iterations(scheme, round)
+                slowest = max(slowest, paces[client].seconds(num_gradients, bits / 8))
         direction, server = scheme.estimate(gathered.means(), model, server, round, round.share)
         for client in turns:
             memories[client] = scheme.settle(memories[client], -method.step * direction)
@@ -167,7 +160,7 @@ def run_at_once(
         points = [point.expand(everyone, -1) for point in scheme.points(model, server)]
         turn = CrowdTurn(round, 0, method.compressor, streams[0], sender=send, rngs=streams)
         messages, memory = scheme.encode(_Oracle(problem, points, sigma, round).find_all, points, memory, turn)
-        sent += sum(message.expected_bits for message in messages) / everyone
+        sent += sum(message.unseeded_bits for message in messages) / everyone
         direction, server = scheme.estimate([mean_of(message) for message in messages], model, server, round)
         model = model - method.step * direction
         rows.append((_error(model, problem), gap(), sent, number, 0.0))
@@ -207,27 +200,27 @@ def rounds_for(method: Method, decades: float = 24) -> int:
     return math.ceil(decades * math.log(10) / method.bound / per_round)
 
 
-def _budgets(
-    scheme: Scheme, compressor: Compressor, clock: Clock | None, problem: Problem
-) -> tuple[float, Sequence[Budget | None]]:
-    """The time of a round and each client's part in it, where the scheme says so; else 0 and no budgets."""
+def _workloads(
+    scheme: Scheme, compressor: Compressor, paces: Sequence[Pace] | None, problem: Problem
+) -> Sequence[Workload | None]:
+    """Each client's part in a round, where the scheme sets it by their paces; else None for all."""
     if not isinstance(scheme, Shadowheart):
-        return 0.0, [None] * problem.num_clients
-    if clock is None:
-        raise ValueError("shadowheart needs a clock")
-    message = compressor.compress(torch.ones(problem.size), np.random.default_rng(0)).expected_bits
-    return scheme.budgets(clock.compute, [message * bit for bit in clock.bit])
+        return [None] * problem.num_clients
+    if paces is None:
+        raise ValueError("shadowheart shares work out by the clients' paces: give run() its `paces`")
+    message = compressor.compress(torch.ones(problem.size), np.random.default_rng(0)).unseeded_bits
+    return scheme.workloads([pace.seconds(1, 0) for pace in paces], [pace.seconds(0, message / 8) for pace in paces])
 
 
 def _turns(
-    round: Round, compressor: Compressor, budgets: Sequence[Budget | None], streams: Sequence[np.random.Generator]
+    round: Round, compressor: Compressor, workloads: Sequence[Workload | None], streams: Sequence[np.random.Generator]
 ) -> Iterator[tuple[int, Turn]]:
     picked = range(round.num_clients)
     if round.cohort_size < round.num_clients:
         chosen = round.shared("cohort").choice(round.num_clients, round.cohort_size, replace=False)
         picked = sorted(int(client) for client in chosen)  # type: ignore[assignment]
     for rank, client in enumerate(picked):
-        yield client, Turn(round, rank, compressor, streams[client], budget=budgets[client])
+        yield client, Turn(round, rank, compressor, streams[client], workload=workloads[client])
 
 
 class _Oracle:

@@ -25,7 +25,7 @@ from ..schemes.base import exact
 
 Rngs = Sequence[np.random.Generator]
 Sender = Callable[[Tensor, Rngs], tuple[Tensor, float]]
-"""(n, d) float32 and a generator a row to what the receiver makes of each, and the expected bits of all together."""
+"""(n, d) float32 and a generator a row to what the receiver makes of each, and the `unseeded_bits` of all together."""
 
 
 def moves_as_one(scheme: Scheme) -> bool:
@@ -86,7 +86,7 @@ class _RandRows:
         seeds = [int(rng.bit_generator.random_raw()) for rng in rngs]
         chosen = torch.zeros(rows.shape, dtype=torch.bool)
         chosen.scatter_(1, torch.tensor(self._subsets(seeds)), True)
-        return torch.where(chosen, rows * (self._size / self._kept), 0.0), len(rows) * (32.0 * self._kept + 64)
+        return torch.where(chosen, rows * (self._size / self._kept), 0.0), len(rows) * 32.0 * self._kept
 
     def _subsets(self, seeds: Sequence[int]) -> list[list[int]]:
         if self._kept > self._size // 2:

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from fl_mlmc import MLMC, Compressor, Identity, RandK, TopK
 from fl_mlmc.theory import bench, steps
-from simulations import theory, time_to_accuracy
+from simulations import theory, theory_clock
 from simulations.cli import app
 
 
@@ -40,6 +40,24 @@ def test_logistic_regression_knows_its_solution_and_its_constants() -> None:
             assert known.convexity * moved <= change <= smoothness * moved
     slope = torch.func.grad(lambda point: _loss(problem, point))(here)
     assert torch.allclose(slope, torch.stack([problem.gradient(c, here) for c in range(8)]).mean(dim=0), atol=1e-10)
+
+
+def test_what_all_clients_share_is_no_part_of_what_their_hessians_differ_by() -> None:
+    rows = np.random.default_rng(1).standard_normal((64, 6))
+    problems = [
+        theory.logistic("small", rows, rows[:, 0] + rows[:, 1] > 0.3, num_clients=4, ridge=ridge)
+        for ridge in (0.001, 10.0)
+    ]
+    weak, strong = (problem.constants for problem in problems)
+    assert strong.hessian_variance == pytest.approx(weak.hessian_variance)
+    without = [smoothness - weak.convexity for smoothness in weak.client_smoothness]
+    assert weak.hessian_variance == pytest.approx(np.sqrt(np.mean(np.square(without))))
+    rng = np.random.default_rng(0)
+    for problem in problems:
+        here, there = (torch.from_numpy(rng.standard_normal(problem.size)) for _ in range(2))
+        changes = problem.gradients(here) - problem.gradients(there)
+        variance = float(changes.square().sum(dim=1).mean() - changes.mean(dim=0).square().sum())
+        assert 0 < variance <= problem.constants.hessian_variance**2 * float((here - there).square().sum())
 
 
 def test_diana_is_exact_and_no_slower_than_its_bound_on_real_data() -> None:
@@ -77,14 +95,15 @@ def _loss(problem: theory.Problem, point: torch.Tensor) -> torch.Tensor:
 
 
 def test_shadowheart_is_first_where_clients_differ_a_hundredfold(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(time_to_accuracy, "STEPS", (0.5,))
-    monkeypatch.setattr(time_to_accuracy, "BATCHES", (1, 8))
+    monkeypatch.setattr(theory_clock, "STEPS", (0.5,))
+    monkeypatch.setattr(theory_clock, "BATCHES", (1, 8))
+    monkeypatch.setattr(theory_clock, "NOISES", (1.0, 8.0))
     clock = "gradients of 1 to 128 s, fast links"
     rows = {
-        scheme: time_to_accuracy.best((clock, scheme, compressor), 100)
+        scheme: theory_clock.best((clock, scheme, compressor), 100)
         for scheme, compressor in (("direct", "Identity()"), ("shadowheart", "RandK(count=4)"))
     }
     assert rows["shadowheart"]["seconds"] < 0.1 * rows["direct"]["seconds"]
     slowest = 128.0 + 0.1  # a gradient, a message
     assert rows["direct"]["seconds"] == pytest.approx(rows["direct"]["rounds"] * slowest)
-    assert time_to_accuracy.best((clock, "direct", "RandK(count=4)"), 21)["seconds"] is None
+    assert theory_clock.best((clock, "direct", "RandK(count=4)"), 21)["seconds"] is None

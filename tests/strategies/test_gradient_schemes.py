@@ -13,9 +13,9 @@ from fl_mlmc.models import build_model
 from fl_mlmc.models.base import gradient_vector, load_vector
 from fl_mlmc.run.config import RunConfig
 from fl_mlmc.run.rng import stream
-from fl_mlmc.schemes import Budget, Round, State, Turn
+from fl_mlmc.schemes import Round, State, Turn, Workload
 from fl_mlmc.schemes.shadowheart import Shadowheart
-from fl_mlmc.submodels.tier import parse_tiers, simulated_seconds
+from fl_mlmc.submodels.tier import parse_tiers
 from fl_mlmc.theory.bench import Gathered
 from fl_mlmc.training.threads import threads
 from simulations.app.launch import RunResult, execute, load_config
@@ -34,7 +34,7 @@ def directory(config: RunConfig) -> Path:
     return Path(config.output.runs_dir) / config.output.run_name
 
 
-def plain_loop(config: RunConfig, cohorts: list[list[int]], budgets: Mapping[int, Budget]) -> torch.Tensor:
+def plain_loop(config: RunConfig, cohorts: list[list[int]], workloads: Mapping[int, Workload]) -> torch.Tensor:
     """The scheme as it is written, with every client in this process and its gradient over all of its examples."""
     data = FederatedData.open(prepare_data(config))
     model = build_model(config.training.model, data.spec.input_shape, data.spec.num_classes)
@@ -57,15 +57,15 @@ def plain_loop(config: RunConfig, cohorts: list[list[int]], budgets: Mapping[int
         points = [point.float() for point in scheme.points(vector.double(), server)]
         gathered = Gathered(size, scheme.num_messages)
         for rank, client in enumerate(cohort):
-            budget = budgets.get(client, Budget())
+            load = workloads.get(client, Workload())
             turn = Turn(
-                round, rank, config.compression.uplink, stream(config.seed, "level", number, client), budget=budget
+                round, rank, config.compression.uplink, stream(config.seed, "level", number, client), workload=load
             )
             memory = memories.get(client) or scheme.init_client(points[0])
             messages, memories[client] = scheme.encode(
                 lambda point, sample=0, client=client: gradient(client, point), points, memory, turn
             )
-            gathered.add(messages, scheme.speaks_of(size, round, rank), budget.weight)
+            gathered.add(messages, scheme.speaks_of(size, round, rank), load.weight)
         direction, server = scheme.estimate(gathered.means(), vector.double(), server, round, round.share)
         for client in cohort:
             memories[client] = scheme.settle(memories[client], -direction.float())
@@ -111,11 +111,11 @@ def test_shadowheart_weighs_clients_by_what_they_had_time_for(small: RunConfig) 
     scheme = config.resolved_scheme(1210)
     assert isinstance(scheme, Shadowheart)
     bits = config.compression.uplink.compress(torch.ones(1210), np.random.default_rng(0)).expected_bits
-    compute = [simulated_seconds(tier, 1210, 1, 0, 0) for tier in each]
-    _, budgets = scheme.budgets(compute, [bits / 8 / tier.up for tier in each])
-    assert len({budget.weight for budget in budgets}) == 2
+    compute = [tier.pace(1210).seconds(1, 0) for tier in each]
+    loads = scheme.workloads(compute, [bits / 8 / tier.up for tier in each])
+    assert len({load.weight for load in loads}) == 2
     with threads():
-        expected = plain_loop(config, [list(range(6))] * 4, dict(enumerate(budgets)))
+        expected = plain_loop(config, [list(range(6))] * 4, dict(enumerate(loads)))
     torch.testing.assert_close(vector_of(result), expected, rtol=1e-4, atol=1e-5)
 
 

@@ -25,7 +25,6 @@ from fl_mlmc.run.protocol import CONFIG
 from fl_mlmc.schemes import Round
 from fl_mlmc.schemes.shadowheart import Shadowheart
 from fl_mlmc.submodels import IndexPlan
-from fl_mlmc.submodels.tier import simulated_seconds
 from fl_mlmc.submodels.width_spec import WidthSpec
 from simulations.app.launch import execute, load_config, load_run
 from simulations.app.server_app import prepare_data
@@ -277,12 +276,11 @@ def test_a_task_says_how_many_are_in_its_round_and_what_the_client_has_time_for(
     assert told[0]["gradients"] != told[1]["gradients"]
     scheme = server.scheme
     assert isinstance(scheme, Shadowheart)
-    compute = [simulated_seconds(tier, 1210, 1, 0, 0) for tier in tier_of]
     bits = config.compression.uplink.compress(torch.ones(1210), np.random.default_rng(0)).expected_bits
-    lasting, budgets = scheme.budgets(compute, [bits / 8 / tier.up for tier in tier_of])
-    assert server.lasting == lasting
+    paces = [tier.pace(1210) for tier in tier_of]
+    loads = scheme.workloads([pace.seconds(1, 0) for pace in paces], [bits / 8 / tier.up for tier in tier_of])
     assert [(task["gradients"], task["messages"]) for task in told] == [
-        (budgets[client].gradients, budgets[client].messages) for client in (0, 1)
+        (loads[client].gradients, loads[client].messages) for client in (0, 1)
     ]
 
 

@@ -9,8 +9,8 @@ import torch
 
 from fl_mlmc.aggregation.mean import CoverageMean
 from fl_mlmc.run.config import ConfigError, RunConfig
-from fl_mlmc.schemes.shadowheart import Shadowheart
-from fl_mlmc.submodels.tier import parse_tiers, simulated_seconds
+from fl_mlmc.schemes.shadowheart import Shadowheart, equilibrium_time
+from fl_mlmc.submodels.tier import parse_tiers
 from simulations import RunFailed, RunResult, run
 
 
@@ -60,9 +60,8 @@ def test_the_simulated_clock_follows_steps_parameters_and_bytes(small: RunConfig
     done = result(small, tiers=tiers)
     named = {tier.name: tier for tier in parse_tiers(tiers)}
     for row in done.clients.itertuples():
-        expected = simulated_seconds(
-            named[str(row.tier)], int(row.num_parameters), 2, int(row.downlink_bytes), int(row.payload_bytes)
-        )
+        pace = named[str(row.tier)].pace(int(row.num_parameters))
+        expected = pace.seconds(2, int(row.payload_bytes), int(row.downlink_bytes))
         assert math.isclose(float(row.simulated_seconds), expected)
     slowest = done.clients.groupby("round")["simulated_seconds"].max()
     assert done.rounds["simulated_seconds"].tolist() == slowest.tolist()
@@ -101,7 +100,7 @@ def test_every_rule_trains_a_network_with_static_norm(small: RunConfig, rule: st
     assert done.rounds["accuracy"].notna().all()
 
 
-def test_shadowheart_shares_a_fixed_time_out_by_the_speed_of_tiers(small: RunConfig) -> None:
+def test_shadowheart_sets_work_by_the_speed_of_tiers_and_its_rounds_last_as_long_as_that(small: RunConfig) -> None:
     tiers = "fast:1:0.5:speed=1e-4:up=1e4,slow:1:0.34:speed=2e-5:up=3e3,lost:1:0.16:speed=1e-9:up=1"
     changes = {"tiers": tiers, "local_steps": 0, "clients_per_round": 6, "num_rounds": 30, "learning_rate": 0.5}
     config = small.changed(**changes, compressor="RandK(fraction=0.1)").changed(scheme="shadowheart(noise=4.0)")
@@ -111,18 +110,22 @@ def test_shadowheart_shares_a_fixed_time_out_by_the_speed_of_tiers(small: RunCon
     named = parse_tiers(tiers)
     each = [named[0]] * 3 + [named[1]] * 2 + [named[2]]
     scheme = Shadowheart(4.0).resolve(compressor, size, 6)
-    time, budgets = scheme.budgets(
-        [simulated_seconds(tier, size, 1, 0, 0) for tier in each], [bits / 8 / tier.up for tier in each]
-    )
-    assert [budget.messages > 0 for budget in budgets] == [True] * 5 + [False]
-    budget_of = {tier.name: budget for tier, budget in zip(each, budgets, strict=True)}
+    compute = [tier.pace(size).seconds(1, 0) for tier in each]
+    message = [bits / 8 / tier.up for tier in each]
+    loads = scheme.workloads(compute, message)
+    assert [load.messages > 0 for load in loads] == [True] * 5 + [False]
+    load_of = {tier.name: load for tier, load in zip(each, loads, strict=True)}
+    time = equilibrium_time(compute, message, 9.0, 4.0)
     rows = done.clients[done.clients["round"] == 3]
     assert sorted(rows["tier"]) == ["fast"] * 3 + ["slow"] * 2
     for row in rows.itertuples():
-        budget, tier = budget_of[str(row.tier)], next(tier for tier in named if tier.name == row.tier)
-        assert row.simulated_seconds == pytest.approx(time)
-        assert row.expected_bits == pytest.approx(budget.messages * bits)
+        load, tier = load_of[str(row.tier)], next(tier for tier in named if tier.name == row.tier)
+        computing = load.gradients * tier.pace(size).seconds(1, 0)
+        assert row.simulated_seconds == pytest.approx(computing + row.payload_bytes / tier.up)
+        assert computing <= time
+        assert row.expected_bits == pytest.approx(load.messages * bits)
         assert float(row.payload_bytes) <= 1.2 * time * tier.up  # payloads have heads
+    assert done.rounds["simulated_seconds"][2] == rows["simulated_seconds"].max() > 1.2 * time
     losses = done.clients.groupby("round")["train_loss"].mean()
     assert losses.iloc[-1] < 0.6 * losses.iloc[0]
 

@@ -26,6 +26,11 @@ class Compressed:
     probabilities: tuple[float, ...] = ()
     """The probability of each drawn level."""
 
+    @property
+    def unseeded_bits(self) -> float:
+        """`expected_bits` without seeds, which both sides could derive from (run seed, round, client) and not send."""
+        return self.expected_bits - sum(block.seed_bits for block in self.payload.blocks)
+
 
 class Compressor(ABC):
     """A map C from vectors to payloads. `repr` is the text that `fl_mlmc.parse` reads back.

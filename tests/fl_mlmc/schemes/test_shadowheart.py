@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from fl_mlmc import Identity, RandK
-from fl_mlmc.schemes import Budget, Round, Turn, parse_scheme
+from fl_mlmc.run.clock import Pace
+from fl_mlmc.schemes import Round, Turn, Workload, parse_scheme
 from fl_mlmc.schemes.base import decoded
 from fl_mlmc.schemes.shadowheart import Shadowheart, equilibrium_time
 from fl_mlmc.theory import bench
@@ -55,22 +56,40 @@ def test_the_equilibrium_time_ignores_who_is_too_slow_and_never_grows_with_more_
 
 def test_clients_do_what_fits_the_time_and_slow_ones_are_idle() -> None:
     scheme = Shadowheart(noise=4.0).resolve(RandK(count=2), 10, 4)
-    time, budgets = scheme.budgets([1.0, 2.0, 5.0, 1e6], [0.5, 3.0, 1e-9, 1.0])
-    for h, t, budget in zip([1.0, 2.0, 5.0], [0.5, 3.0, 1e-9], budgets, strict=False):
+    compute, message = [1.0, 2.0, 5.0, 1e6], [0.5, 3.0, 1e-9, 1.0]
+    time, loads = equilibrium_time(compute, message, 4.0, 4.0), scheme.workloads(compute, message)
+    for h, t, load in zip(compute[:3], message[:3], loads, strict=False):
         b, m = math.floor(time / h), min(math.floor(time / t), 5)
-        assert (budget.gradients, budget.messages) == (b, m)
-        assert budget.weight == pytest.approx(b * m / (b * 4 + 4 * 4.0 + m * 4.0))
-    assert budgets[3] == Budget(0, 0, 0.0)
+        assert (load.gradients, load.messages) == (b, m)
+        assert load.weight == pytest.approx(b * m / (b * 4 + 4 * 4.0 + m * 4.0))
+    assert loads[3] == Workload(0, 0, 0.0)
+
+
+def test_a_round_lasts_until_the_slowest_client_has_computed_and_then_sent() -> None:
+    # Messages are compressions of the finished sum, so a client's two times add up: max_i (b_i h_i + m_i τ_i) ≤ 2 t*.
+    problem, compressor = homogeneous(3, 10, convexity=0.1), RandK(count=2)
+    paces = [Pace(1.0, up=40.0), Pace(2.0, up=13.0), Pace(5.0, up=1e9)]
+    plain = Method(parse_scheme("direct"), compressor, 0.1, None, False)
+    message_bytes = bench.run(problem, plain, 1).bits[1] / 8
+    compute, message = [pace.step for pace in paces], [message_bytes / pace.up for pace in paces]
+    scheme = Shadowheart(noise=4.0)
+    loads = scheme.resolve(compressor, 10, 3).workloads(compute, message)
+    trace = bench.run(problem, Method(scheme, compressor, 0.1, None, False), 4, paces=paces)
+    parts = [(load.gradients * h, load.messages * t) for load, h, t in zip(loads, compute, message, strict=True)]
+    assert trace.seconds == pytest.approx(np.arange(5) * max(map(sum, parts)))
+    time = equilibrium_time(compute, message, 4.0, 4.0)
+    assert max(map(max, parts)) < time < 0.9 * trace.seconds[1]
+    assert trace.seconds[1] <= 2 * time
 
 
 def test_without_noise_and_compression_every_client_has_a_weight() -> None:
-    _, budgets = Shadowheart(noise=0.0).resolve(Identity(), 10, 2).budgets([1.0, 1.0], [1.0, 1.0])
-    assert budgets[0].weight == budgets[1].weight > 0
+    loads = Shadowheart(noise=0.0).resolve(Identity(), 10, 2).workloads([1.0, 1.0], [1.0, 1.0])
+    assert loads[0].weight == loads[1].weight > 0
 
 
 def test_who_cannot_send_computes_nothing() -> None:
-    _, budgets = Shadowheart(noise=1.0).resolve(RandK(count=2), 10, 3).budgets([1.0, 1.0, 1.0], [1.0, 1.0, 1e9])
-    assert budgets[2] == Budget(0, 0, 0.0)
+    loads = Shadowheart(noise=1.0).resolve(RandK(count=2), 10, 3).workloads([1.0, 1.0, 1.0], [1.0, 1.0, 1e9])
+    assert loads[2] == Workload(0, 0, 0.0)
 
 
 def test_a_message_is_the_mean_of_independent_compressions_of_the_mean_gradient() -> None:
@@ -81,7 +100,7 @@ def test_a_message_is_the_mean_of_independent_compressions_of_the_mean_gradient(
         seen.append(sample)
         return torch.arange(10.0) + sample
 
-    turn = Turn(Round(0, 1, 1, 1), 0, RandK(count=2), np.random.default_rng(0), budget=Budget(3, 400, 1.0))
+    turn = Turn(Round(0, 1, 1, 1), 0, RandK(count=2), np.random.default_rng(0), workload=Workload(3, 400, 1.0))
     (message,), _ = scheme.encode(find, [point], {}, turn)
     assert seen == [0, 1, 2]
     assert message.expected_bits == 400 * RandK(count=2).compress(point, np.random.default_rng(0)).expected_bits
@@ -90,17 +109,15 @@ def test_a_message_is_the_mean_of_independent_compressions_of_the_mean_gradient(
 
 def test_a_straggler_costs_synchronous_rounds_and_not_shadowheart() -> None:
     problem, compressor = homogeneous(4, 12, convexity=0.1), RandK(count=4)
-    clocks = [bench.Clock((1.0, 1.0, 1.0, slow), (0.01,) * 4) for slow in (1.0, 300.0)]
+    paces = [[Pace(step, up=12.5) for step in (1.0, 1.0, 1.0, slow)] for slow in (1.0, 300.0)]
     for scheme, ratio in ((Shadowheart(8.0), 2.0), (parse_scheme("direct"), 40.0)):
         method = Method(scheme, compressor, 0.25, None, False)
-        seconds = [
-            bench.run(problem, method, 400, sigma=0.5, clock=clock, target=0.1).seconds_to(0.1) for clock in clocks
-        ]
+        seconds = [bench.run(problem, method, 400, sigma=0.5, paces=each, target=0.1).seconds_to(0.1) for each in paces]
         assert seconds[0] is not None
         assert seconds[1] is not None
         assert (seconds[1] / seconds[0] < ratio) == isinstance(scheme, Shadowheart)
 
 
-def test_it_needs_a_clock() -> None:
-    with pytest.raises(ValueError, match="needs a clock"):
+def test_it_needs_the_clients_paces() -> None:
+    with pytest.raises(ValueError, match="by the clients' paces"):
         bench.run(homogeneous(2, 4), Method(Shadowheart(1.0), RandK(count=2), 0.1, None, False), 1)

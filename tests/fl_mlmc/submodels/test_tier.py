@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fl_mlmc.submodels.tier import Tier, assign_tiers, parse_tiers, simulated_seconds, tier_named
+from fl_mlmc.submodels.tier import Tier, assign_tiers, parse_tiers, tier_named
 
 
 def test_tiers_read_back_as_they_were_written():
@@ -97,7 +97,7 @@ def test_redrawn_tiers_change_with_the_round_and_keep_the_shares():
     assert np.array_equal(assign_tiers(TIERS, 50, 1, "redrawn", 7), rounds[7])
 
 
-def test_simulated_seconds_add_download_steps_and_upload():
+def test_a_part_in_a_round_lasts_for_its_download_steps_and_upload_together():
     tier = Tier("phone", 0.5, 1.0, speed=0.5, up=100.0, down=1000.0)
-    assert simulated_seconds(tier, 10**6, 25, 5000, 300) == pytest.approx(5 + 0.5 + 3)
-    assert simulated_seconds(Tier("full", 1.0, 1.0), 10**8, 1, 10**9, 10**9) == 1.0
+    assert tier.pace(10**6).seconds(25, uplink_bytes=300, downlink_bytes=5000) == pytest.approx(5 + 0.5 + 3)
+    assert Tier("full", 1.0, 1.0).pace(10**8).seconds(1, 10**9, 10**9) == 1.0

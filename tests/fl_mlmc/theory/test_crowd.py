@@ -57,7 +57,7 @@ def test_rows_go_through_the_compressor_as_each_alone(compressor: Compressor) ->
         values, bits = send(rows, ours)
         alone = [compressor.compress(row, rng) for row, rng in zip(rows, theirs, strict=True)]
         assert torch.equal(values, torch.stack([each.payload.dense() for each in alone]))
-        assert bits == pytest.approx(sum(each.expected_bits for each in alone))
+        assert bits == pytest.approx(sum(each.unseeded_bits for each in alone))
 
 
 def test_what_cannot_go_at_once_is_refused() -> None:
