@@ -3,6 +3,7 @@
     python benchmarks/compressors.py              the ratios that the project promises, then the table
     python benchmarks/compressors.py --docs       write the table into docs/compressors.md
     python benchmarks/compressors.py --sampling   systematic sampling against Algorithm 3, at equal entries and bytes
+    python benchmarks/compressors.py --units      digits of a unit against QSGD, which has their law in each coordinate
 
 Vectors have 11,173,962 coordinates, as many as ResNet-18 has parameters: Gaussian, Student-t with 3 degrees of freedom,
 and a real update of a network of that size. Timings are seconds of the processor, so that waiting for other work on the
@@ -84,6 +85,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="how often everything is timed; the best counts")
     parser.add_argument("--ratios", action="store_true", help="only the promised ratios of MLMC over Top-k")
     parser.add_argument("--sampling", action="store_true", help="only systematic sampling against Algorithm 3")
+    parser.add_argument("--units", action="store_true", help="only digits of a unit against QSGD of as many levels")
     parser.add_argument("--table", action="store_true", help="only the table")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -93,6 +95,9 @@ def main() -> None:
     vectors = {"Gaussian": gaussian(options.size), "Student-t3": student(options.size), "update": update(options.size)}
     if options.sampling:
         print("\n".join(sampling(vectors)))
+        return
+    if options.units:
+        print("\n".join(units(vectors)))
         return
     for name, vector in vectors.items():
         if not options.table:
@@ -189,6 +194,27 @@ def sampling(vectors: dict[str, Tensor]) -> list[str]:
             cells = [
                 name, fraction, f"{adaptive.omega(vector):.4g}", f"{budget:,}", f"{same.omega(vector):.4g}",
                 f"{num_bytes(same, vector):,}", f"{more.omega(vector):.4g}", f"{more.fraction:.3g}",
+            ]  # fmt: skip
+            lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return lines
+
+
+def units(vectors: dict[str, Tensor]) -> list[str]:
+    """ω and mean bits a coordinate of FixedPoint with a unit, and of QSGD with √d / unit levels."""
+    lines = [
+        "| vector | unit | `MLMC(FixedPoint(unit=…), 'fixed')`: ω | bits | QSGD's levels | ω | bits |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, vector in vectors.items():
+        size = vector.numel()
+        for unit in (1.0, 2.0, 4.0):
+            digits = fl_mlmc.MLMC(fl_mlmc.FixedPoint(unit=unit), "fixed")
+            rounding = fl_mlmc.QSGD(levels=round(math.sqrt(size) / unit))
+            levels = sum(chance * len(encode_payload(payload)) for chance, payload in digits.outcomes(vector))
+            drawn = [len(rounding.encode(vector, np.random.default_rng(seed))) for seed in range(SEEDS)]
+            cells = [
+                name, f"{unit:g}", f"{digits.omega(vector):.4f}", f"{8 * levels / size:.3f}",
+                f"{rounding.levels:,}", f"{rounding.omega(vector):.4f}", f"{8 * np.mean(drawn) / size:.3f}",
             ]  # fmt: skip
             lines.append("| " + " | ".join(map(str, cells)) + " |")
     return lines

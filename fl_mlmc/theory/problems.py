@@ -13,14 +13,18 @@ from ..run.rng import stream
 
 @dataclass(frozen=True)
 class Constants:
-    """L, μ and L± (Hessian variance) of the mean f = (1/n) Σ f_i, and L_i of the f_i."""
+    """What theorems ask of f = (1/n) Σ f_i and of its clients' f_i; all are numbers above or at zero."""
 
     smoothness: float
+    """L: ‖∇f(x) − ∇f(y)‖ ≤ L‖x − y‖."""
     client_smoothness: tuple[float, ...]
+    """(n,) the L_i: the same of each f_i."""
     convexity: float
+    """μ: f is μ-strongly convex."""
     client_convexity: float
     """The least μ_i."""
     hessian_variance: float
+    """L±: mean ‖∇f_i(x) − ∇f_i(y)‖² − ‖∇f(x) − ∇f(y)‖² ≤ L±²‖x − y‖² (Szlendak et al. 2022, arXiv 2110.03300)."""
     heterogeneity: float
     """ξ² at the solution: mean ‖∇f_i(x*)‖²."""
 
@@ -127,13 +131,14 @@ class Logistic(Problem):
         self._ridge = ridge * pooled
         self.start = torch.zeros(self.size, dtype=torch.float64)
         self.solution = self._newton()
-        own = tuple(_largest(part) / (4 * rows) + self._ridge for part in self._parts)
+        own = tuple(_largest(part) / (4 * rows) for part in self._parts)
         gradients = torch.stack([self.gradient(client, self.solution) for client in range(num_clients)])
         self.constants = Constants(
             smoothness=pooled + self._ridge,
-            client_smoothness=own,
+            client_smoothness=tuple(value + self._ridge for value in own),
             convexity=self._ridge,
             client_convexity=self._ridge,
+            # All clients have the same ridge, so it adds nothing to what they differ by: L_i − λ, not L_i.
             hessian_variance=math.sqrt(sum(value**2 for value in own) / num_clients),
             heterogeneity=float(gradients.square().sum(dim=1).mean()),
         )

@@ -177,6 +177,30 @@ def test_fixed_point_with_a_unit_sends_neighbours_on_a_lattice() -> None:
     )
 
 
+@pytest.mark.parametrize(("size", "unit"), [(9, 1.0), (9, 1.5), (9, 3.0), (4, 0.25)])
+def test_fixed_point_with_a_unit_has_qsgds_law_in_each_coordinate(size: int, unit: float) -> None:
+    # One draw for all coordinates here, one for each there; what a coordinate becomes, and how likely, is the same.
+    vector = torch.randn(size, generator=torch.Generator().manual_seed(size))
+    ours, theirs = MLMC(FixedPoint(unit=unit), "fixed"), QSGD(levels=round(size**0.5 / unit))
+    spacing = float(vector.norm()) / theirs.levels
+    laws = [marginals(compressor, vector, spacing) for compressor in (ours, theirs)]
+    for mine, its in zip(*laws, strict=True):
+        assert len(its) in (1, 2)  # neighbours on the lattice of units
+        for multiple in mine.keys() | its.keys():
+            # The end of the ladder is drawn once in 2^24 times.
+            assert mine.get(multiple, 0.0) == pytest.approx(its.get(multiple, 0.0), abs=3 * 2.0**-24)
+    assert ours.omega(vector) == pytest.approx(theirs.omega(vector), rel=1e-5)
+
+
+def marginals(compressor: Compressor, vector: Tensor, spacing: float) -> list[dict[int, float]]:
+    """The chance of each multiple of `spacing`, for each coordinate of the vector."""
+    laws: list[dict[int, float]] = [{} for _ in vector]
+    for chance, payload in compressor.outcomes(vector):
+        for law, multiple in zip(laws, (payload.dense() / spacing).round().int().tolist(), strict=True):
+            law[multiple] = law.get(multiple, 0.0) + chance
+    return laws
+
+
 def test_at_equal_bytes_a_unit_beats_top_k() -> None:
     vector, rng = VECTORS["student"], np.random.default_rng(0)
     digits, sparse = MLMC(FixedPoint(unit=2.0), "fixed"), MLMC(TopK(fraction=0.04))
