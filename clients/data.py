@@ -4,12 +4,14 @@ A partition directory holds partition.json, order.npy and offsets.npy: client c 
 order[offsets[c] : offsets[c + 1]] of the train split. partition.json points, by a relative path, to the data
 directory that all partitions of one data set share: meta.json and {train,test}_{features,labels}.npy, raw and
 compact (uint8 pixels in channels-first order, float16 vectors, int32 tokens). Normalisation happens here, on
-the few rows that are asked for, so 1,000,000 clients cost no more to open than one.
+the few rows that are asked for, so 1,000,000 clients cost no more to open than one. meta.json and partition.json
+hold digests of the arrays beside them, made when they were written.
 """
 
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
@@ -89,6 +91,18 @@ class FederatedData:
                 "std": self._std.tolist(),
             }
         )
+
+    @property
+    def digest(self) -> str:
+        """Of all that clients train and the server evaluates on and of who owns which rows, as `prepare` noted it.
+
+        ValueError where nothing is noted.
+        """
+        digests = [
+            _read(path, lambda content: str(content["digest"]))
+            for path in (_store_of(self.directory) / "meta.json", self.directory / PARTITION)
+        ]
+        return blake2b("".join(digests).encode(), digest_size=16).hexdigest()
 
     @property
     def num_clients(self) -> int:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -23,6 +24,11 @@ class TextEncoding(Protocol):
     @property
     def length(self) -> int: ...
 
+    @property
+    def identity(self) -> str:
+        """Equal identities promise equal arrays."""
+        ...
+
     def encode(self, texts: Sequence[str]) -> NDArray[Any]: ...
 
 
@@ -33,6 +39,10 @@ class Hashed:
     length: int = 2048
     kind: ClassVar[Kind] = "vector"
     dtype: ClassVar[type[np.generic]] = np.float16
+
+    @property
+    def identity(self) -> str:
+        return repr(self)
 
     def encode(self, texts: Sequence[str]) -> NDArray[Any]:
         from sklearn.feature_extraction.text import HashingVectorizer
@@ -49,12 +59,26 @@ class Tokens:
     kind: ClassVar[Kind] = "tokens"
     dtype: ClassVar[type[np.generic]] = np.int32
 
+    @property
+    def identity(self) -> str:
+        return f"tokens {blake2b(self._vocabulary.read_bytes(), digest_size=8).hexdigest()} {self.length}"
+
     def encode(self, texts: Sequence[str]) -> NDArray[Any]:
         return self._pieces.batch(texts, self.length)
 
     @cached_property
     def _pieces(self) -> WordPiece:
-        return WordPiece.load(Path(self.directory).expanduser())
+        try:
+            return WordPiece.load(self._vocabulary.parent)
+        except ValueError as error:
+            raise ValueError(f"{self._vocabulary} is no vocabulary, a token a line: {error}") from None
+
+    @property
+    def _vocabulary(self) -> Path:
+        path = Path(self.directory).expanduser().absolute() / "vocab.txt"
+        if not path.is_file():
+            raise ValueError(f"{path} does not exist; tokens names a directory that holds a vocab.txt")
+        return path
 
 
 @dataclass(frozen=True)
@@ -64,6 +88,10 @@ class Characters:
     length: int = 80
     kind: ClassVar[Kind] = "tokens"
     dtype: ClassVar[type[np.generic]] = np.int32
+
+    @property
+    def identity(self) -> str:
+        return repr(self)
 
     def encode(self, texts: Sequence[str]) -> NDArray[Any]:
         rows = (text.encode()[: self.length].rjust(self.length, b"\0") for text in texts)

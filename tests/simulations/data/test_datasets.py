@@ -244,9 +244,21 @@ BAD_TABLES = {
     "no label": ({"text": TEXTS, "stars": LABELS}, {}, "no label column; columns seen: text, stars. Expected"),
     "no feature": ({"stars": LABELS, "label": LABELS}, {}, "no feature column; columns seen: stars, label"),
     "two features": ({"a": TEXTS, "b": TEXTS, "label": LABELS}, {}, "several feature columns: a, b; expected"),
-    "empty split": ({"text": TEXTS, "label": LABELS}, {"text": [], "label": []}, "the test split is empty"),
-    "empty cells": ({"text": [None, *TEXTS[1:]], "label": LABELS}, {}, "'text' of the train split has empty cells"),
-    "real labels": ({"text": TEXTS, "label": [0.5] * 12}, {}, "'label' holds float64; expected class"),
+    "empty split": (
+        {"text": TEXTS, "label": LABELS},
+        {"text": [], "label": []},
+        "test.parquet is empty; expected at least one row",
+    ),
+    "empty cells": (
+        {"text": [None, *TEXTS[1:]], "label": LABELS},
+        {},
+        "train.parquet column 'text' row 0 is empty; expected a value in each row",
+    ),
+    "real labels": (
+        {"text": TEXTS, "label": [0.5] * 12},
+        {},
+        "train.parquet column 'label' holds double; expected class",
+    ),
     "new class": (
         {"text": TEXTS, "label": LABELS},
         {"label": [0, 1, 2, 3, 4, 0]},
@@ -266,7 +278,7 @@ def test_a_table_that_cannot_be_used_says_why(
 def test_a_column_that_the_test_split_lacks_is_named(folder: Folder, cache: Path) -> None:
     directory = folder({"text": TEXTS, "label": LABELS})
     Dataset.from_dict({"text": TEXTS}).to_parquet(directory / "test.parquet")
-    with pytest.raises(ValueError, match="the test split has no column 'label'; columns seen: text"):
+    with pytest.raises(ValueError, match=r"test.parquet has no column 'label'; columns seen: text"):
         opened(directory, cache)
 
 
@@ -275,14 +287,20 @@ def test_other_class_names_in_the_test_split_are_refused(folder: Folder, cache: 
     directory = folder(rows, features)
     features["label"] = ClassLabel(names=["emu", "dog", "cat"])
     Dataset.from_dict(rows, features=features).to_parquet(directory / "test.parquet")
-    with pytest.raises(ValueError, match=r"other classes in the test split than .*'cat', 'dog', 'emu'"):
+    with pytest.raises(
+        ValueError,
+        match=r"test.parquet column 'label' has other classes \(emu, dog, cat\) than cat, dog, emu in .*train.parquet",
+    ):
         opened(directory, cache)
 
 
 def test_mixed_image_sizes_are_named(folder: Folder, cache: Path) -> None:
     rows, features = images(GREY)
     rows["img"][3] = Pillow.fromarray(GREY[3, :4, :3])
-    with pytest.raises(ValueError, match=r"'img' mixes 2 image sizes: 3x4, 4x5; expected one. Resize"):
+    with pytest.raises(
+        ValueError,
+        match=r"'img' mixes 2 image sizes: 3x4 \(.*train.parquet column 'img' row 3\), 4x5 .*; expected one. Resize",
+    ):
         opened(folder(rows, features), cache)
 
 
@@ -293,7 +311,7 @@ def test_images_deeper_than_eight_bits_are_refused(folder: Folder, cache: Path) 
 
 def test_bytes_that_are_no_image_are_refused(folder: Folder, cache: Path) -> None:
     columns = {"image": [{"bytes": b"GIF?", "path": None}] * 12, "label": LABELS}
-    with pytest.raises(ValueError, match="column 'image' of the train split holds no image"):
+    with pytest.raises(ValueError, match=r"train.parquet column 'image' row 0 is no image: its format is not known"):
         opened(folder(columns), cache)
 
 

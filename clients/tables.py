@@ -1,0 +1,383 @@
+"""Tables as users have them: CSV, Parquet and Arrow files, the one reader of server and devices.
+
+A column is read when it is asked for, and no other: what else a file holds does not matter. Every cell has a place, so
+that an error names file, column and row. CSV needs numpy alone, Parquet and Arrow need pyarrow.
+"""
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+# A device that has CSV does without pyarrow.
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Holds = Literal["whole", "truth", "real", "decimal", "text", "bytes", "time", "image", "field", "other"]
+"""What the cells of a column are; a `field` is one of CSV, whose text may stand for anything."""
+
+NUMBERS: frozenset[Holds] = frozenset({"whole", "truth", "real", "decimal", "text", "field"})
+CLASSES: frozenset[Holds] = frozenset({"whole", "truth", "decimal", "text", "bytes", "field"})
+KEYS: frozenset[Holds] = CLASSES | {"real", "time"}
+
+PIECE_ROWS = 1024
+"""Rows of a column in memory at a time."""
+
+
+class DataError(ValueError):
+    """Data of a user's that cannot be used: names the file, and the column and row if it is a cell."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where something stands, in words by which its owner finds it. Rows count from 0, lines of a file from 1."""
+
+    source: str
+    column: str = ""
+    row: int | None = None
+    line: int | None = None
+
+    def error(self, seen: str) -> DataError:
+        """What to raise of the thing here; `seen` goes on a sentence that the place begins."""
+        return DataError(f"{self} {seen}")
+
+    def __str__(self) -> str:
+        column = f" column {self.column!r}" if self.column else ""
+        row = "" if self.row is None else f" row {self.row}"
+        line = "" if self.line is None else f" (line {self.line})"
+        return self.source + column + row + line
+
+
+@dataclass(frozen=True)
+class Column:
+    """What a column holds."""
+
+    holds: Holds
+    kind: str
+    """The same in the words of its file, such as "struct<a: int64>"."""
+    class_names: tuple[str, ...] = ()
+    """Of whole numbers that are classes of these names (datasets.ClassLabel)."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of a table, or what stands for one."""
+
+    source: str
+    """How its owner calls it."""
+    num_rows: int
+    names: Sequence[str]
+    columns: Mapping[str, Column]
+    read: "Callable[[str], Iterator[pa.Array | NDArray[np.str_]]]" = field(repr=False)
+    """Go through a column piece by piece."""
+    lines: Sequence[int] = ()
+    """In which line of the file each row ends, where there are lines."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns of equal length, in one file or in several that follow each other."""
+
+    parts: tuple[Part, ...]
+
+    @property
+    def source(self) -> str:
+        """How its owner calls it."""
+        more = len(self.parts) - 1
+        return self.parts[0].source + (f" (and {more} more)" if more else "")
+
+    @property
+    def num_rows(self) -> int:
+        return sum(part.num_rows for part in self.parts)
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Of the columns in the first file, in order; one may be there twice."""
+        return self.parts[0].names
+
+    @property
+    def columns(self) -> Mapping[str, Column]:
+        """By name, in order, as the first file has them."""
+        return self.parts[0].columns
+
+    def column(self, name: str) -> Column:
+        """What the column holds; DataError where there is none of that name, or two, or files differ."""
+        for part in self.parts:
+            if name not in part.columns:
+                raise Place(part.source).error(f"has no column {name!r}; columns seen: {_listed(part.names)}")
+            if list(part.names).count(name) > 1:
+                raise Place(part.source).error(f"has more than one column {name!r}; rename or drop the others")
+            if part.columns[name].holds != self.columns[name].holds:
+                raise Place(part.source, name).error(
+                    f"holds {part.columns[name].kind}, in {self.parts[0].source} it holds {self.columns[name].kind}"
+                )
+        return self.columns[name]
+
+    def place(self, name: str, row: int) -> Place:
+        """Where the cell of a column stands, `row` counted through all files."""
+        for part in self.parts:
+            if row < part.num_rows:
+                return Place(part.source, name, row, part.lines[row] if part.lines else None)
+            row -= part.num_rows
+        raise IndexError(f"row {row} beyond the end of {self.source}")
+
+    def pieces(self, name: str) -> "Iterator[tuple[int, pa.Array | NDArray[np.str_]]]":
+        """The column in pieces, each after the number of its first row; DataError at an empty cell."""
+        self.column(name)
+        start = 0
+        for part in self.parts:
+            for cells in part.read(name):
+                if len(cells) == 0:
+                    continue
+                piece = cells if isinstance(cells, np.ndarray) else _plain(cells)
+                missing = (
+                    piece == "" if isinstance(piece, np.ndarray) else piece.is_null().to_numpy(zero_copy_only=False)
+                )
+                if missing.any():
+                    place = self.place(name, start + int(missing.argmax()))
+                    raise place.error("is empty; expected a value in each row. Fill or drop such rows")
+                yield start, piece
+                start += len(piece)
+
+    def cells(self, name: str) -> Iterator[list[Any]]:
+        """The column's cells as Python values, piece by piece."""
+        for start, piece in self.pieces(name):
+            yield self._cells(name, start, piece)
+
+    def classes(self, name: str) -> NDArray[Any]:
+        """The column as values of classes; DataError where it holds what no class can be."""
+        return self._sortable(name, CLASSES, "class numbers or names, one a row")
+
+    def keys(self, name: str) -> NDArray[Any]:
+        """The column as values to group rows by; DataError where it holds what has no order."""
+        return self._sortable(name, KEYS, "numbers, texts or times, one a row")
+
+    def numbers(self, name: str) -> NDArray[np.float32]:
+        """The column as finite numbers; texts are read as such."""
+        if (column := self.column(name)).holds not in NUMBERS:
+            raise Place(self.source, name).error(f"holds {column.kind}; expected numbers")
+        pieces = [self._numbers(name, start, self._values(name, start, piece)) for start, piece in self.pieces(name)]
+        return np.concatenate([np.empty(0, np.float32), *pieces])
+
+    def _sortable(self, name: str, allowed: frozenset[Holds], expected: str) -> NDArray[Any]:
+        if (column := self.column(name)).holds not in allowed:
+            raise Place(self.source, name).error(f"holds {column.kind}; expected {expected}")
+        pieces = [self._values(name, start, piece) for start, piece in self.pieces(name)]
+        values = np.concatenate(pieces) if pieces else np.empty(0, object)
+        return _typed(values) if column.holds == "field" else values
+
+    def _values(self, name: str, start: int, piece: "pa.Array | NDArray[np.str_]") -> NDArray[Any]:
+        """A piece in numpy's types; texts and bytes are objects of str."""
+        if isinstance(piece, np.ndarray):
+            return piece
+        if self.columns[name].holds not in ("text", "bytes"):
+            return piece.to_numpy(zero_copy_only=False)
+        values = np.empty(len(piece), dtype=object)
+        for row, cell in enumerate(self._cells(name, start, piece)):
+            try:
+                values[row] = cell.decode() if isinstance(cell, bytes) else cell
+            except UnicodeDecodeError:
+                raise self.place(name, start + row).error(f"holds {_shown(cell)}, which is no text in UTF-8") from None
+        return values
+
+    def _cells(self, name: str, start: int, piece: "pa.Array | NDArray[np.str_]") -> list[Any]:
+        if isinstance(piece, np.ndarray):
+            return piece.tolist()
+        try:
+            return piece.to_pylist()
+        except UnicodeDecodeError:  # pyarrow does not look into a file's texts before
+            row = next(row for row, cell in enumerate(piece) if not _is_readable(cell))
+            raise self.place(name, start + row).error("holds a text that is not in UTF-8") from None
+
+    def _numbers(self, name: str, start: int, cells: NDArray[Any]) -> NDArray[np.float32]:
+        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and named below
+            try:
+                numbers = cells.astype(np.float32)
+            except (TypeError, ValueError):
+                numbers = np.empty(len(cells), np.float32)
+                for row, cell in enumerate(cells):
+                    try:
+                        numbers[row] = float(cell)
+                    except (TypeError, ValueError):
+                        raise self.place(name, start + row).error(f"holds {_shown(cell)}, which is no number") from None
+        if not np.isfinite(numbers).all():
+            row = int((~np.isfinite(numbers)).argmax())
+            raise self.place(name, start + row).error(f"holds {_shown(cells[row])}, which is not finite")
+        return numbers
+
+
+def read_csv(path: Path, delimiter: str = ",") -> Table:
+    """A CSV file with a header; empty lines are left out."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, delimiter=delimiter)
+            rows = [(reader.line_num, row) for row in reader if row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} is not CSV: {error}") from None
+    if not rows:
+        raise DataError(f"{path} is empty; expected CSV with a header")
+    (_, header), body = rows[0], rows[1:]
+    for line, row in body:
+        if len(row) != len(header):
+            raise DataError(f"{path} line {line} has {len(row)} fields, its header {len(header)}")
+    places = {name: index for index, name in enumerate(header)}
+
+    def read(column: str) -> Iterator[NDArray[np.str_]]:
+        index = places[column]
+        for start in range(0, len(body), PIECE_ROWS):
+            yield np.array([row[index] for _, row in body[start : start + PIECE_ROWS]], dtype=str)
+
+    columns = {name: Column("field", "fields of CSV") for name in header}
+    return Table((Part(str(path), len(body), header, columns, read, [line for line, _ in body]),))
+
+
+def read_parquet(path: Path) -> Table:
+    """A Parquet file; of its columns only the types are looked at until one is asked for."""
+    try:
+        import pyarrow as pa
+        from pyarrow import parquet
+    except ImportError:
+        raise DataError(f"{path} is Parquet, which needs pyarrow: `pip install pyarrow`, or give CSV") from None
+    try:
+        file = parquet.ParquetFile(path)
+        schema, num_rows = file.schema_arrow, file.metadata.num_rows
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} cannot be read as Parquet: {_reason(error)}. Write it again") from None
+
+    def read(column: str) -> "Iterator[pa.Array]":
+        with _named(path, column):
+            for batch in file.iter_batches(PIECE_ROWS, columns=[column]):
+                yield batch.column(column)
+
+    return Table((arrow_part(str(path), num_rows, schema, read),))
+
+
+def read_arrow(path: Path) -> Table:
+    """A file of Arrow's own format (IPC), as a file or as a stream."""
+    try:
+        import pyarrow as pa
+        from pyarrow import ipc
+    except ImportError:
+        raise DataError(f"{path} is Arrow, which needs pyarrow: `pip install pyarrow`, or give CSV") from None
+
+    def batches(columns: list[int] | None = None) -> "tuple[pa.Schema, Iterator[pa.RecordBatch]]":
+        options = ipc.IpcReadOptions(included_fields=columns)
+        try:
+            file = ipc.open_file(pa.memory_map(str(path)), options=options)
+        except pa.ArrowInvalid:
+            stream = ipc.open_stream(pa.memory_map(str(path)), options=options)
+            return stream.schema, iter(stream)
+        return file.schema, (file.get_batch(number) for number in range(file.num_record_batches))
+
+    try:
+        schema, _ = batches()
+        _, rows = batches([0] if len(schema) else None)
+        num_rows = sum(batch.num_rows for batch in rows)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} cannot be read as Arrow: {_reason(error)}. Write it again") from None
+
+    def read(column: str) -> "Iterator[pa.Array]":
+        with _named(path, column):
+            for batch in batches([schema.names.index(column)])[1]:
+                yield from (batch.column(0).slice(start, PIECE_ROWS) for start in range(0, len(batch), PIECE_ROWS))
+
+    return Table((arrow_part(str(path), num_rows, schema, read),))
+
+
+READERS: Mapping[str, Callable[[Path], Table]] = {".csv": read_csv, ".parquet": read_parquet, ".arrow": read_arrow}
+"""By the ending of a file's name."""
+
+
+def arrow_part(source: str, num_rows: int, schema: "pa.Schema", read: "Callable[[str], Iterator[pa.Array]]") -> Part:
+    """A part with the columns of an Arrow schema, and what Hugging Face's `datasets` noted of them there."""
+    try:
+        noted = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+        columns = {item.name: _arrow_column(item.type, noted.get(item.name)) for item in schema}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise Place(source).error(f"has notes of `datasets` in its schema that cannot be read: {error}") from None
+    return Part(source, num_rows, schema.names, columns, read)
+
+
+def _arrow_column(kind: "pa.DataType", noted: Any) -> Column:
+    holds = _arrow_holds(kind)
+    feature = noted if isinstance(noted, dict) else {}
+    if feature.get("_type") == "Image" and holds in ("bytes", "text", "image"):
+        holds = "image"
+    if feature.get("_type") == "ClassLabel" and holds == "whole":
+        return Column(holds, str(kind), tuple(map(str, feature.get("names") or ())))
+    return Column(holds, str(kind))
+
+
+def _arrow_holds(kind: "pa.DataType") -> Holds:
+    from pyarrow import types
+
+    while hasattr(kind, "storage_type"):  # an extension type, such as a UUID
+        kind = kind.storage_type
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    tests: dict[Holds, Callable[[pa.DataType], bool]] = {
+        "truth": types.is_boolean,
+        "whole": types.is_integer,
+        "real": types.is_floating,
+        "decimal": types.is_decimal,
+        "text": lambda kind: str(kind) in ("string", "large_string", "string_view"),
+        "bytes": lambda kind: (
+            str(kind) in ("binary", "large_binary", "binary_view") or types.is_fixed_size_binary(kind)
+        ),
+        "time": types.is_temporal,
+        "image": lambda kind: types.is_struct(kind) and kind.get_field_index("bytes") >= 0,
+    }
+    return next((holds for holds, is_so in tests.items() if is_so(kind)), "other")
+
+
+def _plain(piece: "pa.Array") -> "pa.Array":
+    """The values of an array of an extension type or of a dictionary."""
+    while hasattr(piece, "storage"):
+        piece = piece.storage
+    return piece.dictionary_decode() if hasattr(piece, "dictionary_decode") else piece
+
+
+@contextmanager
+def _named(path: Path, column: str) -> Iterator[None]:
+    """Whatever pyarrow raises within names the file and the column."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise Place(str(path), column).error(f"cannot be read: {_reason(error)}. Write it again") from None
+
+
+def _typed(fields: NDArray[np.str_]) -> NDArray[Any]:
+    """Whole numbers where all fields are, otherwise the texts as they are."""
+    try:
+        return fields.astype(np.int64)
+    except (OverflowError, ValueError):
+        return fields.astype(object)
+
+
+def _is_readable(cell: "pa.Scalar") -> bool:
+    try:
+        cell.as_py()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().rstrip(".") or type(error).__name__
+
+
+def _shown(cell: object, most: int = 40) -> str:
+    text = repr(cell.item() if isinstance(cell, np.generic) else cell)
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _listed(names: Sequence[str], most: int = 8) -> str:
+    return ", ".join(map(str, names[:most])) + (", …" if len(names) > most else "") or "none"

@@ -1,0 +1,272 @@
+"""Where data sets come from: scikit-learn, a user's folder, the Hugging Face hub. One class each."""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clients.tables import READERS, DataError, Table, read_parquet
+from fl_mlmc.data.texts import TextEncoding
+
+from .tables import hub_table, is_labelled, write_meta, write_tables
+
+# datasets, flwr_datasets and scikit-learn are imported where they are used: with what they pull in they take two
+# seconds, and a run whose data is in the cache needs none of them.
+if TYPE_CHECKING:
+    from flwr_datasets import FederatedDataset
+
+SPLITS = ("train", "test")
+
+
+class Source(Protocol):
+    """Where a data set comes from. Equal identities promise equal arrays."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def identity(self) -> str: ...
+
+    def write(self, directory: Path) -> None:
+        """Leave meta.json and the arrays of both splits in `directory`."""
+        ...
+
+    def column(self, name: str) -> NDArray[Any]:
+        """The named column of the train split, for `by:COLUMN`."""
+        ...
+
+
+def find_source(dataset: str, data_dir: Path | None, encoding: TextEncoding) -> Source:
+    """`data_dir` if there is one; else what `dataset` names: a built-in set, a folder, or a set of the hub."""
+    if data_dir is not None:
+        return ParquetFolder(Path(data_dir).absolute(), encoding)
+    if dataset == Digits.name:
+        return Digits()
+    path = Path(dataset).expanduser().absolute()
+    if path.is_dir():
+        return Folder(path, encoding)
+    if path.exists() or dataset.startswith(("/", "~", "./", "../")):
+        seen = "is a file" if path.exists() else "does not exist"
+        raise FileNotFoundError(f"dataset {dataset} ({path}) {seen}; expected a folder with a train and a test split")
+    return Hub(dataset, encoding)
+
+
+@dataclass(frozen=True)
+class Digits:
+    """scikit-learn's 1,797 handwritten digits, 8 by 8 grey pixels; a fifth of each class is the test split."""
+
+    name = "digits"
+    identity = "digits"
+
+    def write(self, directory: Path) -> None:
+        for split, (pixels, labels) in self._splits().items():
+            np.save(directory / f"{split}_features.npy", pixels)
+            np.save(directory / f"{split}_labels.npy", labels)
+        write_meta(directory, "image", tuple("0123456789"))
+
+    def column(self, name: str) -> NDArray[Any]:
+        if name != "label":
+            raise DataError(f"digits has no column {name!r}; columns seen: image, label")
+        return self._splits()["train"][1]
+
+    def _splits(self) -> dict[str, tuple[NDArray[np.uint8], NDArray[np.int64]]]:
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+
+        digits = load_digits()
+        pixels, labels = digits.images[:, None].astype(np.uint8), digits.target.astype(np.int64)
+        # The split is part of the data set: it must not move with the seed of a run.
+        rows = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=0)
+        return {split: (pixels[part], labels[part]) for split, part in zip(SPLITS, rows, strict=True)}
+
+
+@dataclass(frozen=True)
+class ParquetFolder:
+    """A folder holding train.parquet and test.parquet."""
+
+    directory: Path
+    encoding: TextEncoding
+
+    @property
+    def name(self) -> str:
+        return self.directory.name
+
+    @property
+    def identity(self) -> str:
+        return f"{self.directory.resolve()} {_stamps(self._files().values())} {self.encoding.identity}"
+
+    def write(self, directory: Path) -> None:
+        train, test = map(read_parquet, self._files().values())
+        write_tables(directory, train, test, self.encoding)
+
+    def column(self, name: str) -> NDArray[Any]:
+        return read_parquet(self._files()["train"]).keys(name)
+
+    def _files(self) -> dict[str, Path]:
+        if not self.directory.is_dir():
+            raise FileNotFoundError(
+                f"data-dir {self.directory} is not a directory; expected a folder that holds train.parquet "
+                f"and test.parquet"
+            )
+        files = {split: self.directory / f"{split}.parquet" for split in SPLITS}
+        missing = [path.name for path in files.values() if not path.is_file()]
+        if missing:
+            seen = ", ".join(sorted(path.name for path in self.directory.iterdir())) or "nothing"
+            raise FileNotFoundError(
+                f"data-dir {self.directory} lacks {' and '.join(missing)} (it holds: {seen}); expected "
+                f"train.parquet and test.parquet, as Dataset.to_parquet writes them"
+            )
+        return files
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder that Hugging Face's `load_dataset` takes, or that `save_to_disk` left: tables, images by class, ….
+
+    The library finds the files of each split. CSV, Parquet and Arrow go through our reader, other kinds through the
+    library's own.
+    """
+
+    directory: Path
+    encoding: TextEncoding
+
+    @property
+    def name(self) -> str:
+        return self.directory.name
+
+    @property
+    def identity(self) -> str:
+        return f"folder {self.directory.resolve()} {_stamps(_files_below(self.directory))} {self.encoding.identity}"
+
+    def write(self, directory: Path) -> None:
+        with self._splits() as splits:
+            write_tables(directory, *_train_and_test(f"dataset {self.directory}", splits), self.encoding)
+
+    def column(self, name: str) -> NDArray[Any]:
+        with self._splits() as splits:
+            return splits["train"]().keys(name)
+
+    @contextmanager
+    def _splits(self) -> "Iterator[Splits]":
+        # The library's own cache would know files by path and time alone.
+        with tempfile.TemporaryDirectory(prefix="fl-mlmc-") as cache:
+            try:
+                found = self._found(cache)
+            except DataError:
+                raise
+            except Exception as error:  # whatever the library makes of the user's files
+                reason = error.__cause__ or error
+                raise DataError(
+                    f"dataset {self.directory} cannot be read ({type(reason).__name__}: {reason}). Expected a folder "
+                    "that `datasets.load_dataset` takes, such as train/CLASS/*.png and test/CLASS/*.png, or "
+                    f"train.csv and test.csv"
+                ) from error
+            yield found
+
+    def _found(self, cache: str) -> "Splits":
+        from datasets import load_dataset, load_dataset_builder, load_from_disk
+
+        if (self.directory / "dataset_dict.json").is_file():
+            saved = load_from_disk(str(self.directory))
+        else:
+            config = load_dataset_builder(str(self.directory), cache_dir=cache).config
+            files = {str(split): [Path(file) for file in files] for split, files in config.data_files.items()}
+            endings = {file.suffix.lower() for split in files.values() for file in split}
+            if endings <= READERS.keys() and getattr(config, "sep", ",") == ",":
+                return {split: partial(_table, paths) for split, paths in files.items()}
+            saved = load_dataset(str(self.directory), cache_dir=cache)
+        return {split: partial(hub_table, f"{self.directory} ({split} split)", rows) for split, rows in saved.items()}
+
+
+@dataclass(frozen=True)
+class Hub:
+    """A data set of the Hugging Face hub, fetched through flwr-datasets; needs the network once."""
+
+    name: str
+    encoding: TextEncoding
+
+    @property
+    def identity(self) -> str:
+        return f"hub {self.name} {self.encoding.identity}"
+
+    def write(self, directory: Path) -> None:
+        write_tables(directory, *_train_and_test(f"dataset {self.name!r}", self._splits()), self.encoding)
+
+    def column(self, name: str) -> NDArray[Any]:
+        return self._splits()["train"]().keys(name)
+
+    def _splits(self) -> "Splits":
+        fetched, splits = self._fetched(), {}
+        for split in ("train", *TESTS):
+            with suppress(ValueError):  # flwr-datasets' answer to a split that is not there
+                splits[split] = partial(hub_table, f"{self.name} ({split} split)", fetched.load_split(split))
+        return splits
+
+    def _fetched(self) -> "FederatedDataset":
+        from flwr_datasets import FederatedDataset
+
+        fetched = FederatedDataset(dataset=self.name, partitioners={}, shuffle=False)
+        try:
+            fetched.load_split("train")
+        except Exception as error:  # whatever the network, the hub or the data set's own files raise
+            raise ValueError(
+                f"dataset {self.name!r} is not built in (built in: {Digits.name}) and could not be fetched from "
+                f"the hub ({type(error).__name__}: {error}). Check the name and the network, or point data-dir "
+                f"to a folder that holds train.parquet and test.parquet"
+            ) from error
+        return fetched
+
+
+Splits = Mapping[str, Callable[[], Table]]
+"""The tables of a data set by their names, read when they are asked for."""
+
+TESTS = ("test", "validation")
+"""Splits to evaluate on, the best first. The hub withholds the labels of some test splits, such as SST-2's."""
+
+
+def _train_and_test(name: str, splits: Splits) -> tuple[Table, Table]:
+    if "train" not in splits:
+        raise DataError(f"{name} has no train split; splits seen: {', '.join(splits) or 'none'}")
+    tests = (splits[split]() for split in TESTS if split in splits)
+    test = next((table for table in tests if is_labelled(table)), None)
+    if test is None:
+        raise DataError(
+            f"{name} has no labelled test or validation split. Divide its train split into "
+            f"train.parquet and test.parquet, and point data-dir to their folder"
+        )
+    return splits["train"](), test
+
+
+def _table(files: Sequence[Path]) -> Table:
+    """Files of one split, one after the other."""
+    return Table(tuple(part for file in files for part in READERS[file.suffix.lower()](file).parts))
+
+
+def _files_below(directory: Path) -> Iterator[Path]:
+    """All files in a folder, sorted; folders that links point to are gone through once."""
+    seen = set()
+    for parent, folders, files in os.walk(directory, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        yield from (Path(parent, file) for file in sorted(files))
+
+
+def _stamps(paths: Iterable[Path]) -> str:
+    """Path, size and times of files: what a change of content cannot leave as it was."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in paths:
+        stat = path.stat()
+        digest.update(repr((str(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)).encode())
+    return digest.hexdigest()
