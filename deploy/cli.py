@@ -1,7 +1,7 @@
 """`fl-mlmc deploy …`; on devices, which have no `fl-mlmc`, `python -m deploy …`."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -90,7 +90,7 @@ def node(
 
 @app.command()
 def status(directory: Directory) -> None:
-    """Show the nodes, their tiers and the last round."""
+    """Show how the server's parts fare, the nodes, their tiers and the last round."""
     with _reporting():
         for line in report(directory.absolute(), _tell):
             typer.echo(line)
@@ -114,7 +114,8 @@ def _say_where(directory: Path, name: str) -> None:
 
 
 def _tell(line: str) -> None:
-    typer.echo(line, err=True)
+    with suppress(OSError):  # a terminal that is gone must not take the server along
+        typer.echo(line, err=True)
 
 
 @contextmanager

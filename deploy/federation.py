@@ -59,6 +59,7 @@ class _Settings:
             raise DeployError(f"{path} is incomplete: {error}") from None
 
     def to_toml(self) -> str:
+        """The text of a file that `read` reads."""
         pairs = asdict(self).items()  # type: ignore[call-overload]
         return "".join(f"{key.replace('_', '-')} = {toml(value)}\n" for key, value in pairs)
 
@@ -75,6 +76,8 @@ class Federation(_Settings):
     """HOST:PORT that the gate listens on."""
     control_port: int = 9444
     """Where the SuperLink itself listens, on loopback."""
+    connections: int = 1024
+    """Connections from devices that the gate holds at a time; a node has three or four."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,7 @@ def _is_host(text: str) -> bool:
 def add_node(directory: Path, client: int, tier: str) -> Path:
     """Make the keys and the folder of one more device; DeployError if the client has them already."""
     federation = Federation.read(directory / FEDERATION)
+    check_authority(directory)
     name = node_name(client)
     device, public = directory / "devices" / name, directory / "nodes" / f"{name}.pub"
     if device.exists() or public.exists():
@@ -183,6 +187,12 @@ def check_private(*paths: Path) -> None:
         if not is_private(path):
             mode = path.stat().st_mode & 0o777
             raise DeployError(f"{path} has mode {mode:04o}, others could read it: `chmod 600 {path}`")
+
+
+def check_authority(directory: Path) -> None:
+    """DeployError if the authority's key is open to others; it may as well be kept elsewhere."""
+    if (directory / "ca.key").exists():
+        check_private(directory / "ca.key")
 
 
 def toml(value: Any) -> str:

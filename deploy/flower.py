@@ -130,17 +130,20 @@ def flwr(directory: Path, arguments: Sequence[str], tell: Tell | None = None) ->
     command = ["flwr", *arguments, CONNECTION, "--format", "json"]
     if tell is not None:
         tell(spelled(command, home))
-    done = subprocess.run(
-        command,
-        executable=executable("flwr"),
-        cwd=neutral(home),
-        env=environment(home),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120.0,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            command,
+            executable=executable("flwr"),
+            cwd=neutral(home),
+            env=environment(home),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120.0,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise DeployError(f"`{shlex.join(command)}` did not end in two minutes") from None
     answer = _last_object(done.stdout)
     if not answer.get("success"):
         said = answer.get("error-message") or _plain(done.stdout + done.stderr)

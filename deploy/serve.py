@@ -2,12 +2,19 @@
 
 import signal
 import socket
-import ssl
-import threading
-import time
+from functools import partial
 from pathlib import Path
 
-from .federation import FEDERATION, NODE, DeployError, Federation, NodeSettings, check_private, split_address
+from .federation import (
+    FEDERATION,
+    NODE,
+    DeployError,
+    Federation,
+    NodeSettings,
+    check_authority,
+    check_private,
+    split_address,
+)
 from .flower import (
     check_flwr,
     environment,
@@ -18,12 +25,15 @@ from .flower import (
     superlink_command,
     supernode_command,
 )
-from .gate import gate_server
+from .limits import Limits, raise_file_limit
+from .look import look
+from .parts import Parts
 from .registrar import Registrar
 from .supervise import Supervisor, Tell, stop_on_signals
 
 REGISTER_SECONDS = 3.0
-LOOK_SECONDS = 5.0
+PATIENCE_SECONDS = {"superlink": 60.0, "registrar": 180.0, "gate": 15.0}
+"""How long each part may show no sign of life; a command of Flower's may take two minutes."""
 
 REFUSED = (
     "If Flower says code 2004 above, the server does not know this node's key (is there nodes/client-N.pub in its "
@@ -36,6 +46,7 @@ def serve(directory: Path, tell: Tell, expose_control: bool = False) -> None:
     check_flwr()
     federation = Federation.read(directory / FEDERATION)
     check_private(directory / "server.key")
+    check_authority(directory)
     host, port = split_address(federation.listen)
     inner = ("127.0.0.1", federation.control_port)
     if expose_control:
@@ -51,27 +62,57 @@ def serve(directory: Path, tell: Tell, expose_control: bool = False) -> None:
     command = superlink_command(directory, *inner)
     tell(spelled(command, home))
     executable(command[0])
+    limits = limits_of(federation)
+    parts = Parts(directory, tell)
     # A ServerApp outlives a crash of the SuperLink. Asked to end, a SuperLink waits for every log that is followed,
     # and a second one must not start beside it.
-    superlink = Supervisor(command, neutral(home), environment(home), tell, is_survived=True, orphaned=signal.SIGKILL)
-    registrar = threading.Thread(target=_register, args=(directory, inner[1], superlink, tell), daemon=True)
-    if expose_control:
-        stop_on_signals(superlink.stop)
-        registrar.start()
-        superlink.run()
-        return
-    tell(
-        f"gate: https://{federation.listen}/v1/fleet/… -> https://127.0.0.1:{inner[1]}/v1/fleet/…, nothing else passes"
+    superlink = Supervisor(
+        command,
+        neutral(home),
+        environment(home),
+        tell,
+        is_survived=True,
+        orphaned=signal.SIGKILL,
+        beat=partial(parts.beat, "superlink"),
     )
-    gate = gate_server(directory, host, port, inner[1])
-    thread = threading.Thread(target=superlink.run)
-    thread.start()
-    registrar.start()
+    stop_on_signals(superlink.stop, parts.stop)
+    parts.start("superlink", superlink.run, PATIENCE_SECONDS["superlink"])
+    parts.start("registrar", partial(_register, directory, inner[1], parts, tell), PATIENCE_SECONDS["registrar"])
     try:
-        gate.run()  # ends on SIGTERM and Ctrl-C
+        if expose_control:
+            while not parts.is_stopped:
+                parts.wait(1.0)
+        else:
+            _keep_gate(directory, host, port, inner[1], limits, parts, tell)
     finally:
         superlink.stop()
-        thread.join()
+        parts.stop()
+        parts.join()
+
+
+def limits_of(federation: Federation) -> Limits:
+    """What the gate of a federation grants, with as many descriptors as this process may have."""
+    return Limits(connections=federation.connections).within(raise_file_limit())
+
+
+def _keep_gate(
+    directory: Path, host: str, port: int, superlink_port: int, limits: Limits, parts: Parts, tell: Tell
+) -> None:
+    """Run the gate in this thread, the one that hears of signals, until one comes."""
+    from .gate import Gate, gate_server, superlink_client  # brings flwr's parts of a server, which nodes do without
+    from .signers import Keys
+
+    tell(
+        f"gate: https://{host}:{port}/v1/fleet/… -> https://127.0.0.1:{superlink_port}/v1/fleet/…, nothing else "
+        f"passes; at most {limits.connections} connections"
+    )
+    gate = Gate(Keys(directory / "nodes"), limits, tell)
+
+    def run() -> None:
+        app = gate.app(superlink_client(directory, superlink_port, limits), partial(parts.beat, "gate"))
+        gate_server(app, directory, host, port, limits).run()  # ends at SIGTERM and Ctrl-C, and passes them on
+
+    parts.run("gate", run, PATIENCE_SECONDS["gate"])
 
 
 def run_node(device: Path, settings: NodeSettings, tell: Tell) -> None:
@@ -84,7 +125,8 @@ def run_node(device: Path, settings: NodeSettings, tell: Tell) -> None:
         # Not an error: a disk may be mounted later, and the node tells the server why it has no update.
         tell(f"WARNING: data-path {settings.data_path} is not there; until it is, this node is left out of every round")
     _check_free("127.0.0.1", settings.port, "give this node a port of its own, --port or `port` in node.toml")
-    if trouble := _look(settings.server, device / "ca.crt"):
+    authority = device / "ca.crt"
+    if trouble := look(settings.server, authority):
         tell(f"WARNING: {trouble}")
     state = device / "state"
     state.mkdir(mode=0o700, exist_ok=True)
@@ -92,7 +134,12 @@ def run_node(device: Path, settings: NodeSettings, tell: Tell) -> None:
     command = supernode_command(device, settings)
     tell(spelled(command, home))
     executable(command[0])
-    node = Supervisor(command, neutral(home), environment(home), tell, REFUSED)
+
+    def advice() -> str:
+        trouble = look(settings.server, authority)
+        return f"WARNING: {trouble}\n{REFUSED}" if trouble else REFUSED
+
+    node = Supervisor(command, neutral(home), environment(home), tell, advice)
     stop_on_signals(node.stop)
     node.run()
 
@@ -102,20 +149,21 @@ def read_node(device: Path) -> NodeSettings:
     return NodeSettings.read(device / NODE)
 
 
-def _register(directory: Path, port: int, superlink: Supervisor, tell: Tell) -> None:
+def _register(directory: Path, port: int, parts: Parts, tell: Tell) -> None:
     registrar = Registrar(directory, tell)
     seen: list[tuple[str, int]] | None = None
     said = ""
-    while True:
-        now = sorted((path.name, path.stat().st_mtime_ns) for path in (directory / "nodes").glob("*.pub"))
-        if now != seen and _answers(port):
-            try:
+    while not parts.is_stopped:
+        parts.beat("registrar")
+        try:
+            now = sorted((path.name, path.stat().st_mtime_ns) for path in (directory / "nodes").glob("*.pub"))
+            if now != seen and _answers(port):
                 registrar.reconcile()
                 seen, said = now, ""
-            except (DeployError, OSError) as error:
-                if said != (said := str(error)):
-                    tell(f"could not register nodes, trying again: {error}")
-        time.sleep(REGISTER_SECONDS if seen is not None else 0.5)
+        except (DeployError, OSError) as error:
+            if said != (said := str(error)):
+                tell(f"could not register nodes, trying again: {error}")
+        parts.wait(REGISTER_SECONDS if seen is not None else 0.5)
 
 
 def _answers(port: int) -> bool:
@@ -124,27 +172,6 @@ def _answers(port: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def _look(server: str, authority: Path) -> str:
-    """What is wrong with the server at HOST:PORT, seen from here; empty if nothing is."""
-    host, port = split_address(server)
-    try:
-        trust = ssl.create_default_context(cafile=authority)
-        with (
-            socket.create_connection((host, port), LOOK_SECONDS) as link,
-            trust.wrap_socket(link, server_hostname=host),
-        ):
-            return ""
-    except ssl.SSLCertVerificationError as error:
-        return (
-            f"the server at {server} shows a certificate that {authority} does not vouch for ({error.verify_message}): "
-            "is this the folder of another federation, or the server's address none that `init --host` was given?"
-        )
-    except OSError as error:
-        return (
-            f"no server answers at {server} ({error.strerror or error}); the node tries on. Is `deploy server` running?"
-        )
 
 
 def _check_free(host: str, port: int, advice: str) -> None:

@@ -1,12 +1,14 @@
 """How a federation stands: its nodes, their tiers, the last round."""
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from .federation import NodeSettings
 from .flower import wait_for_superlink
+from .parts import Health
 from .registrar import list_nodes, read_registered
 from .supervise import Tell
 
@@ -15,7 +17,9 @@ LAST_RUN = "last-run"
 
 
 def status(directory: Path, tell: Tell) -> Iterator[str]:
-    """The lines of a report; DeployError if the SuperLink does not answer."""
+    """The lines of a report, the server's parts first; DeployError if the SuperLink does not answer."""
+    health = Health.read(directory)
+    yield from health.lines(time.time()) if health else ["the server was never started"]
     wait_for_superlink(directory, seconds=5.0)
     names = {node.node_id: name for name, node in read_registered(directory).items()}
     run = last_run(directory)

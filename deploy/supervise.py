@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -20,11 +19,32 @@ STEADY_SECONDS = 60.0
 GRACE_SECONDS = 10.0
 
 
+class Stop:
+    """Says, once and for all, that all is to end.
+
+    A signal handler may set it; the lock of a threading.Event may be held by the very thread that the handler runs in.
+    """
+
+    def __init__(self) -> None:
+        self.is_set = False
+
+    def set(self) -> None:
+        """Say so."""
+        self.is_set = True
+
+    def wait(self, seconds: float) -> None:
+        """Pause for so long, or until it is said."""
+        deadline = time.monotonic() + seconds
+        while not self.is_set and (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(left, 0.1))
+
+
 class Supervisor:
     """Keeps one process alive until `stop`, and nothing of what it started longer.
 
-    `advice` is told the first time that it ends by itself. What it started then may go on until it is back if
-    `is_survived`. `orphaned` is the signal that it gets when this process is killed.
+    `advice` is asked whenever it ends by itself, and told if it has something new to say. What it started then may go
+    on until it is back if `is_survived`. `orphaned` is the signal that it gets when this process is killed. `beat` is
+    called several times a second while it lives.
     """
 
     def __init__(
@@ -33,21 +53,22 @@ class Supervisor:
         cwd: Path,
         env: Mapping[str, str],
         tell: Tell,
-        advice: str = "",
+        advice: Callable[[], str] = str,
         is_survived: bool = False,
         orphaned: signal.Signals = signal.SIGTERM,
+        beat: Callable[[], None] = lambda: None,
     ) -> None:
         self._command, self._cwd, self._env, self._tell = list(command), cwd, dict(env), tell
-        self._advice, self._is_survived = advice, is_survived
+        self._advice, self._advised, self._is_survived, self._beat = advice, "", is_survived, beat
         self._prepare = partial(die_with_parent, orphaned)
-        self._stopped = threading.Event()
+        self._stopped = Stop()
         self._process: subprocess.Popen[bytes] | None = None
 
     def run(self) -> None:
         """Start the process and start it again when it ends; returns after `stop`."""
         delay = FIRST_SECONDS
         try:
-            while not self._stopped.is_set():
+            while not self._stopped.is_set:
                 started = time.monotonic()
                 self._process = subprocess.Popen(
                     self._command,
@@ -58,16 +79,16 @@ class Supervisor:
                     preexec_fn=self._prepare,
                 )
                 code = self._wait()
-                if self._stopped.is_set():
+                if self._stopped.is_set:
                     return
                 if not self._is_survived:
                     self._end_family()
                 if time.monotonic() - started >= STEADY_SECONDS:
                     delay = FIRST_SECONDS
                 self._tell(f"{self._command[0]} ended with code {code}; starting it again in {delay:g} s")
-                if self._advice:
-                    self._tell(self._advice)
-                    self._advice = ""
+                if (advice := self._advice()) and advice != self._advised:
+                    self._tell(advice)
+                    self._advised = advice
                 self._stopped.wait(delay)
                 delay = min(2 * delay, MOST_SECONDS)
         finally:
@@ -80,9 +101,10 @@ class Supervisor:
     def _wait(self) -> int:
         assert self._process is not None
         while True:
+            self._beat()
             with suppress(subprocess.TimeoutExpired):
                 return self._process.wait(timeout=0.2)
-            if self._stopped.is_set():
+            if self._stopped.is_set:
                 return self._end()
 
     def _end(self) -> int:

@@ -7,12 +7,18 @@ import socket
 import subprocess
 import sys
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+from flwr.supercore.date import now
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
 
 from deploy.federation import NodeSettings, add_node, init
 from deploy.flower import environment, neutral, supernode_command
@@ -200,6 +206,24 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
 def make_deployment() -> type[Deployment]:
     """For tests that say where the server listens."""
     return Deployment
+
+
+@pytest.fixture(scope="session")
+def sign() -> Callable[..., dict[str, str]]:
+    """`sign(folder, client, ahead=0.0)`: the headers of a request that a client of a federation signs."""
+
+    def headers(folder: Path, client: int, ahead: float = 0.0) -> dict[str, str]:
+        key = load_ssh_private_key((folder / "devices" / f"client-{client}" / "node.key").read_bytes(), None)
+        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        timestamp = (now() + timedelta(seconds=ahead)).isoformat()
+        return {
+            "content-type": "application/protobuf",
+            "flwr-public-key": b64encode(public_key_to_bytes(key.public_key())).decode(),
+            "flwr-timestamp": timestamp,
+            "flwr-signature": b64encode(sign_message(key, timestamp.encode())).decode(),
+        }
+
+    return headers
 
 
 def free_port() -> int:

@@ -3,21 +3,18 @@
 import os
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from deploy import flower, serve, supervise
-from deploy.federation import DeployError, NodeSettings, init
+from deploy.federation import DeployError, NodeSettings, add_node, init
 from deploy.flower import supernode_command, wait_for_superlink
 from deploy.supervise import Supervisor
 from simulations.cli import app
@@ -55,7 +52,7 @@ def test_a_killed_process_comes_back_and_a_stopped_one_does_not(
 ) -> None:
     command, note = started
     said: list[str] = []
-    supervisor = Supervisor(command, tmp_path, os.environ, said.append, "have a look")
+    supervisor = Supervisor(command, tmp_path, os.environ, said.append, lambda: "have a look")
     thread = threading.Thread(target=supervisor.run)
     thread.start()
     wait_for(lambda: len(pids(note)) == 1)
@@ -95,6 +92,22 @@ def test_what_a_process_started_goes_with_it(
         if alive(its_child):
             os.kill(its_child, signal.SIGKILL)
     wait_for(lambda: not any(map(alive, pids(note))))
+
+
+def test_advice_is_told_when_it_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervise, "FIRST_SECONDS", 0.01)
+    advice = iter(["a", "a", "", "b", "b"])
+    said: list[str] = []
+
+    def next_advice() -> str:
+        found = next(advice, None)
+        if found is None:
+            supervisor.stop()
+        return found or ""
+
+    supervisor = Supervisor([sys.executable, "-c", ""], tmp_path, os.environ, said.append, next_advice)
+    supervisor.run()
+    assert [line for line in said if "ended with" not in line] == ["a", "b"]
 
 
 def test_each_pause_is_twice_the_last(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -204,18 +217,21 @@ def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
     device = tmp_path / "fed" / "devices" / "client-0"
     for key, start in {
         tmp_path / "fed" / "server.key": lambda: serve.serve(tmp_path / "fed", print),
+        tmp_path / "fed" / "ca.key": lambda: add_node(tmp_path / "fed", 1, ""),
         device / "node.key": lambda: serve.run_node(device, NodeSettings("127.0.0.1:1", 0, port=free_port()), print),
     }.items():
         key.chmod(0o640)
         with pytest.raises(DeployError, match=f"{key} has mode 0640, others could read it: `chmod 600"):
             start()
+    (tmp_path / "fed" / "server.key").chmod(0o600)
+    with pytest.raises(DeployError, match=r"ca.key has mode 0640"):
+        serve.serve(tmp_path / "fed", print)
 
 
 def test_a_node_says_what_is_in_its_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     init(tmp_path / "fed", ["127.0.0.1"], "127.0.0.1:9443", 9444, {0: "phone"})
-    init(tmp_path / "other", ["127.0.0.1"], "127.0.0.1:9443", 9444, {})
     device = tmp_path / "fed" / "devices" / "client-0"
     said: list[str] = []
     monkeypatch.setattr(serve.Supervisor, "run", lambda self: None)
@@ -226,34 +242,6 @@ def test_a_node_says_what_is_in_its_way(
             serve.run_node(device, settings, said.append)
     serve.run_node(device, settings, said.append)
     assert "WARNING: no server answers at 127.0.0.1:1 (Connection refused); the node tries on" in said[0]
-    for folder, verdict in (("fed", ""), ("other", "is this the folder of another federation")):
-        with tls_server(tmp_path / folder) as port:
-            said.clear()
-            serve.run_node(device, replace(settings, server=f"127.0.0.1:{port}"), said.append)
-            assert [line for line in said if "WARNING" in line] == [
-                line for line in said if verdict and verdict in line
-            ]
-            assert bool(verdict) == any("WARNING" in line for line in said)
-
-
-@contextmanager
-def tls_server(directory: Path) -> Iterator[int]:
-    """A port on which the certificate of the federation in `directory` is shown to one who asks."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(directory / "server.crt", directory / "server.key")
-
-    def shake() -> None:
-        with suppress(OSError):
-            link, _ = listener.accept()
-            context.wrap_socket(link, server_side=True).close()
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=shake)
-        thread.start()
-        try:
-            yield int(listener.getsockname()[1])
-        finally:
-            thread.join(20.0)
 
 
 @pytest.mark.parametrize(("found", "is_enough"), [("1.39.2", False), ("0.99", False), ("1.40.0", True), ("2.0", True)])
