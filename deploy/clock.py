@@ -19,6 +19,6 @@ def out_of_time(ahead: float) -> str:
     """What to tell the owner of a clock that is so many seconds ahead of the server's, behind if negative."""
     side = "ahead of" if ahead > 0 else "behind"
     return (
-        f"this machine's clock is {abs(ahead):.1f} s {side} the server's; "
-        f"Flower refuses more than {AHEAD_SECONDS:g} s ahead and {BEHIND_SECONDS:g} s behind: set it, for instance with `sudo timedatectl set-ntp true`"
+        f"this machine's clock is {abs(ahead):.1f} s {side} the server's; Flower refuses more than {AHEAD_SECONDS:g} s "
+        f"ahead and {BEHIND_SECONDS:g} s behind: set it, for instance with `sudo timedatectl set-ntp true`"
     )
