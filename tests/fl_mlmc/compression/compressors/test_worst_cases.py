@@ -247,3 +247,9 @@ def test_bounds_hold_for_long_vectors_too(text: str) -> None:
     for vector in (peak, flat, torch.randn(size, generator=torch.Generator().manual_seed(1))):
         # Rough norms of long vectors may cost the second moment 2⁻¹⁶ of itself.
         assert squared_error(compressor, vector) <= bound + (1 + bound) * 2**-16
+
+
+def test_draws_without_replacement_are_worth_as_many_only_where_increments_share_nothing() -> None:
+    assert parse("MLMC(TopK(count=4), draws=2, replacement=False)").worst_omega(40) == 9 / 2
+    for end in ("", ", draws=2, replacement=False"):
+        assert parse(f"MLMC(FixedPoint(bits=4), 'fixed'{end})").worst_omega(36) == pytest.approx(5 / 2)
