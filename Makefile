@@ -4,18 +4,23 @@ VENV := .venv
 BIN := $(VENV)/bin
 FUZZ_SECONDS ?= 60
 SCENARIO ?= simulations/scenarios/quickstart.toml
-SLOW ?= tests
+TESTS ?= tests
+PYTEST := $(BIN)/python -m pytest -q --durations=10
+SPREAD ?= -n logical --maxprocesses 8 --dist loadgroup
 
-.PHONY: run test test-slow fuzz check bundle format benchmark vectors clean
+.PHONY: run test test-all test-root fuzz check bundle format benchmark vectors clean
 
 run: $(VENV)/.installed
 	$(BIN)/fl-mlmc run $(SCENARIO)
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(PYTEST) $(SPREAD) -m "not slow and not long" $(TESTS)
 
-test-slow: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q -m slow --durations=10 $(SLOW)
+test-all: test
+	$(PYTEST) $(SPREAD) -m "(slow or long) and not root" $(TESTS)
+
+test-root: $(VENV)/.installed-dev
+	$(PYTEST) -m root $(TESTS)
 
 fuzz: $(VENV)/.installed-dev
 	@new=$$(mktemp -d) && $(BIN)/python tests/fuzz/fuzz_payload.py -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 \

@@ -1,8 +1,23 @@
+import inspect
 from pathlib import Path
 
 import pytest
+import torch
 
 from fl_mlmc.run.config import RunConfig
+
+torch.set_num_threads(1)  # layers as small as in tests only wait for each other on several threads
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the rows of sweeps that only `make test-all` runs."""
+    for item in items:
+        for sweep in item.iter_markers("sweep"):
+            quick = sweep.kwargs["quick"]
+            names = inspect.signature(quick).parameters
+            if not quick(*(item.callspec.params[name] for name in names)):  # type: ignore[attr-defined]
+                item.add_marker(pytest.mark.long)
 
 
 @pytest.fixture(autouse=True)

@@ -100,6 +100,7 @@ def test_a_config_that_cannot_is_refused(changes: dict) -> None:
         RunConfig(vectorize=True).changed(**changes)
 
 
+@pytest.mark.slow
 def test_a_run_is_the_same_but_for_rounding(tmp_path: Path) -> None:
     settings = {
         "engine": "ray",

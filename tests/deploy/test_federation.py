@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from .conftest import Deployment
 
 pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.xdist_group("lies"),
     pytest.mark.skipif(sys.platform != "linux", reason="processes are watched through /proc"),
     pytest.mark.timeout(1500),  # a minute on two idle cores; nodes start a Python with torch for every message
 ]
@@ -183,6 +185,5 @@ def test_three_tiers_learn_while_one_node_lies_and_a_stranger_is_refused(
     deployment.kill("node-9")
 
 
-@pytest.mark.slow
 def test_no_other_lie_is_taken_either(deployment: "Deployment", tmp_path: Path) -> None:
     run_with_lies(deployment, "more-lies", tmp_path)

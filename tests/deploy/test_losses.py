@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.xdist_group("losses"),
     pytest.mark.timeout(1500),
     pytest.mark.skipif(sys.platform != "linux", reason="processes are watched through /proc"),
 ]

@@ -20,7 +20,7 @@ RATE, LOSS = 1e6, 0.05
 PACKET, SEGMENT = 1514, 1448  # an Ethernet frame, and what it carries of a TCP stream
 HOST, DEVICE = "198.18.7.1", "198.18.7.2"  # of the range for benchmarks (RFC 2544), on the pair of devices alone
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(1500)]
 
 
 def command(*words: str, given: str = "") -> None:

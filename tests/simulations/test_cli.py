@@ -87,6 +87,7 @@ def command(config: RunConfig, **changes: object) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_on_flower_exits_with_1(small: RunConfig) -> None:
     process = command(small, engine="flower", **{"learning-rate": 1e30})
     output, _ = process.communicate(timeout=120)
@@ -114,6 +115,7 @@ def test_a_run_that_failed_with_a_checkpoint_says_how_to_go_on(
     assert f"go on: fl-mlmc {command} --resume '{run}'" in done.output
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_the_run_and_all_that_it_started(small: RunConfig) -> None:
     directory = Path(small.output.runs_dir) / "small"
     process = command(small, engine="flower", **{"num-rounds": 10_000})

@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from rich.console import Console
 from typer.testing import CliRunner
 
 from fl_mlmc import MLMC, Compressor, Identity, RandK, TopK
 from fl_mlmc.theory import bench, steps
-from simulations import theory, theory_clock
+from simulations import cli, theory, theory_clock
 from simulations.cli import app
 
 
@@ -72,7 +73,7 @@ def test_diana_is_exact_and_no_slower_than_its_bound_on_real_data() -> None:
 
 
 def test_the_command_writes_tables_and_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr(cli, "console", Console(width=120))
     result = CliRunner().invoke(app, ["theory", "quadratic", "--out", str(tmp_path), "--max-rounds", "3"])
     assert result.exit_code == 0, result.output
     table = pd.read_csv(tmp_path / "theory.csv")

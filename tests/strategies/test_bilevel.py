@@ -433,7 +433,7 @@ problem = BilevelProblem(
 """
 
 
-@pytest.mark.parametrize("engine", ["local", "ray"])
+@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.slow)])
 def test_a_users_own_file_is_found_from_the_folder_it_lies_in(
     bilevel: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
 ) -> None:

@@ -38,6 +38,17 @@ TEXTS = [
     "ECUQ(bits=3)",
     "MLMC(ECUQ(bits=9))",
 ]
+QUICK = {
+    "FixedPoint(bits=4)",
+    "MLMC(FixedPoint())",
+    "MLMC(FixedPoint(unit=2.0), 'fixed')",
+    "TernGrad()",
+    "FloatingPoint(bits=4)",
+    "MLMC(FloatingPoint(), 'fixed')",
+    "MLMC(FloatingPoint())",
+    "Natural()",
+    "MLMC(ECUQ(bits=9))",
+}  # with which every kernel is used
 SIZE = 70_001  # beyond the length from which histograms stand for the vector, and odd
 
 
@@ -65,6 +76,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("compiled")
+@pytest.mark.sweep(quick=lambda text: text in QUICK)
 @pytest.mark.parametrize("name", VECTORS)
 @pytest.mark.parametrize("text", TEXTS)
 def test_kernels_and_torch_give_the_same_bytes(text: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,6 +87,7 @@ def test_kernels_and_torch_give_the_same_bytes(text: str, name: str, monkeypatch
 
 
 @pytest.mark.usefixtures("compiled")
+@pytest.mark.sweep(quick=lambda text: text in QUICK)
 @pytest.mark.parametrize("text", TEXTS)
 def test_the_laws_hold_for_kernels(text: str) -> None:
     compressor = fl_mlmc.parse(text)
@@ -84,7 +97,7 @@ def test_the_laws_hold_for_kernels(text: str) -> None:
 
 
 @pytest.mark.usefixtures("compiled")
-def test_every_kernel_is_used_by_these_compressors(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_kernel_is_used_by_the_quick_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     used = set()
 
     def note(name: str, size: int) -> None:
@@ -94,7 +107,8 @@ def test_every_kernel_is_used_by_these_compressors(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("fl_mlmc.compression.wire.symbols.lanes.kernel_for", note)
     monkeypatch.setattr("fl_mlmc.compression.ladders.lattice.kernel_for", note)
     monkeypatch.setattr("fl_mlmc.compression.ladders.floating_point.kernel_for", note)
-    for text in TEXTS:
+    assert set(TEXTS) >= QUICK
+    for text in QUICK:
         for seed in range(3):
             fl_mlmc.decode(fl_mlmc.parse(text).encode(VECTORS["normal"], np.random.default_rng(seed)), SIZE)
     assert used == set(kernels._KERNELS)

@@ -112,6 +112,7 @@ def same_but_for_timing(one: pd.DataFrame, other: pd.DataFrame) -> None:
     pd.testing.assert_frame_equal(one.drop(columns=TIMING), other.drop(columns=TIMING))
 
 
+@pytest.mark.slow
 def test_both_engines_give_the_same_bytes(small: RunConfig) -> None:
     here = run(None, **settings(small))
     rows: list[Any] = []

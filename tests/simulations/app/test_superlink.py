@@ -115,6 +115,7 @@ def listening_addresses(pids: set[int]) -> set[str]:
     return {row[1].partition(":")[0] for row in rows if row[3] == "0A" and row[9] in inodes}
 
 
+@pytest.mark.slow
 def test_the_true_end_of_a_run_is_told(app: Path, home: Path, tmp_path: Path) -> None:
     with LocalSuperLink(home) as link:
         good = link.submit(app, overrides(tmp_path, mark=str(tmp_path / "mark")), FEDERATION)
@@ -134,6 +135,7 @@ def test_the_true_end_of_a_run_is_told(app: Path, home: Path, tmp_path: Path) ->
     assert not processes_of(home)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_ctrl_c_takes_all_processes_of_a_run_along(app: Path, home: Path, tmp_path: Path) -> None:
     def interrupted_run() -> None:

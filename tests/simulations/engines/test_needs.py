@@ -14,7 +14,7 @@ from simulations.engines.ray.grid import RayGrid
 from simulations.engines.ray.session import ray_session
 from simulations.engines.simulated import identify_process
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.xdist_group("needs")]
 
 TIERS = "sensor:0.25:0.5,phone:0.5:0.25:gpus=0.25,gateway:1:0.25:cpus=2:gpus=1"
 
@@ -67,12 +67,14 @@ def client_app() -> ClientApp:
     return app
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def ray() -> Iterator[None]:
     with ray_session(cpus=4, gpus=2):  # for Ray they are numbers; nothing computes on them here
         yield
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray")
 def test_no_machine_and_no_gpu_carries_more_than_it_can() -> None:
     by_tier = {"sensor": Need(1), "phone": Need(0.5, 0.25), "gateway": Need(2, 1)}
     order = ["sensor", "gateway", "phone", "phone", "sensor"] * 8
@@ -102,6 +104,8 @@ def at_most(visits: list, amount, by_tier: dict[str, Need]) -> float:  # type: i
     return most
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray")
 def test_a_need_that_no_machine_meets_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("simulations.engines.ray.crew.WAIT_FOR_NODES_SECONDS", 1.0)
     needs = Needs(by_tier={"sensor": Need(1), "gateway": Need(64)})

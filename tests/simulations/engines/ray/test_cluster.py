@@ -65,6 +65,7 @@ def machines(replies: list[Message]) -> set[str]:
     return {str(reply.content["seen"]["machine"]) for reply in replies}
 
 
+@pytest.mark.slow
 def test_machines_may_join_and_leave(cluster: Cluster) -> None:
     with ray_session(cluster.address), RayGrid(client_app(), NUM_NODES, {}) as grid:
         assert len(machines(list(grid.send_and_receive(messages())))) == 1
@@ -78,6 +79,7 @@ def test_machines_may_join_and_leave(cluster: Cluster) -> None:
         assert len(machines(list(grid.send_and_receive(messages())))) == 1
 
 
+@pytest.mark.slow
 def test_a_run_joins_a_cluster_and_brings_its_code(cluster: Cluster, small: RunConfig) -> None:
     local = execute(load_config(None, small.to_flower()))
     there = load_config(None, small.changed(engine="ray", run_name="there").to_flower())
@@ -97,6 +99,7 @@ def data_app() -> ClientApp:
     return app
 
 
+@pytest.mark.slow
 def test_a_machine_that_does_not_see_the_data_gets_a_copy(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

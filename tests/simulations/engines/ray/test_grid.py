@@ -16,7 +16,7 @@ from simulations.engines.ray.grid import RayGrid
 from simulations.engines.ray.session import ray_session
 from simulations.engines.simulated import SimulatedGrid
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.xdist_group("ray")]
 
 NUM_NODES = 40
 
