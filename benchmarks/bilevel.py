@@ -30,7 +30,7 @@ from fl_mlmc.bilevel.run import data_of, first_point, held_of, method_of, num_st
 from fl_mlmc.bilevel.tasks import CleaningRows, detection_auc
 from fl_mlmc.run.config import RunConfig
 from simulations.app.launch import RunResult, execute, load_config
-from simulations.app.server_app import prepare_data
+from simulations.app.prepare import prepare_data
 from strategies.tiered import MEMORIES
 
 Settings = Mapping[str, Any]

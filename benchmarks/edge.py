@@ -21,7 +21,7 @@ from pathlib import Path
 from clients.data import FederatedData
 from fl_mlmc.run.config import RunConfig
 from simulations.app.bundle import stage_app
-from simulations.app.server_app import prepare_data
+from simulations.app.prepare import prepare_data
 
 REQUIREMENTS = Path(__file__).parents[1] / "clients" / "requirements-edge.txt"
 TIERS = {"sensor": 0.25, "phone": 0.5, "gateway": 1.0}

@@ -33,7 +33,7 @@ from fl_mlmc.run.rng import stream
 from fl_mlmc.training.local import train
 from simulations import run
 from simulations.app.launch import load_config
-from simulations.app.server_app import prepare_data
+from simulations.app.prepare import prepare_data
 from simulations.engines.heap import keep_heap
 from simulations.engines.processors import processors
 

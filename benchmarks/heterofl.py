@@ -32,7 +32,7 @@ from fl_mlmc.run.log import RUN
 from fl_mlmc.run.protocol import TrainTask
 from fl_mlmc.submodels import plan
 from simulations.app.launch import execute, load_config, load_run
-from simulations.app.server_app import prepare_data
+from simulations.app.prepare import prepare_data
 from simulations.cli import parse_setting
 
 WIDTHS = {"a": 1.0, "b": 0.5, "c": 0.25, "d": 0.125, "e": 0.0625}

@@ -36,7 +36,7 @@ from fl_mlmc.theory.bench import Gathered
 from fl_mlmc.training.local import train
 from fl_mlmc.training.threads import threads
 from simulations.app.launch import load_config
-from simulations.app.server_app import prepare_data
+from simulations.app.prepare import prepare_data
 
 SCENARIOS = Path(__file__).parents[1] / "simulations" / "scenarios" / "paper"
 SEEDS = (0, 1, 2)

@@ -16,7 +16,7 @@ from fl_mlmc.run.config import RunConfig
 from fl_mlmc.run.protocol import TrainTask
 from fl_mlmc.run.rng import stream
 from fl_mlmc.submodels import IndexPlan, plan
-from fl_mlmc.training.local import Trained, TrainingError, batches, device_named, train
+from fl_mlmc.training.local import Trained, TrainingError, batches, device_named, least_batch, train
 from fl_mlmc.training.objectives import Loss, local_loss, masked_cross_entropy, present_classes
 
 from .data import LocalData
@@ -66,7 +66,7 @@ class Finder:
 
     def minibatches(self) -> Iterator[Tensor]:
         """Those of sample 0, as places among the client's examples."""
-        return batches(len(self.labels), self._config.training, self._rng("batches", 0))
+        return self._batches(0)
 
     def gradient(self, point: Tensor, sample: int = 0) -> Tensor:
         """∇f_i at `point`, on one minibatch; on all examples if batch-size is as large."""
@@ -74,7 +74,7 @@ class Finder:
         start = time.perf_counter()
         self._module.train()
         self._module.zero_grad()
-        batch = next(batches(len(self.labels), self._config.training, self._rng("batches", sample)))
+        batch = next(self._batches(sample))
         loss = self._loss(sample)(self.features[batch], self.labels[batch])
         loss.backward()
         self.trained.append(Trained(float(loss.detach()), 1, time.perf_counter() - start))
@@ -83,6 +83,10 @@ class Finder:
     def step(self, point: Tensor, sample: int = 0) -> Tensor:
         """The update of one step of plain SGD on one minibatch."""
         return -self._config.training.learning_rate * self.gradient(point, sample)
+
+    def _batches(self, sample: int) -> Iterator[Tensor]:
+        rng = self._rng("batches", sample)
+        return batches(len(self.labels), self._config.training, rng, least_batch(self._module))
 
     def _loss(self, sample: int) -> Loss:
         config, task = self._config, self._task

@@ -156,9 +156,25 @@ class WidthwiseBatchNorm2d(nn.Module):
         return normed * self.weight[:, None, None] + self.bias[:, None, None]
 
 
+def takes_batch_statistics(module: nn.Module) -> bool:
+    """Whether `module`, in training, normalises by the batch: one example alone has no statistics then."""
+    return any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in module.modules())
+
+
 def has_static_statistics(module: nn.Module) -> bool:
     """Whether `fill_statistics` is due before `module` is evaluated."""
     return any(isinstance(layer, StaticBatchNorm2d) for layer in module.modules())
+
+
+def pieces(inputs: Tensor, size: int) -> tuple[Tensor, ...]:
+    """`inputs` (n, …) in batches of `size`, none of them of one input, which alone has no statistics.
+
+    A last batch of one joins the one before; the one input of a set of one is given twice.
+    """
+    parts = inputs.split(size)
+    if len(inputs) == 1:
+        return (torch.cat([inputs, inputs]),)
+    return parts if len(parts[-1]) > 1 else (*parts[:-2], torch.cat(parts[-2:]))
 
 
 @torch.no_grad()

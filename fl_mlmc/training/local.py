@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..models.norms import takes_batch_statistics
 from ..run.config.training import TrainingConfig
 from .objectives import Loss
 from .optimizers import make_optimizer
@@ -54,7 +55,7 @@ def train(
     loss_of = loss_of or (lambda inputs, wanted: nn.functional.cross_entropy(module(inputs), wanted))
     losses = []
     module.train()
-    for batch in batches(len(labels), training, rng):
+    for batch in batches(len(labels), training, rng, least_batch(module)):
         optimizer.zero_grad()
         loss = loss_of(features[batch], labels[batch])
         loss.backward()
@@ -68,10 +69,16 @@ def train(
     return Trained(mean, len(losses), time.perf_counter() - start)
 
 
-def batches(num_examples: int, training: TrainingConfig, rng: np.random.Generator) -> Iterator[Tensor]:
+def least_batch(module: nn.Module) -> int:
+    """Examples that a minibatch of `module` must have: two where it normalises by the batch."""
+    return 2 if takes_batch_statistics(module) else 1
+
+
+def batches(num_examples: int, training: TrainingConfig, rng: np.random.Generator, least: int = 1) -> Iterator[Tensor]:
     """Index batches of one client's round: local-steps of them, or as many as local-epochs make.
 
-    Every epoch is a fresh permutation; its last batch may be shorter.
+    Every epoch is a fresh permutation; its last batch may be shorter. One of fewer than `least` examples takes the
+    epoch's first ones once more; a client with one example sees it twice.
     """
     per_epoch = math.ceil(num_examples / training.batch_size)
     num_steps = training.local_steps or training.local_epochs * per_epoch
@@ -79,7 +86,8 @@ def batches(num_examples: int, training: TrainingConfig, rng: np.random.Generato
         if step % per_epoch == 0:
             order = torch.from_numpy(rng.permutation(num_examples))
         start = step % per_epoch * training.batch_size
-        yield order[start : start + training.batch_size]
+        batch = order[start : start + training.batch_size]
+        yield batch if len(batch) >= least else torch.cat([batch, order[: least - len(batch)]])
 
 
 def device_named(name: str) -> torch.device:

@@ -25,6 +25,7 @@ from fl_mlmc.run.protocol import printable
 
 from ..engines.processors import processors
 from .bundle import stage_app
+from .run_lock import alone
 from .superlink import LocalSuperLink, RunState, SuperLinkError, SuperLinkRuns
 
 SERVER_LOG = "server.log"
@@ -70,7 +71,7 @@ class Here:
     def run(self, config: RunConfig, directory: Path, on_round: OnRound | None) -> None:
         from .server_app import serve
 
-        with _flower_log_to(directory / SERVER_LOG):
+        with alone(), _flower_log_to(directory / SERVER_LOG):
             try:
                 serve(config, on_round=on_round)
             except (ConfigError, OSError, ValueError):
@@ -152,11 +153,11 @@ def _submit(
     on_round: OnRound | None,
 ) -> None:
     """Run the app on `link` and wait for its end; a run that is left early is stopped."""
-    from .server_app import prepare_data
+    from .prepare import prepare_run
 
+    prepare_run(config)  # what cannot run is refused here, before anything is started
     bundle = stage_app(scratch / "app")
     with link:
-        prepare_data(config)  # while the SuperLink starts; a mistake in the data is heard of here
         settings = scratch / "run.toml"
         settings.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in config.to_flower().items()))
         run_id = link.submit(bundle, settings, federation)

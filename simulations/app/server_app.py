@@ -12,12 +12,10 @@ from flwr.serverapp import Grid, ServerApp
 from torch import Tensor, nn
 
 from clients.data import FederatedData
-from clients.together import check_together
-from fl_mlmc.bilevel.run import metrics, problem_of, state_model
-from fl_mlmc.models import Model, build_model
-from fl_mlmc.models.base import load_vector, need_parameters_only
-from fl_mlmc.models.check import check_widths
-from fl_mlmc.models.norms import fill_statistics, has_static_statistics
+from fl_mlmc.bilevel.run import metrics, problem_of
+from fl_mlmc.models import Model
+from fl_mlmc.models.base import load_vector
+from fl_mlmc.models.norms import fill_statistics, has_static_statistics, pieces
 from fl_mlmc.run.config import RunConfig
 from fl_mlmc.run.log import RoundLog
 from fl_mlmc.run.protocol import code_stamp
@@ -26,9 +24,9 @@ from strategies.bilevel import FedBilevel
 from strategies.checkpoint import CHECKPOINT, load_state
 from strategies.tiered import TieredStrategy, to_arrays
 
-from ..data.datasets import prepare
 from ..engines.by_name import open_engine
 from ..engines.heap import keep_heap
+from .prepare import prepare_run
 from .run_lock import writing
 
 app = ServerApp()
@@ -51,16 +49,10 @@ def serve(
     """
     keep_heap()
     directory = run_directory(config)
-    data = prepare_data(config)
-    federated = FederatedData.open(data)
-    model = _model(config, federated)
-    if config.resolved_scheme(model.spec.size).moves_itself:  # refused before anything is written
-        need_parameters_only(model.build(model.spec.units))
-    if config.privacy.noise:
-        config.privacy.epsilon(config.cohort, config.num_rounds)  # likewise
-    with writing(
-        directory, 30.0 if config.output.resume else 0.0
-    ):  # a run that is not resumed has no other writer to wait for
+    ready = prepare_run(config)
+    data, federated, model = ready.place, ready.data, ready.model
+    patience = 30.0 if config.output.resume else 0.0  # what goes on may wait for the end of its last writer
+    with writing(directory, patience):
         saved = load_state(directory / CHECKPOINT) if config.output.resume else None
         if config.output.resume:
             round_log = RoundLog.resume(directory, saved.log_sizes if saved else {}, on_round)
@@ -86,18 +78,6 @@ def serve(
     return directory
 
 
-def _model(config: RunConfig, data: FederatedData) -> Model:
-    """What the server holds: a model, or the x, y and v of a bilevel problem."""
-    shape, num_classes = data.spec.input_shape, data.spec.num_classes
-    if config.training.task == "bilevel":
-        return state_model(config, problem_of(config, shape, num_classes))
-    model = build_model(config.training.model, shape, num_classes)
-    check_widths(model, config.cohort.width_rule, {tier.width for tier in config.cohort.tier_list}, shape, num_classes)
-    if config.engine.vectorize:
-        check_together(model, shape)
-    return model
-
-
 def _strategy(config: RunConfig, model: Model, round_log: RoundLog, where: str, data: FederatedData) -> TieredStrategy:
     meta = data.meta if config.engine.name == "flower" else ""  # elsewhere clients share the server's disk
     if config.training.task != "bilevel":
@@ -109,19 +89,6 @@ def _strategy(config: RunConfig, model: Model, round_log: RoundLog, where: str, 
         return metrics(config, problem, state, features, labels)
 
     return FedBilevel(config, problem, model, round_log, where, evaluate, meta)
-
-
-def prepare_data(config: RunConfig) -> Path:
-    """Load and partition the run's data set, unless that was done before; where it lies."""
-    data_dir = Path(config.data.data_dir) if config.data.data_dir else None
-    return prepare(
-        config.data.dataset,
-        data_dir,
-        config.data.partition,
-        config.cohort.num_clients,
-        config.seed,
-        text=config.data.text,
-    )
 
 
 def run_directory(config: RunConfig) -> Path:
@@ -158,7 +125,7 @@ def _evaluator(config: RunConfig, model: Model, data: FederatedData) -> Callable
         module.eval()
         if has_static_statistics(module):
             seen = torch.from_numpy(data.train()[0])
-            fill_statistics(module, (part.to(device) for part in seen.split(1024)))
+            fill_statistics(module, (part.to(device) for part in pieces(seen, 1024)))
         loss = correct = 0.0
         with torch.inference_mode():
             for start in range(0, len(labels), 1024):

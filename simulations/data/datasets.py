@@ -68,9 +68,26 @@ def prepare(
 
 
 def default_cache() -> Path:
-    if chosen := os.environ.get("FL_MLMC_CACHE"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fl-mlmc"
+    """Where prepared sets lie: FL_MLMC_CACHE, or fl-mlmc in XDG_CACHE_HOME, or in .cache of the home folder.
+
+    ValueError that names FL_MLMC_CACHE where nothing can be written there.
+    """
+    chosen, xdg = os.environ.get("FL_MLMC_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    try:
+        folder = Path(chosen) if chosen else Path(xdg or Path.home() / ".cache") / "fl-mlmc"
+    except RuntimeError:  # an unknown user has no home
+        raise ValueError(f"this user has no home folder to keep prepared data in: {_CHOOSE}") from None
+    folder = folder.expanduser().absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"prepared data cannot be kept in {folder} ({error.strerror}): {_CHOOSE}") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f"prepared data cannot be kept in {folder} (no right to write there): {_CHOOSE}")
+    return folder
+
+
+_CHOOSE = "set FL_MLMC_CACHE to a folder that you may write; users who share one need the right to write in all of it"
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from fl_mlmc.models import build_model
 from fl_mlmc.run.config import RunConfig
 from fl_mlmc.run.protocol import ARRAYS, CONFIG, PAYLOAD, PAYLOAD_STYPE, RosterEntry, TrainTask, TrainUpdate
 from fl_mlmc.submodels import plan
-from simulations.app.server_app import prepare_data
+from simulations.app.prepare import prepare_data
 from simulations.engines.simulated import identify_process
 
 ROOT = Path(__file__).parents[2]

@@ -14,7 +14,7 @@ from fl_mlmc.models import build_model
 from fl_mlmc.run.config import RunConfig
 from fl_mlmc.run.protocol import PAYLOAD, TrainTask, code_stamp
 from fl_mlmc.schemes import Round
-from simulations.app.server_app import prepare_data
+from simulations.app.prepare import prepare_data
 
 EXACT: dict[str, Any] = {"compressor": "Identity()", "local_steps": 0, "tiers": "full:1:1"}
 

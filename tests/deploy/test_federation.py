@@ -18,7 +18,7 @@ from fl_mlmc.run.config import RunConfig
 from fl_mlmc.run.log import RoundLog
 from fl_mlmc.run.protocol import CONFIG
 from simulations.app.launch import load_config
-from simulations.app.server_app import prepare_data
+from simulations.app.prepare import prepare_data
 from simulations.engines.local import LocalGrid
 from strategies.checkpoint import load_state
 from strategies.tiered import TieredStrategy, from_arrays, to_arrays

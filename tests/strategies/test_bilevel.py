@@ -25,7 +25,8 @@ from fl_mlmc.run.rng import stream
 from fl_mlmc.training.threads import threads
 from simulations.app.launch import execute, load_config, load_run
 from simulations.app.places import RunFailed
-from simulations.app.server_app import prepare_data, serve
+from simulations.app.prepare import prepare_data
+from simulations.app.server_app import serve
 from simulations.report import summarise
 from strategies.checkpoint import CHECKPOINT, load_state
 from strategies.tiered import MEMORIES, QuorumError

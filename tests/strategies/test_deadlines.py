@@ -16,7 +16,8 @@ from fl_mlmc.models import build_model
 from fl_mlmc.run.config import RunConfig
 from fl_mlmc.run.log import RoundLog
 from fl_mlmc.run.protocol import CONFIG
-from simulations.app.server_app import prepare_data, run_directory
+from simulations.app.prepare import prepare_data
+from simulations.app.server_app import run_directory
 from simulations.engines.local import LocalGrid
 from strategies import device_grid
 from strategies.device_grid import DeviceGrid

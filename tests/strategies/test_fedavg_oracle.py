@@ -16,7 +16,7 @@ from fl_mlmc.run.rng import stream
 from fl_mlmc.training.local import train
 from fl_mlmc.training.threads import threads
 from simulations import run
-from simulations.app.server_app import prepare_data
+from simulations.app.prepare import prepare_data
 from simulations.engines.local import LocalGrid
 
 

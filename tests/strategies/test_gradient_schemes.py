@@ -19,7 +19,7 @@ from fl_mlmc.submodels.tier import parse_tiers
 from fl_mlmc.theory.bench import Gathered
 from fl_mlmc.training.threads import threads
 from simulations.app.launch import RunResult, execute, load_config
-from simulations.app.server_app import prepare_data
+from simulations.app.prepare import prepare_data
 
 
 def run(config: RunConfig) -> RunResult:

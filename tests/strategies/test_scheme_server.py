@@ -27,7 +27,7 @@ from fl_mlmc.schemes.shadowheart import Shadowheart
 from fl_mlmc.submodels import IndexPlan
 from fl_mlmc.submodels.width_spec import WidthSpec
 from simulations.app.launch import execute, load_config, load_run
-from simulations.app.server_app import prepare_data
+from simulations.app.prepare import prepare_data
 from simulations.engines.local import LocalGrid
 from strategies.checkpoint import CHECKPOINT, load_state
 from strategies.scheme_server import SchemeServer

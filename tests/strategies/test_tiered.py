@@ -23,7 +23,7 @@ from fl_mlmc.run.log import RoundLog
 from fl_mlmc.run.protocol import ARRAYS, CONFIG, PAYLOAD, payload_name
 from fl_mlmc.submodels import plan
 from fl_mlmc.testing import sealed
-from simulations.app.server_app import prepare_data
+from simulations.app.prepare import prepare_data
 from simulations.engines.local import LocalGrid
 from strategies.tiered import QuorumError, TieredStrategy, from_arrays, to_arrays
 

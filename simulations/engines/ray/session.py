@@ -16,6 +16,9 @@ from ray._private import ray_constants
 from ..flower import is_simulation
 from ..processors import processors
 
+MOST_BYTES = 25
+"""Of the folder in which Ray's sockets lie."""
+
 
 @contextlib.contextmanager
 def ray_ready(flowers: Grid | None) -> Iterator[None]:
@@ -38,7 +41,7 @@ def ray_session(
     GPUs itself unless told how many to use.
     """
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
-    with tempfile.TemporaryDirectory(prefix="fl-ray-", ignore_cleanup_errors=True) as scratch:
+    with tempfile.TemporaryDirectory(prefix="fl-ray-", dir=_short(), ignore_cleanup_errors=True) as scratch:
         if address:
             ray.init(address, runtime_env={"working_dir": str(code)} if code else None, **quiet)
         else:
@@ -64,6 +67,22 @@ def loopback_only() -> Iterator[None]:
         os.environ.pop(name)
         if before[1] is not None:
             os.environ[name] = before[1]
+
+
+def _short() -> str:
+    """A folder for Ray's sockets: the usual one (RAY_TMPDIR, TMPDIR), or /tmp where that leaves no room for a name.
+
+    A socket's path holds 107 bytes, of which Ray takes up to 80.
+    """
+    usual = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    if len(os.fsencode(usual)) <= MOST_BYTES:
+        return usual
+    if os.access("/tmp", os.W_OK | os.X_OK):
+        return "/tmp"
+    raise ValueError(
+        f"Ray's sockets need a short folder: {usual} has {len(os.fsencode(usual))} bytes, {MOST_BYTES} leave room, and "
+        "/tmp cannot be written. Set RAY_TMPDIR to a shorter one"
+    )
 
 
 def _wait_for_flowers_ray(seconds: float = 60.0) -> None:

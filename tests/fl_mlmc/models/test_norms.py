@@ -12,6 +12,7 @@ from fl_mlmc.models.norms import (
     WidthwiseBatchNorm2d,
     fill_statistics,
     has_static_statistics,
+    pieces,
 )
 from fl_mlmc.submodels import plan
 
@@ -100,3 +101,11 @@ def test_group_norm_thins_every_group(width):
     inputs = torch.randn(2, 1, 8, 8)
     convolved = full.conv1(inputs)[:, kept]
     torch.testing.assert_close(module.norm1(module.conv1(inputs)), nn.functional.group_norm(convolved, 2))
+
+
+@pytest.mark.parametrize(("length", "size", "sizes"), [(10, 4, [4, 4, 2]), (9, 4, [4, 5]), (1, 4, [2])])
+def test_no_piece_of_a_set_is_one_input_alone(length: int, size: int, sizes: list[int]) -> None:
+    inputs = torch.arange(length)
+    parts = pieces(inputs, size)
+    assert list(map(len, parts)) == sizes
+    assert torch.cat(parts)[:length].equal(inputs)

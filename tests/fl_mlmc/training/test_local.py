@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from fl_mlmc.run.config import RunConfig
-from fl_mlmc.training.local import TrainingError, batches, train
+from fl_mlmc.training.local import TrainingError, batches, least_batch, train
 from fl_mlmc.training.threads import threads
 
 
@@ -62,3 +62,15 @@ def test_the_thread_count_is_put_back() -> None:
     with threads():
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == before
+
+
+def test_a_last_batch_of_one_takes_company_where_the_model_normalises_by_the_batch() -> None:
+    training = RunConfig(batch_size=4, local_epochs=1).training
+    got = [batch.tolist() for batch in batches(9, training, np.random.default_rng(0), least=2)]
+    assert list(map(len, got)) == [4, 4, 2]
+    assert got[2][1] == got[0][0], "the epoch's first example stands in"
+    assert [len(batch) for batch in batches(1, training, np.random.default_rng(0), least=2)] == [2]
+    module = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2))
+    trained = train(module, torch.randn(9, 3), torch.zeros(9, dtype=torch.int64), training, np.random.default_rng(0))
+    assert trained.num_steps == 3
+    assert least_batch(nn.Linear(3, 2)) == 1

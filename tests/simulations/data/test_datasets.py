@@ -361,3 +361,21 @@ def test_an_unknown_data_set_without_the_hub_points_to_data_dir(monkeypatch: pyt
         ValueError, match=r"'digit' is not built in \(built in: digits\) and could not be fetched.*reach.*data-dir"
     ):
         prepare("digit", None, "iid", 3, 0, cache)
+
+
+def test_a_home_that_cannot_be_written_is_named_with_the_cure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.delenv("FL_MLMC_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    with pytest.raises(ValueError, match=r"cannot be kept in .*file/.cache/fl-mlmc .*set FL_MLMC_CACHE"):
+        default_cache()
+    monkeypatch.setattr(Path, "home", _no_home)
+    with pytest.raises(ValueError, match=r"no home folder.*set FL_MLMC_CACHE"):
+        default_cache()
+    monkeypatch.setenv("FL_MLMC_CACHE", str(tmp_path / "own"))
+    assert default_cache() == tmp_path / "own"
+
+
+def _no_home() -> Path:
+    raise RuntimeError("Could not determine home directory.")

@@ -1,0 +1,79 @@
+"""What is made ready before a run starts: its data on disk and its model. Whatever cannot run is refused here."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from clients.data import FederatedData
+from clients.together import check_together
+from fl_mlmc.bilevel.run import problem_of, state_model
+from fl_mlmc.models import Model, build_model
+from fl_mlmc.models.base import need_parameters_only
+from fl_mlmc.models.check import check_widths
+from fl_mlmc.run.config import ConfigError, RunConfig
+
+from ..data.datasets import prepare
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The prepared data and where it lies, and the model, or the state of a bilevel problem, that the server holds."""
+
+    place: Path
+    data: FederatedData
+    model: Model
+
+
+def prepare_run(config: RunConfig) -> Ready:
+    """Prepare `config`; ConfigError that names the key where data, model and the rest do not go together."""
+    place = prepare_data(config)
+    data = FederatedData.open(place)
+    model = _model(config, data)
+    with _blaming("scheme", config.compression.scheme):
+        if config.resolved_scheme(model.spec.size).moves_itself:
+            need_parameters_only(model.build(model.spec.units))
+    if config.privacy.is_on:
+        with _blaming("dp-noise", config.privacy.noise):
+            config.privacy.epsilon(config.cohort, config.num_rounds)
+    return Ready(place, data, model)
+
+
+def prepare_data(config: RunConfig) -> Path:
+    """Load and partition the run's data set, unless that was done before; where it lies."""
+    data_dir = Path(config.data.data_dir) if config.data.data_dir else None
+    return prepare(
+        config.data.dataset,
+        data_dir,
+        config.data.partition,
+        config.cohort.num_clients,
+        config.seed,
+        text=config.data.text,
+    )
+
+
+def _model(config: RunConfig, data: FederatedData) -> Model:
+    """What the server holds: a model, or the x, y and v of a bilevel problem."""
+    shape, num_classes = data.spec.input_shape, data.spec.num_classes
+    if config.training.is_bilevel:
+        with _blaming("problem", config.training.problem):
+            return state_model(config, problem_of(config, shape, num_classes))
+    cohort = config.cohort
+    with _blaming("model", config.training.model):
+        model = build_model(config.training.model, shape, num_classes)
+        check_widths(model, cohort.width_rule, {tier.width for tier in cohort.tier_list}, shape, num_classes)
+    if config.engine.vectorize:
+        check_together(model, shape)
+    return model
+
+
+@contextmanager
+def _blaming(key: str, value: object) -> Iterator[None]:
+    """Name the key behind a ValueError that does not."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (TypeError, ValueError) as error:
+        text = str(error)
+        raise ConfigError(text if key in text else f"{key} = {value!r}: {text}") from error
