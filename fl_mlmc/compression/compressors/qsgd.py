@@ -23,6 +23,8 @@ class QSGD(LatticeRounding):
         """(‖v‖₂ / s, s)."""
         return energy(vector) ** 0.5 / self.levels, self.levels
 
+    # `rescales` stays True: from s² coordinates on most lie below one step, and travel as the step over their chance.
+
     def worst_omega(self, size: int) -> float:
         """min(d / 4s², √d / s): Lemma 3.1 of the paper, but for its d / s², as p(1 − p) is at most 1/4.
 

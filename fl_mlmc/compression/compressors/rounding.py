@@ -23,8 +23,6 @@ _TINY = 1e-30
 class LatticeRounding(Compressor):
     """Random rounding to step · {−h, …, h}."""
 
-    rescales = False  # a coordinate goes no further than to its neighbour on the lattice
-
     @abstractmethod
     def grid(self, vector: Tensor) -> tuple[float, int]:
         """(step, h) for a vector; |v_j| ≤ step · h."""

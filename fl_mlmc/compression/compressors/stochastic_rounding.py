@@ -27,6 +27,11 @@ class StochasticRounding(LatticeRounding):
         return worst_below_peak(size, self._half)
 
     @property
+    def rescales(self) -> bool:
+        """With 2 bits, where it is TernGrad; else a coordinate goes no further than to its neighbour of many."""
+        return self._half == 1
+
+    @property
     def _half(self) -> int:
         return int(2 ** (self.bits - 1) - 1)
 

@@ -17,6 +17,8 @@ class TernGrad(LatticeRounding):
         """(max|v|, 1)."""
         return peak(vector), 1
 
+    # `rescales` stays True: every coordinate is sent as max|v| with the chance |v_j| / max|v|, or not at all.
+
     def worst_omega(self, size: int) -> float:
         """(√d − 1) / 2, attained by one entry of 1 and others of 1 / (1 + √d)."""
         return worst_below_peak(size, 1)

@@ -43,8 +43,8 @@ def _check_private(
     if compression.uplink.rescales:
         raise ValueError(
             f"{what} clips every decoded update, and those of {type(compression.uplink).__name__} are rescaled by one "
-            "over a chance, or may be: the clip would cut most of them and bias the mean. Use Identity(), TopK(…) or a "
-            "quantiser"
+            "over a chance, or may be: the clip would cut most of them and bias the mean. Use Identity(), TopK(…), "
+            "Natural() or StochasticRounding(bits=8)"
         )
     if aggregation.rule != "mean":
         raise ValueError(f"{what} adds noise to a sum of updates, and aggregation {aggregation.rule!r} is none")

@@ -33,6 +33,9 @@ INDUCED = "Induced(TopK(fraction=0.1), RandK(fraction=0.1))"
         ({**PRIVATE, "compressor": INDUCED}, "those of Induced are rescaled"),
         ({**PRIVATE, "compressor": "Systematic(fraction=0.1)"}, "those of Systematic are rescaled"),
         ({**PRIVATE, "compressor": "Scaled(RandK(fraction=0.1))"}, "those of Scaled are rescaled"),
+        ({**PRIVATE, "compressor": "TernGrad()"}, "those of TernGrad are rescaled"),
+        ({**PRIVATE, "compressor": "StochasticRounding(bits=2)"}, "those of StochasticRounding are rescaled"),
+        ({**PRIVATE, "compressor": "QSGD(levels=1)"}, "those of QSGD are rescaled"),
         ({**PRIVATE, "scheme": "ef14", "compressor": "TopK(fraction=0.1)"}, "would count again in later rounds"),
         ({**PRIVATE, **MEDIAN}, "adds noise to a sum"),
         ({**PRIVATE, "least_coverage": 2}, "counts on a cohort drawn uniformly"),
@@ -57,7 +60,7 @@ def test_whole_updates_may_be_aggregated_robustly(compressor: str, aggregation: 
 
 @pytest.mark.parametrize(
     "compressor",
-    ["TopK(fraction=0.1)", "QSGD(levels=8)", "Scaled(Natural())", "Induced(TopK(fraction=0.1), Natural())"],
+    ["TopK(fraction=0.1)", "StochasticRounding(bits=8)", "Scaled(Natural())", "Induced(TopK(fraction=0.1), Natural())"],
 )
 def test_what_rescales_nothing_may_be_private(compressor: str) -> None:
     RunConfig().changed(compressor=compressor, **PRIVATE)
