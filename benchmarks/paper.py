@@ -24,8 +24,7 @@ from torch import Tensor, nn
 
 from clients.data import FederatedData
 from clients.finder import Features
-from fl_mlmc.aggregation.mean import Mean
-from fl_mlmc.aggregation.server_step import ServerOptimizer
+from fl_mlmc.aggregation import Mean, ServerOptimizer
 from fl_mlmc.compression.wire import encode_payload
 from fl_mlmc.models import Model, build_model
 from fl_mlmc.models.base import load_vector, to_vector

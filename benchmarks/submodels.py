@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 import torch
 
-from fl_mlmc.aggregation.mean import CoverageMean
+from fl_mlmc.aggregation import CoverageMean
 from fl_mlmc.compression.blocks import DenseBlock, Payload
 from fl_mlmc.models import build_model
 from fl_mlmc.submodels import WidthSpec, plan

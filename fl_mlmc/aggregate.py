@@ -1,5 +1,5 @@
 """`fl_mlmc.aggregation`, by the name that it had first."""
 
-from .aggregation.mean import CoverageMean, Mean
+from .aggregation import CoverageMean, Mean
 
 __all__ = ["CoverageMean", "Mean"]

@@ -14,8 +14,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.common.logger import log
 from torch import Tensor
 
-from fl_mlmc.aggregation.mean import Mean
-from fl_mlmc.aggregation.server_step import ServerOptimizer
+from fl_mlmc.aggregation import Mean, ServerOptimizer
 from fl_mlmc.bilevel import BilevelProblem, ConvexityWatch, Held, Point
 from fl_mlmc.bilevel.run import method_of, num_steps_of
 from fl_mlmc.bilevel.server_step import advance
@@ -118,7 +117,7 @@ class FedBilevel(TieredStrategy):
 
     def _round_row(self, result: Mean) -> Row:
         outer, inner, _ = self._held.unpack(result.coverage, NOTHING)
-        self._was_held |= outer > 0
+        self._was_held = self._was_held | (outer > 0)
         return {
             "coverage_outer_min": int(outer.min()) if len(outer) else None,
             "coverage_inner_min": int(inner.min()) if len(inner) else None,

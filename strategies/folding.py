@@ -1,32 +1,14 @@
 """What a round's updates are folded into, as the run config says."""
 
-from collections.abc import Collection, Iterable
-from typing import Protocol
+from collections.abc import Iterable
 
 import torch
-from torch import Tensor
 
-from fl_mlmc.aggregation.mean import CoverageMean, Mean
-from fl_mlmc.aggregation.private import PrivateMean
-from fl_mlmc.aggregation.trimmed import TrimmedMean, parse_aggregation
-from fl_mlmc.compression.blocks import Payload
+from fl_mlmc.aggregation import CoverageMean, Fold, PrivateMean, TrimmedMean
+from fl_mlmc.aggregation.server_step import LARGEST_UPDATE
+from fl_mlmc.aggregation.trimmed import parse_aggregation
 from fl_mlmc.run.config import RunConfig
 from fl_mlmc.submodels import IndexPlan
-
-
-class Fold(Protocol):
-    """Takes one update at a time and gives the round's."""
-
-    def add(
-        self,
-        plan: IndexPlan,
-        payload: Payload,
-        weight: float,
-        labels: Collection[int] | None = None,
-        spoken: Tensor | None = None,
-    ) -> None: ...
-
-    def result(self) -> Mean: ...
 
 
 class Folding:
@@ -48,7 +30,9 @@ class Folding:
 
     def start(self) -> Fold:
         """The empty Fold of a round."""
-        aggregation = parse_aggregation(self._config.aggregation.rule)
-        if self._config.privacy.noise:
-            return PrivateMean(self._config.privacy.clip, self._config.privacy.noise, self._expected)
-        return TrimmedMean(self._size, aggregation.trim) if aggregation.is_robust else CoverageMean(self._size)
+        aggregation, privacy = parse_aggregation(self._config.aggregation.rule), self._config.privacy
+        if privacy.noise:
+            return PrivateMean(privacy.clip, privacy.noise, self._expected, LARGEST_UPDATE)
+        if aggregation.is_robust:
+            return TrimmedMean(self._size, aggregation.trim, LARGEST_UPDATE)
+        return CoverageMean(self._size, LARGEST_UPDATE)

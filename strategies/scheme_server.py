@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fl_mlmc.aggregation.mean import Mean
+from fl_mlmc.aggregation import Fold, Mean, NotFiniteError
+from fl_mlmc.aggregation.fold import is_finite
 from fl_mlmc.compression.blocks import Payload
 from fl_mlmc.compression.wire import encode_payload
 from fl_mlmc.run.config import RunConfig
@@ -16,7 +17,7 @@ from fl_mlmc.schemes.controlled import sparse
 from fl_mlmc.schemes.shadowheart import Shadowheart
 from fl_mlmc.submodels import IndexPlan, Tier
 
-from .folding import Fold, Folding
+from .folding import Folding
 
 ROUNDS, MOVEMENT = "memory-rounds", "movement/"
 
@@ -108,32 +109,44 @@ class SchemeServer:
         if not (self.scheme.hears_back and number):
             return None
         own = self._plan_of(client)
-        spoken = self._spoken(own, replace(self._round, number=number, cohort_size=cohort_size), rank)
+        only = self._only(own, replace(self._round, number=number, cohort_size=cohort_size), rank)
         moved = own.gather(self._movements[number])
-        return encode_payload(sparse(moved, torch.arange(own.size) if spoken is None else spoken).payload)
+        return encode_payload(sparse(moved, torch.arange(own.size) if only is None else only).payload)
 
     def add(
         self, client: int, own: IndexPlan, payloads: Sequence[Payload], weight: float, labels: list[int] | None
     ) -> None:
-        """Take a client's messages into the means."""
-        spoken = self._spoken(own, self._round, self._ranks[client])
+        """Take a client's messages into the means; ValueError if one of them cannot be taken, and then none was."""
+        only = self._only(own, self._round, self._ranks[client])
         if self.scheme.has_memory or client in self._workloads:
             weight = self._workload(client).weight
-        for mean, payload in zip(self._means, payloads, strict=True):
-            mean.add(own, payload, weight, labels, spoken)
+        messages = list(zip(self._means, payloads, strict=True))
+        ready = [(mean, mean.checked(own, payload, weight, labels, only)) for mean, payload in messages]
+        for mean, payload in ready:
+            mean.add(own, payload, weight, labels, only)
         if self.remembers:
             self._turns[client] = torch.tensor([self._round.number, self._ranks[client], self._round.cohort_size])
 
     def estimate(self, vector: Tensor) -> Mean:
-        """The model's update that the round comes to, and how many clients spoke of each coordinate."""
+        """The model's update that the round comes to, and how many clients spoke of each coordinate.
+
+        NotFiniteError if it, or what the scheme would keep, is not finite; then the scheme keeps what it had.
+        """
         means = [mean.result() for mean in self._means]
         share = means[0].coverage / self._holders if self._state else 1.0
         # What a scheme without state gives back is the mean itself: digits more would be lost again.
         updates = [mean.update.double() if self._state else mean.update for mean in means]
         model = vector.double() if self._state else vector
-        direction, self._state = self.scheme.estimate(updates, model, self._state or {}, self._round, share)
+        direction, state = self.scheme.estimate(updates, model, self._state or {}, self._round, share)
         # Clients send updates, which point down; a scheme that moves itself gives what is to be subtracted.
         update = (-direction if self.scheme.moves_itself else direction).float()
+        kept = {"its direction": update, **{name: vector.float() for name, vector in state.items()}}
+        if broken := [name for name, vector in kept.items() if not is_finite(vector)]:
+            raise NotFiniteError(
+                f"scheme {self.scheme.name} would make {' and '.join(broken)} not finite, by a mean whose largest "
+                f"coordinate is {max(float(update.abs().max()) for update in updates):.3g}: set max-update-norm"
+            )
+        self._state = state
         if self.scheme.hears_back:
             self._movements[self._round.number] = update
             awaited = set(self._turns[:, 0].tolist())
@@ -164,8 +177,8 @@ class SchemeServer:
     def _workload(self, client: int) -> Workload:
         return self._workloads.get(client, Workload())
 
-    def _spoken(self, own: IndexPlan, round: Round, rank: int) -> Tensor | None:
-        spoken = self.scheme.speaks_of(self._size, round, rank)
-        if spoken is None or own.size == self._size:
-            return spoken
-        return Part(self._size, own.indices).own(spoken)
+    def _only(self, own: IndexPlan, round: Round, rank: int) -> Tensor | None:
+        only = self.scheme.speaks_of(self._size, round, rank)
+        if only is None or own.size == self._size:
+            return only
+        return Part(self._size, own.indices).own(only)

@@ -12,9 +12,8 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 from torch import Tensor
 
-from fl_mlmc.aggregation.mean import Mean
+from fl_mlmc.aggregation import Mean, NotFiniteError, ServerOptimizer
 from fl_mlmc.aggregation.private import secret_generator
-from fl_mlmc.aggregation.server_step import ServerOptimizer
 from fl_mlmc.models import Model
 from fl_mlmc.run.config import RunConfig
 from fl_mlmc.run.log import RoundLog
@@ -52,7 +51,8 @@ class TieredStrategy(Strategy):
     """Every round: sample a cohort, send each client the submodel of its tier, decode and average the updates.
 
     Replies that break a rule are dropped and logged with the reason; the round goes on. Fewer good replies than the
-    quorum end the run (`QuorumError`). Pass `evaluate` to `start` as `evaluate_fn`: it also closes the round's log.
+    quorum end the run (`QuorumError`), as does a step that would make the model infinite (`NotFiniteError`): what was
+    before the round is then the checkpoint. Pass `evaluate` to `start` as `evaluate_fn`: it also closes a round's log.
     """
 
     def __init__(
@@ -90,6 +90,7 @@ class TieredStrategy(Strategy):
         self._started = 0.0
         self._cumulative_uplink_bytes = 0
         self._rounds_done = 0
+        self._round_saved = 0
         self._num_late = 0
 
     def summary(self) -> None:
@@ -120,14 +121,19 @@ class TieredStrategy(Strategy):
         result = Result(arrays=initial_arrays)
         for server_round in range(self._rounds_done + 1, num_rounds + 1):
             log(INFO, "[ROUND %s/%s]", server_round, num_rounds)
-            messages = self.configure_train(server_round, result.arrays, train_config or ConfigRecord(), grid)
-            replies = self._replies(grid, messages, timeout)
-            stepped, _ = self.aggregate_train(server_round, replies)
+            before = self._state_after(server_round - 1, from_arrays(result.arrays))
+            try:
+                messages = self.configure_train(server_round, result.arrays, train_config or ConfigRecord(), grid)
+                replies = self._replies(grid, messages, timeout)
+                stepped, _ = self.aggregate_train(server_round, replies)
+            except (QuorumError, NotFiniteError):
+                self._save(before)
+                raise
             result.arrays = stepped or result.arrays
             if evaluate_fn and (metrics := evaluate_fn(server_round, result.arrays)):
                 result.evaluate_metrics_serverapp[server_round] = metrics
             if server_round % self.config.output.checkpoint_every == 0 or server_round == num_rounds:
-                self._checkpoint(server_round, from_arrays(result.arrays))
+                self._save(self._state_after(server_round, from_arrays(result.arrays)))
         return result
 
     def _replies(self, grid: Grid, messages: Iterable[Message], timeout: float) -> Iterable[Message]:
@@ -142,7 +148,7 @@ class TieredStrategy(Strategy):
 
     def restore(self, state: ServerState) -> None:
         """Go on after the round of `state`; pass its vector to `start`."""
-        self._rounds_done = state.server_round
+        self._rounds_done = self._round_saved = state.server_round
         self._cumulative_uplink_bytes = state.cumulative_uplink_bytes
         self._optimizer.restore(state.optimizer)
         self._scheme.restore(state.scheme)
@@ -152,11 +158,18 @@ class TieredStrategy(Strategy):
         """What must outlive the process beside the model and the optimizer."""
         return {**self._scheme.state(), **self._broadcast.state()}
 
-    def _checkpoint(self, server_round: int, vector: Tensor) -> None:
+    def _state_after(self, server_round: int, vector: Tensor) -> ServerState:
+        """All that the next round depends on; that round changes nothing of it."""
         sizes, uplink_bytes = self.round_log.sizes(), self._cumulative_uplink_bytes
         optimizer, scheme = self._optimizer.state(), self._kept()
-        state = ServerState(server_round, vector, optimizer, uplink_bytes, sizes, scheme)
+        return ServerState(server_round, vector, optimizer, uplink_bytes, sizes, scheme)
+
+    def _save(self, state: ServerState) -> None:
+        """Make `state` the checkpoint, unless it is already, or nothing has been done yet."""
+        if state.server_round == self._round_saved:
+            return
         save_state(self.round_log.directory / CHECKPOINT, self.model.spec, state)
+        self._round_saved = state.server_round
         self._scheme.saved()
 
     def configure_train(
@@ -275,8 +288,12 @@ class TieredStrategy(Strategy):
                 f"round {server_round} has {num_ok} good replies of {len(rows)}, the quorum is {needed}: "
                 + ("; ".join(reasons[:3]) or "no client was sampled")
             )
-        with aggregating:
-            stepped = self._optimizer.step(self._vector, result)
+        try:
+            with aggregating:
+                stepped = self._optimizer.step(self._vector, result)
+        except NotFiniteError:
+            self._close_round(aggregating)
+            raise
         self._close_round(aggregating, done=self._evaluate_model is None)
         return to_arrays(stepped), None
 

@@ -1,8 +1,8 @@
 """The coverage-aware mean: every coordinate averaged over the clients that hold it."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -11,18 +11,10 @@ from torch import Tensor
 from ..compression.blocks import Block, Payload, SeededBlock, SparseBlock
 from ..submodels.plan import IndexPlan
 from ..submodels.width_spec import CLASSES
+from .fold import LARGEST, Fold, Mean
 
 
-@dataclass(frozen=True)
-class Mean:
-    """The result of a round: `update` float32 (size,), zero where nobody held the coordinate; `coverage` int32."""
-
-    update: Tensor
-    coverage: Tensor
-    """How many clients held each coordinate."""
-
-
-class CoverageMean:
+class CoverageMean(Fold):
     """Σ wᵢ · scatter(uᵢ) / Σ wᵢ over the clients i that hold a coordinate, one update at a time.
 
     Memory is that of one model, however many updates are added. The sums are float64.
@@ -31,31 +23,19 @@ class CoverageMean:
     # The weight never depends on the drawn level: the mean stays linear in the updates, so an unbiased update stays
     # unbiased after aggregation.
 
-    def __init__(self, size: int) -> None:
+    takes_parts: ClassVar[bool] = True
+
+    def __init__(self, size: int, largest: float = LARGEST) -> None:
+        super().__init__(size, largest)
         self._sums = torch.zeros(size, dtype=torch.float64)
         self._weights = torch.zeros(size, dtype=torch.float64)
         self._coverage = torch.zeros(size, dtype=torch.int32)
         # Clients of a tier mostly share a plan: its weight is scattered once, not once a client.
         self._pending: dict[IndexPlan, tuple[float, int]] = {}
 
-    def add(
-        self,
-        plan: IndexPlan,
-        payload: Payload,
-        weight: float,
-        labels: Collection[int] | None = None,
-        only: Tensor | None = None,
+    def _take(
+        self, plan: IndexPlan, payload: Payload, weight: float, labels: Collection[int] | None, only: Tensor | None
     ) -> None:
-        """Fold in one client's update over its own submodel, with a weight above zero.
-
-        `labels`: the classes among the client's examples. Classifier rows of other classes are then left out of its
-        update, as if it did not hold them (HeteroFL, arXiv 2010.01264, section 3). `only`: the numbers, among the
-        submodel's coordinates, of those that the update speaks of, likewise.
-        """
-        if payload.size != plan.size:
-            raise ValueError(f"the update has {payload.size} coordinates, its plan {plan.size}")
-        if not weight > 0:
-            raise ValueError(f"a weight is positive, got {weight}")
         held = plan if labels is None else _holding(plan, _checked(labels))
         counted = None if held is plan else _own_mask(plan, held)
         if only is not None:
@@ -72,8 +52,7 @@ class CoverageMean:
         if len(self._pending) > 16:
             self._flush()
 
-    def result(self) -> Mean:
-        """The mean of what was added so far."""
+    def _mean(self) -> Mean:
         self._flush()
         weights = self._weights.clamp(min=1e-300)  # where nobody was, the sum is zero
         return Mean(torch.div(self._sums, weights, out=weights).float(), self._coverage.clone())

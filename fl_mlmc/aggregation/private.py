@@ -13,39 +13,32 @@ from torch import Tensor
 
 from ..compression.blocks import Payload
 from ..submodels.plan import IndexPlan
-from .mean import Mean
+from .fold import LARGEST, Fold, Mean
 
 
-class PrivateMean:
+class PrivateMean(Fold):
     """(Σ clipped updates + noise) / expected holders, of one round.
 
     `noise` is the deviation in units of `clip`, so each coordinate gets N(0, (noise · clip)²). `expected_holders` (d,)
     is how many clients of the cohort hold a coordinate on average: who was drawn, or answered, does not change it.
+    Weights are not looked at: one would tell of its client. Every `result` draws noise anew: call it once.
     """
 
-    def __init__(self, clip: float, noise: float, expected_holders: Tensor) -> None:
+    def __init__(self, clip: float, noise: float, expected_holders: Tensor, largest: float = LARGEST) -> None:
+        super().__init__(expected_holders.numel(), largest)
         self._clip, self._noise, self._expected = clip, noise, expected_holders
         self._sums = torch.zeros(expected_holders.numel(), dtype=torch.float64)
         self._coverage = torch.zeros(expected_holders.numel(), dtype=torch.int32)
 
-    def add(
-        self,
-        plan: IndexPlan,
-        payload: Payload,
-        weight: float,
-        labels: Collection[int] | None = None,
-        spoken: Tensor | None = None,
+    def _take(
+        self, plan: IndexPlan, payload: Payload, weight: float, labels: Collection[int] | None, only: Tensor | None
     ) -> None:
-        """Fold in one client's update, shortened to the clip; `weight` is not looked at, a weight says something."""
-        if payload.size != plan.size:
-            raise ValueError(f"the update has {payload.size} coordinates, its plan {plan.size}")
         update = payload.dense().cpu().double()
         update *= min(1.0, self._clip / max(float(update.norm()), 1e-300))
         plan.scatter_add(self._sums, update)
         plan.scatter_add(self._coverage, self._coverage.new_ones(1).expand(plan.size))
 
-    def result(self) -> Mean:
-        """The noisy mean. Every call draws noise anew; call it once."""
+    def _mean(self) -> Mean:
         noise = secret_generator().normal(0.0, self._noise * self._clip, self._sums.numel())
         held = self._expected > 0
         update = torch.where(held, (self._sums + torch.from_numpy(noise)) / self._expected.clamp(min=1e-9), 0.0)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..compression.blocks import Payload
 from ..submodels.plan import IndexPlan
-from .mean import Mean
+from .fold import LARGEST, Fold, Mean
 
 _STRETCH = 1 << 16  # coordinates sorted at a time
 
@@ -49,30 +49,24 @@ def parse_aggregation(text: str) -> Aggregation:
     return Aggregation(name, trim)
 
 
-class TrimmedMean:
-    """Of each coordinate's c values, ⌊trim · c⌋ are cut at each end, but the middle one or two always stay."""
+class TrimmedMean(Fold):
+    """Of each coordinate's c values, ⌊trim · c⌋ are cut at each end, but the middle one or two always stay.
 
-    def __init__(self, size: int, trim: float) -> None:
-        self._size, self._trim = size, trim
+    Weights are not looked at. With no more liars among the holders of a coordinate than are cut at an end, its mean
+    lies within the honest values.
+    """
+
+    def __init__(self, size: int, trim: float, largest: float = LARGEST) -> None:
+        super().__init__(size, largest)
+        self._trim = trim
         self._updates: list[tuple[IndexPlan, Tensor]] = []
 
-    def add(
-        self,
-        plan: IndexPlan,
-        payload: Payload,
-        weight: float,
-        labels: Collection[int] | None = None,
-        spoken: Tensor | None = None,
+    def _take(
+        self, plan: IndexPlan, payload: Payload, weight: float, labels: Collection[int] | None, only: Tensor | None
     ) -> None:
-        """Fold in one client's update over its own submodel; `weight` is not looked at."""
-        if payload.size != plan.size:
-            raise ValueError(f"the update has {payload.size} coordinates, its plan {plan.size}")
-        if labels is not None or spoken is not None:
-            raise ValueError("parts of updates are for aggregation 'mean'")
         self._updates.append((plan, payload.dense().cpu()))
 
-    def result(self) -> Mean:
-        """The trimmed mean of what was added so far; zero where nobody held the coordinate."""
+    def _mean(self) -> Mean:
         values = torch.full((len(self._updates), self._size), torch.inf)
         for row, (plan, update) in zip(values, self._updates, strict=True):
             held = torch.zeros(self._size)

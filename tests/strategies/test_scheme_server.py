@@ -15,6 +15,7 @@ from clients import client_app
 from clients.data import FederatedData
 from clients.memory import ClientMemory
 from fl_mlmc import decode
+from fl_mlmc.aggregation import NotFiniteError
 from fl_mlmc.compression.blocks import DenseBlock, Payload, SparseBlock
 from fl_mlmc.compression.wire import decode_payload
 from fl_mlmc.frames import read_clients
@@ -23,6 +24,7 @@ from fl_mlmc.run.config import ConfigError, RunConfig
 from fl_mlmc.run.log import RoundLog
 from fl_mlmc.run.protocol import CONFIG
 from fl_mlmc.schemes import Round
+from fl_mlmc.schemes.ef21 import EF21
 from fl_mlmc.schemes.shadowheart import Shadowheart
 from fl_mlmc.submodels import IndexPlan
 from fl_mlmc.submodels.width_spec import WidthSpec
@@ -379,3 +381,40 @@ def test_the_log_counts_the_bits_of_every_message(small: RunConfig) -> None:
     rows = read_clients(directory(config))
     assert (rows["expected_bits"] == 2 * once).all()
     assert (rows["payload_bytes"] > once / 8).all()
+
+
+def test_a_direction_or_a_memory_that_is_not_finite_is_refused_and_the_scheme_keeps_what_it_had(
+    small: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = WidthSpec({}, {"x": (4,)}, {"x": (None,)})
+    own = IndexPlan(spec, {})
+    config = small.changed(scheme="ef21", compressor="TopK(fraction=0.5)", tiers="full:1.0:1.0")
+    server = SchemeServer(config, 4, lambda client: own)
+    server.meet(range(6), lambda client: config.cohort.tier_list[0])
+    server.start(1, [0, 1], torch.zeros(4))
+    server.add(0, own, [Payload(4, (DenseBlock(torch.ones(4)),))], 1, None)
+    before = server.state()["estimate"].clone()
+    spoilt = torch.full((4,), 1e300, dtype=torch.float64)
+    with monkeypatch.context() as patch:
+        patch.setattr(EF21, "estimate", lambda self, means, model, state, *rest: (spoilt, {"estimate": spoilt}))
+        with pytest.raises(NotFiniteError, match="scheme ef21 would make its direction and estimate not finite"):
+            server.estimate(torch.zeros(4))
+    assert torch.equal(server.state()["estimate"], before)
+    server.start(2, [0, 1], torch.zeros(4))
+    assert server.estimate(torch.zeros(4)).update.isfinite().all()
+
+
+def test_of_two_messages_both_are_taken_or_none(small: RunConfig) -> None:
+    spec = WidthSpec({}, {"x": (4,)}, {"x": (None,)})
+    own = IndexPlan(spec, {})
+    config = everyone(
+        small, scheme="adiana(5.0, 0.1)", tiers="full:1:1", **{**OWN_STEPS, "compressor": "RandK(fraction=0.5)"}
+    )
+    server = SchemeServer(config, 4, lambda client: own)
+    server.meet(range(6), lambda client: config.cohort.tier_list[0])
+    server.start(1, [0, 1], torch.zeros(4))
+    good, bad = (Payload(4, (DenseBlock(torch.full((4,), value)),)) for value in (1.0, float("inf")))
+    with pytest.raises(ValueError, match="a coordinate of the update is inf"):
+        server.add(0, own, [good, bad], 1, None)
+    assert server.estimate(torch.zeros(4)).coverage.tolist() == [0, 0, 0, 0]
+    assert server.turn_of(0) == (0, 0, 0)

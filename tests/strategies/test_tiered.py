@@ -14,17 +14,20 @@ from flwr.clientapp import ClientApp
 
 from clients import client_app
 from clients.data import FederatedData
+from fl_mlmc.aggregation import NotFiniteError
 from fl_mlmc.compression.blocks import DenseBlock, Payload
 from fl_mlmc.compression.wire import decode_payload, encode_payload
 from fl_mlmc.frames import read_clients, read_rounds
 from fl_mlmc.models import build_model
 from fl_mlmc.run.config import RunConfig
+from fl_mlmc.run.config.privacy import PrivacyConfig
 from fl_mlmc.run.log import RoundLog
 from fl_mlmc.run.protocol import ARRAYS, CONFIG, PAYLOAD, payload_name
 from fl_mlmc.submodels import plan
 from fl_mlmc.testing import sealed
 from simulations.app.prepare import prepare_data
 from simulations.engines.local import LocalGrid
+from strategies.checkpoint import CHECKPOINT, load_state
 from strategies.tiered import QuorumError, TieredStrategy, from_arrays, to_arrays
 
 Reply = Callable[[Message, Message], Message | None]
@@ -149,6 +152,11 @@ def too_large(message: Message, reply: Message) -> Message:
     return replaced(message, reply, encode_payload(Payload(len(values), (DenseBlock(values),))))
 
 
+def huge(message: Message, reply: Message) -> Message:
+    values = torch.full((size_of(reply),), 1e30)
+    return replaced(message, reply, encode_payload(Payload(len(values), (DenseBlock(values),))))
+
+
 def long_update(message: Message, reply: Message) -> Message:
     values = torch.full((size_of(reply),), 10.0)
     return replaced(message, reply, encode_payload(Payload(len(values), (DenseBlock(values),))))
@@ -187,6 +195,7 @@ HOSTILE: dict[str, tuple[Reply, str]] = {
     "truncated": (lambda m, r: replaced(m, r, r.content.array_records[ARRAYS][PAYLOAD].data[:-1]), "checksum"),
     "no payload": (lambda m, r: replaced(m, r, b""), "has 0 bytes"),
     "not finite": (not_finite, "not finite"),
+    "huge": (huge, "a coordinate of the update is 1e\\+30; the largest that can be added is 7.21e\\+16"),
     "too large": (too_large, "coordinates, expected"),
     "no array": (without_array, "no array"),
     "plain array": (plain_array, "stype 'numpy.ndarray'"),
@@ -233,6 +242,61 @@ def test_too_few_good_replies_end_the_run_and_what_was_logged_stays(small: RunCo
     assert len(read_clients(directory(config))) == 6
     assert read_rounds(directory(config))["num_ok"].tolist() == [4]
     assert all(json.loads(line) for line in (directory(config) / "clients.jsonl").read_text().splitlines())
+
+
+def in_second_round(value: float) -> Reply:
+    """Updates of zeros, and of `value` from the second round on."""
+
+    def tamper(message: Message, reply: Message) -> Message:
+        server_round = message.content.config_records[CONFIG]["server-round"]
+        values = torch.full((size_of(reply),), 0.0 if server_round == 1 else value)
+        return replaced(message, reply, encode_payload(Payload(len(values), (DenseBlock(values),))))
+
+    return tamper
+
+
+@pytest.mark.parametrize(
+    ("server", "value", "reason"),
+    [
+        ({"server_learning_rate": 1e30}, 1e10, "'sgd' at rate 1e\\+30 would make the model not finite"),
+        ({"server_optimizer": "sgd(momentum=0.9)", "server_learning_rate": 1e30}, 1e10, "would make the model not"),
+    ],
+)
+def test_a_step_that_would_make_the_model_infinite_is_refused_and_the_round_before_is_kept(
+    small: RunConfig, server: dict[str, Any], value: float, reason: str
+) -> None:
+    config = everyone(small, num_rounds=3, checkpoint_every=3, tiers="full:1.0:1.0", **server)
+    with pytest.raises(NotFiniteError, match=reason):
+        run(config, in_second_round(value), victims=tuple(range(6)))
+    state = load_state(directory(config) / CHECKPOINT)
+    assert state is not None
+    assert state.server_round == 1
+    assert torch.equal(state.vector, build_model(config.training.model, (1, 8, 8), 10).initial(config.seed))
+    assert all(tensor.isfinite().all() for tensor in state.optimizer.values())
+    assert read_rounds(directory(config))["round"].tolist() == [1, 2]
+    assert state.log_sizes["rounds.jsonl"] < (directory(config) / "rounds.jsonl").stat().st_size
+
+
+def test_a_missed_quorum_keeps_the_round_before(small: RunConfig) -> None:
+    config = everyone(small, num_rounds=4, checkpoint_every=4, quorum=6)
+
+    def failing(message: Message, reply: Message) -> Message:
+        is_third = message.content.config_records[CONFIG]["server-round"] == 3
+        return HOSTILE["error"][0](message, reply) if is_third else reply  # type: ignore[return-value]
+
+    with pytest.raises(QuorumError, match="round 3 has 5 good replies"):
+        run(config, failing, victims=(1,))
+    state = load_state(directory(config) / CHECKPOINT)
+    assert state is not None
+    assert state.server_round == 2
+    assert torch.equal(state.vector, run(config.changed(run_name="two", num_rounds=2)))
+
+
+def test_nothing_is_kept_of_a_run_that_stops_in_its_first_round(small: RunConfig) -> None:
+    config = everyone(small, quorum=6)
+    with pytest.raises(QuorumError):
+        run(config, HOSTILE["error"][0], victims=(1,))
+    assert load_state(directory(config) / CHECKPOINT) is None
 
 
 def test_replies_in_any_order_give_the_same_model(small: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,7 +393,7 @@ def test_private_runs_draw_from_all_clients_never_repeat_and_tell_their_epsilon(
 def test_a_private_mean_is_the_clipped_one_when_there_is_no_noise(
     small: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(RunConfig, "epsilon", lambda *_: 1.0)
+    monkeypatch.setattr(PrivacyConfig, "epsilon", lambda *_: 1.0)
     config = everyone(small, num_rounds=1, compressor="Identity()", tiers="full:1.0:1.0", dp_clip=1e-3, dp_noise=1e-9)
     before = build_model(config.training.model, (1, 8, 8), 10).initial(config.seed)
     moved = float((run(config) - before).norm())

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from fl_mlmc.aggregation.mean import CoverageMean
+from fl_mlmc.aggregation import CoverageMean
 from fl_mlmc.run.config import ConfigError, RunConfig
 from fl_mlmc.schemes.shadowheart import Shadowheart, equilibrium_time
 from fl_mlmc.submodels.tier import parse_tiers

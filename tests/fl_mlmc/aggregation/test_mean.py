@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fl_mlmc import parse
-from fl_mlmc.aggregation.mean import CoverageMean
+from fl_mlmc.aggregation import CoverageMean
 from fl_mlmc.compression.blocks import DenseBlock, Payload, SparseBlock
 from fl_mlmc.submodels import WidthSpec, plan
 from fl_mlmc.submodels.laws import reference_mean
@@ -31,7 +31,7 @@ def test_memory_does_not_grow_with_the_number_of_replies():
     code = """
 import resource, torch
 from torch import nn
-from fl_mlmc.aggregation.mean import CoverageMean
+from fl_mlmc.aggregation import CoverageMean
 from fl_mlmc.compression.blocks import DenseBlock, Payload
 from fl_mlmc.submodels import WidthSpec, plan
 spec = WidthSpec.of(nn.Linear(1000, 1000, device="meta"), {"o": 1000, "i": 1000}, {"weight": "oi", "bias": "o"})

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from fl_mlmc.aggregation.mean import CoverageMean
+from fl_mlmc.aggregation import CoverageMean
 from fl_mlmc.bilevel import DivergenceError, Held, NotStronglyConvexError, Rabo, Rafbo, Steps, Trace, simulate
 from fl_mlmc.bilevel.base import Method
 from fl_mlmc.bilevel.quadratic import Quadratic, quadratic

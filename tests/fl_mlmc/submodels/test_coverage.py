@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from fl_mlmc.aggregation.mean import CoverageMean
+from fl_mlmc.aggregation import CoverageMean
 from fl_mlmc.compression.blocks import Payload
 from fl_mlmc.models import build_model
 from fl_mlmc.submodels import plan
