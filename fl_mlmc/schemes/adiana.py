@@ -48,6 +48,10 @@ class ADIANA(Scheme):
             )
 
     def resolve(self, compressor: Compressor, size: int, num_clients: int) -> Self:
+        """With the compressor's ω, and p and η by the theorem; ValueError unless it is unbiased with a known ω.
+
+        p = min{1, max{1, √(n/(32ω)) − 1} / (2(1+ω))}, η = min{1/(2L), n / (64ω (2p(ω+1)+1)² L)}, n = `num_clients`.
+        """
         need_unbiased(self.name, compressor)
         worst = known_omega(self.name, "omega", compressor, size) if self.omega is None else self.omega
         omega = max(worst, 1e-12)
@@ -57,24 +61,29 @@ class ADIANA(Scheme):
         return replace(self, omega=omega, probability=self.probability or probability, step=self.step or step)
 
     def init_client(self, like: Tensor) -> State:
+        """The shift h_i, (d,), at zero."""
         return {"shift": torch.zeros_like(like)}
 
     def encode(
         self, find: Find, points: Sequence[Tensor], memory: State, turn: Turn
     ) -> tuple[tuple[Compressed, ...], State]:
+        """Send C(∇f_i(x) − h_i) and C(∇f_i(w) − h_i) at the `points` x and w; h_i ← h_i + a · the second, decoded."""
         here, anchor = (turn.send(find(point) - memory["shift"]) for point in points)
         return (here, anchor), {"shift": memory["shift"] + self._memory_step * decoded(anchor, points[0])}
 
     def init_server(self, model: Tensor) -> State:
+        """h at zero; z and the anchor w at the model; all (d,)."""
         return {"shift": torch.zeros_like(model), "z": model.clone(), "anchor": model.clone()}
 
     def points(self, model: Tensor, state: State) -> tuple[Tensor, ...]:
+        """x = θ1 z + w/2 + (1/2 − θ1) y, and the anchor w; both (d,)."""
         theta = self._theta
         return theta * state["z"] + state["anchor"] / 2 + (0.5 - theta) * model, state["anchor"]
 
     def estimate(
         self, means: Sequence[Tensor], model: Tensor, state: State, round: Round, share: Share = 1.0
     ) -> tuple[Tensor, State]:
+        """g = h + the first mean, from which y, z and w move on by the module's formulas; the direction is y − y⁺."""
         here, _ = self.points(model, state)
         movement = given(self.step) * (state["shift"] + means[0])
         rate = given(self.step) / (2 * (self._theta + given(self.step) * self.convexity))

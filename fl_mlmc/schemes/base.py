@@ -103,12 +103,19 @@ class Turn:
 
 
 class Scheme(ABC):
-    """A rule with two sides. Subclasses are frozen dataclasses with `repr=False`, their fields the text's options."""
+    """A rule with two sides. Subclasses are frozen dataclasses with `repr=False`, their fields the text's options.
+
+    Vectors are tensors of shape (d,): d is the model's size on the server, that of the client's part on the client, in
+    float64 in the theory bench and float32 in messages of a run. They are in the units of what clients find: gradients,
+    or updates of the model.
+    """
 
     name: ClassVar[str]
+    """What the text of a run calls it."""
     allows_partial: ClassVar[bool] = True
     """Whether a round may do without some of the clients."""
     moves_itself: ClassVar[bool] = False
+    """Whether the step is inside: `estimate` gives a movement of the model, and clients find gradients."""
     has_memory: ClassVar[bool] = True
     """Whether a client keeps anything between rounds."""
     num_messages: ClassVar[int] = 1
@@ -121,7 +128,7 @@ class Scheme(ABC):
     def resolve(self, compressor: Compressor, size: int, num_clients: int) -> Self:
         """The scheme with every open option set by its theorem; ValueError if it cannot work with `compressor`.
 
-        `size` is the number of coordinates of the whole model.
+        `size` is the number of coordinates of the whole model, `num_clients` that of all clients, not of a cohort.
         """
         return self
 
@@ -141,10 +148,10 @@ class Scheme(ABC):
     def encode(
         self, find: Find, points: Sequence[Tensor], memory: State, turn: Turn
     ) -> tuple[tuple[Compressed, ...], State]:
-        """The client's messages and its new memory; `points` is what the server broadcast."""
+        """The client's `num_messages` messages and its new memory; `points` is what the server broadcast."""
 
     def settle(self, memory: State, movement: Tensor) -> State:
-        """The memory once the client has learnt how far its round moved the model."""
+        """The memory once the client has learnt how far its round moved the model: `movement`, (d,), after − before."""
         return memory
 
     def speaks_of(self, size: int, round: Round, rank: int) -> Tensor | None:
@@ -155,11 +162,11 @@ class Scheme(ABC):
         return None
 
     def init_server(self, model: Tensor) -> State:
-        """The server's state before the first round."""
+        """The server's state before the first round, from the model, (d,)."""
         return {}
 
     def points(self, model: Tensor, state: State) -> tuple[Tensor, ...]:
-        """What the server broadcasts: the points at which clients evaluate."""
+        """What the server broadcasts: the points, (d,) each, at which clients evaluate."""
         return (model,)
 
     @property
@@ -171,9 +178,10 @@ class Scheme(ABC):
     def estimate(
         self, means: Sequence[Tensor], model: Tensor, state: State, round: Round, share: Share = 1.0
     ) -> tuple[Tensor, State]:
-        """The direction to subtract and the server's new state, from the mean of each message over the cohort.
+        """The direction to subtract, (d,), and the server's new state, from the mean of each message over the cohort.
 
-        `state` is also what outlives the process: vectors of the model's size.
+        `share` is the cohort's part of all clients: a mean over all moves by so much of the cohort's mean. `state` is
+        also what outlives the process.
         """
 
     def __repr__(self) -> str:

@@ -29,9 +29,11 @@ class CompressedScaffnew(ControlledSteps):
             raise ValueError(f"{self.name}'s overlap is a whole number of at least 2, got {self.overlap!r}")
 
     def check_cohort(self, cohort_size: int, num_clients: int) -> None:
+        """ValueError unless all clients take part, at least `overlap` of them."""
         super().check_cohort(cohort_size, num_clients)
         if self.overlap > cohort_size:
             raise ValueError(f"{self.name}'s overlap is {self.overlap}, more than the {cohort_size} clients of a round")
 
     def owners(self, round: Round) -> int:
+        """s, the `overlap`."""
         return self.overlap

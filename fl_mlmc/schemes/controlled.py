@@ -40,11 +40,13 @@ class ControlledSteps(Scheme):
         """How many members of the cohort send each coordinate, s ≥ 2."""
 
     def resolve(self, compressor: Compressor, size: int, num_clients: int) -> Self:
+        """The scheme itself; ValueError unless the compressor is Identity(): the template decides what travels."""
         need_identity(self.name, compressor)
         return self
 
     @property
     def deals_out(self) -> bool:
+        """True: each member of the cohort sends the coordinates that the template gives it."""
         return True
 
     def num_steps(self, round: Round) -> int:
@@ -52,11 +54,16 @@ class ControlledSteps(Scheme):
         return int(round.shared("steps").geometric(self.probability))
 
     def init_client(self, like: Tensor) -> State:
+        """The control variate h_i, (d,), at zero."""
         return {"control": torch.zeros_like(like)}
 
     def encode(
         self, find: Find, points: Sequence[Tensor], memory: State, turn: Turn
     ) -> tuple[tuple[Compressed, ...], State]:
+        """The local steps from the point x̄; send x_i − x̄ on the client's own coordinates.
+
+        The memory gains what `settle` needs: what was sent, and the weight pη/γ on the own coordinates, both (d,).
+        """
         before = points[0]
         after = before
         for number in range(self.num_steps(turn.round)):
@@ -70,14 +77,17 @@ class ControlledSteps(Scheme):
         return (message,), {"control": memory["control"], "sent": decoded(message, before), "weight": weight}
 
     def settle(self, memory: State, movement: Tensor) -> State:
+        """h_i ← h_i + (pη/γ) q_i ⊙ (x̄⁺ − x_i); `movement`, (d,), is x̄⁺ − x̄ on the coordinates that the client sent."""
         return {"control": memory["control"] + memory["weight"] * (movement - memory["sent"])}
 
     def speaks_of(self, size: int, round: Round, rank: int) -> Tensor:
+        """The ascending coordinates, int64, that the template gives to member `rank`."""
         return own_coordinates(size, self.owners(round), round, rank)
 
     def estimate(
         self, means: Sequence[Tensor], model: Tensor, state: State, round: Round, share: Share = 1.0
     ) -> tuple[Tensor, State]:
+        """The direction is x̄ − x̄⁺: minus the mean of what was sent, coordinate by coordinate. No state."""
         return -means[0], state
 
     def _eta(self, turn: Turn) -> float:

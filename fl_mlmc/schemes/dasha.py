@@ -31,27 +31,32 @@ class DASHA(Scheme):
         need_share(self.name, **chosen(memory_step=self.memory_step))
 
     def resolve(self, compressor: Compressor, size: int, num_clients: int) -> Self:
+        """With a = 1 / (2ω+1); ValueError unless the compressor is unbiased, its ω known or `memory_step` given."""
         need_unbiased(self.name, compressor)
         if self.memory_step is not None:
             return self
         return replace(self, memory_step=1 / (1 + 2 * known_omega(self.name, "memory_step", compressor, size)))
 
     def init_client(self, like: Tensor) -> State:
+        """h_i and g_i, (d,), at zero."""
         return {"found": torch.zeros_like(like), "estimate": torch.zeros_like(like)}
 
     def encode(
         self, find: Find, points: Sequence[Tensor], memory: State, turn: Turn
     ) -> tuple[tuple[Compressed, ...], State]:
+        """Send m_i = C(v_i − h_i − a (g_i − h_i)); h_i ← v_i, g_i ← g_i + m_i, decoded."""
         found = find(points[0])
         lag = given(self.memory_step) * (memory["estimate"] - memory["found"])
         message = turn.send(found - memory["found"] - lag)
         return (message,), {"found": found, "estimate": memory["estimate"] + decoded(message, found)}
 
     def init_server(self, model: Tensor) -> State:
+        """g, (d,), at zero."""
         return {"estimate": torch.zeros_like(model)}
 
     def estimate(
         self, means: Sequence[Tensor], model: Tensor, state: State, round: Round, share: Share = 1.0
     ) -> tuple[Tensor, State]:
+        """g ← g + mean m_i; the direction is g."""
         estimate = state["estimate"] + share * means[0]
         return estimate, {"estimate": estimate}

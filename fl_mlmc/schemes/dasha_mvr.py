@@ -32,17 +32,20 @@ class DASHAMVR(Scheme):
         need_share(self.name, momentum=self.momentum, **chosen(memory_step=self.memory_step))
 
     def resolve(self, compressor: Compressor, size: int, num_clients: int) -> Self:
+        """With a = 1 / (2ω+1); ValueError unless the compressor is unbiased, its ω known or `memory_step` given."""
         need_unbiased(self.name, compressor)
         if self.memory_step is not None:
             return self
         return replace(self, memory_step=1 / (1 + 2 * known_omega(self.name, "memory_step", compressor, size)))
 
     def init_client(self, like: Tensor) -> State:
+        """h_i and g_i, (d,), at zero; a client's first round adds the point."""
         return {"gradient": torch.zeros_like(like), "estimate": torch.zeros_like(like)}
 
     def encode(
         self, find: Find, points: Sequence[Tensor], memory: State, turn: Turn
     ) -> tuple[tuple[Compressed, ...], State]:
+        """h_i⁺ = v_i(x⁺) + (1−b) (h_i − v_i(x)) with one sample at both points; then as DASHA."""
         point, gradient = points[0], memory["gradient"]
         fresh = find(point)
         if "point" in memory:
@@ -52,10 +55,12 @@ class DASHAMVR(Scheme):
         return (message,), {"gradient": fresh, "estimate": estimate, "point": point.clone()}
 
     def init_server(self, model: Tensor) -> State:
+        """g, (d,), at zero."""
         return {"estimate": torch.zeros_like(model)}
 
     def estimate(
         self, means: Sequence[Tensor], model: Tensor, state: State, round: Round, share: Share = 1.0
     ) -> tuple[Tensor, State]:
+        """g ← g + mean m_i; the direction is g."""
         estimate = state["estimate"] + share * means[0]
         return estimate, {"estimate": estimate}

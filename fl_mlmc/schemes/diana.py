@@ -31,25 +31,30 @@ class DIANA(Scheme):
         need_share(self.name, **chosen(memory_step=self.memory_step))
 
     def resolve(self, compressor: Compressor, size: int, num_clients: int) -> Self:
+        """With a = 1 / (1+ω); ValueError unless the compressor is unbiased, its ω known or `memory_step` given."""
         need_unbiased(self.name, compressor)
         if self.memory_step is not None:
             return self
         return replace(self, memory_step=1 / (1 + known_omega(self.name, "memory_step", compressor, size)))
 
     def init_client(self, like: Tensor) -> State:
+        """The shift h_i, (d,), at zero."""
         return {"shift": torch.zeros_like(like)}
 
     def encode(
         self, find: Find, points: Sequence[Tensor], memory: State, turn: Turn
     ) -> tuple[tuple[Compressed, ...], State]:
+        """Send m_i = C(v_i − h_i); h_i ← h_i + a m_i, decoded."""
         message = turn.send(find(points[0]) - memory["shift"])
         return (message,), {"shift": memory["shift"] + given(self.memory_step) * decoded(message, points[0])}
 
     def init_server(self, model: Tensor) -> State:
+        """h = mean h_i, (d,), at zero."""
         return {"shift": torch.zeros_like(model)}
 
     def estimate(
         self, means: Sequence[Tensor], model: Tensor, state: State, round: Round, share: Share = 1.0
     ) -> tuple[Tensor, State]:
+        """The direction is h + mean m_i; h ← h + a · share · mean m_i."""
         shift = state["shift"] + given(self.memory_step) * (share * means[0])
         return state["shift"] + means[0], {"shift": shift}

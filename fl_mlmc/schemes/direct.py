@@ -24,9 +24,11 @@ class Direct(Scheme):
     def encode(
         self, find: Find, points: Sequence[Tensor], memory: State, turn: Turn
     ) -> tuple[tuple[Compressed, ...], State]:
+        """Send C(v_i)."""
         return (turn.send(find(points[0])),), memory
 
     def estimate(
         self, means: Sequence[Tensor], model: Tensor, state: State, round: Round, share: Share = 1.0
     ) -> tuple[Tensor, State]:
+        """The direction is the mean of C(v_i)."""
         return means[0], state

@@ -25,15 +25,18 @@ class EF14(Scheme):
     name = "ef14"
 
     def resolve(self, compressor: Compressor, size: int, num_clients: int) -> Self:
+        """The scheme itself; ValueError unless the compressor is known to be a contraction on `size` coordinates."""
         need_contractive(self.name, compressor, size)
         return self
 
     def init_client(self, like: Tensor) -> State:
+        """The error e_i, (d,), at zero."""
         return {"error": torch.zeros_like(like)}
 
     def encode(
         self, find: Find, points: Sequence[Tensor], memory: State, turn: Turn
     ) -> tuple[tuple[Compressed, ...], State]:
+        """p_i = v_i + e_i; send c_i = C(p_i); e_i ← p_i − c_i, decoded."""
         wanted = find(points[0]) + memory["error"]
         message = turn.send(wanted)
         return (message,), {"error": wanted - decoded(message, wanted)}
@@ -41,4 +44,5 @@ class EF14(Scheme):
     def estimate(
         self, means: Sequence[Tensor], model: Tensor, state: State, round: Round, share: Share = 1.0
     ) -> tuple[Tensor, State]:
+        """The direction is mean c_i."""
         return means[0], state

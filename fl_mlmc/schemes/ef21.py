@@ -24,23 +24,28 @@ class EF21(Scheme):
     name = "ef21"
 
     def resolve(self, compressor: Compressor, size: int, num_clients: int) -> Self:
+        """The scheme itself; ValueError unless the compressor is known to be a contraction on `size` coordinates."""
         need_contractive(self.name, compressor, size)
         return self
 
     def init_client(self, like: Tensor) -> State:
+        """The estimate g_i, (d,), at zero."""
         return {"estimate": torch.zeros_like(like)}
 
     def encode(
         self, find: Find, points: Sequence[Tensor], memory: State, turn: Turn
     ) -> tuple[tuple[Compressed, ...], State]:
+        """Send c_i = C(v_i − g_i); g_i ← g_i + c_i, decoded."""
         message = turn.send(find(points[0]) - memory["estimate"])
         return (message,), {"estimate": memory["estimate"] + decoded(message, points[0])}
 
     def init_server(self, model: Tensor) -> State:
+        """g = mean g_i, (d,), at zero."""
         return {"estimate": torch.zeros_like(model)}
 
     def estimate(
         self, means: Sequence[Tensor], model: Tensor, state: State, round: Round, share: Share = 1.0
     ) -> tuple[Tensor, State]:
+        """g ← g + share · mean c_i; the direction is g."""
         estimate = state["estimate"] + share * means[0]
         return estimate, {"estimate": estimate}

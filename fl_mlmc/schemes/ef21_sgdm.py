@@ -30,25 +30,30 @@ class EF21SGDM(Scheme):
         need_share(self.name, momentum=self.momentum)
 
     def resolve(self, compressor: Compressor, size: int, num_clients: int) -> Self:
+        """The scheme itself; ValueError unless the compressor is known to be a contraction on `size` coordinates."""
         need_contractive(self.name, compressor, size)
         return self
 
     def init_client(self, like: Tensor) -> State:
+        """The estimate g_i, (d,), at zero; the momentum starts with the first gradient."""
         return {"estimate": torch.zeros_like(like)}
 
     def encode(
         self, find: Find, points: Sequence[Tensor], memory: State, turn: Turn
     ) -> tuple[tuple[Compressed, ...], State]:
+        """v_i ← (1−η) v_i + η · what was found; send c_i = C(v_i − g_i); g_i ← g_i + c_i, decoded."""
         found = find(points[0])
         momentum = torch.lerp(memory.get("momentum", found), found, self.momentum)
         message = turn.send(momentum - memory["estimate"])
         return (message,), {"momentum": momentum, "estimate": memory["estimate"] + decoded(message, found)}
 
     def init_server(self, model: Tensor) -> State:
+        """g = mean g_i, (d,), at zero."""
         return {"estimate": torch.zeros_like(model)}
 
     def estimate(
         self, means: Sequence[Tensor], model: Tensor, state: State, round: Round, share: Share = 1.0
     ) -> tuple[Tensor, State]:
+        """g ← g + share · mean c_i; the direction is g."""
         estimate = state["estimate"] + share * means[0]
         return estimate, {"estimate": estimate}

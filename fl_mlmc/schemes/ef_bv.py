@@ -31,6 +31,7 @@ class EFBV(Scheme):
         need_share(self.name, **chosen(memory_step=self.memory_step, estimate_step=self.estimate_step))
 
     def resolve(self, compressor: Compressor, size: int, num_clients: int) -> Self:
+        """With the theorem's λ and ν; ValueError where they are not given and the compressor's constants not known."""
         if self.memory_step is not None and self.estimate_step is not None:
             return self
         constants = compressor.bias_and_variance(size)
@@ -45,20 +46,24 @@ class EFBV(Scheme):
         )
 
     def init_client(self, like: Tensor) -> State:
+        """The shift h_i, (d,), at zero."""
         return {"shift": torch.zeros_like(like)}
 
     def encode(
         self, find: Find, points: Sequence[Tensor], memory: State, turn: Turn
     ) -> tuple[tuple[Compressed, ...], State]:
+        """Send d_i = C(v_i − h_i); h_i ← h_i + λ d_i, decoded."""
         message = turn.send(find(points[0]) - memory["shift"])
         return (message,), {"shift": memory["shift"] + given(self.memory_step) * decoded(message, points[0])}
 
     def init_server(self, model: Tensor) -> State:
+        """h = mean h_i, (d,), at zero."""
         return {"shift": torch.zeros_like(model)}
 
     def estimate(
         self, means: Sequence[Tensor], model: Tensor, state: State, round: Round, share: Share = 1.0
     ) -> tuple[Tensor, State]:
+        """The direction is h + ν mean d_i; h ← h + λ · share · mean d_i."""
         shift = state["shift"] + given(self.memory_step) * (share * means[0])
         return state["shift"] + given(self.estimate_step) * means[0], {"shift": shift}
 

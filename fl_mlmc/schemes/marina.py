@@ -41,6 +41,7 @@ class MARINA(Scheme):
             raise ValueError(f"marina's permuted is True or False, got {self.permuted!r}")
 
     def resolve(self, compressor: Compressor, size: int, num_clients: int) -> Self:
+        """With p = 1 / (1+ω), or 1/n for Perm-K; ValueError for a biased compressor, for any beside Perm-K."""
         if self.permuted:
             need_identity("marina(permuted=True)", compressor)
         else:
@@ -53,6 +54,7 @@ class MARINA(Scheme):
 
     @property
     def deals_out(self) -> bool:
+        """Whether it is Perm-K, which gives each member coordinates of its own."""
         return self.permuted
 
     def is_full(self, round: Round) -> bool:
@@ -60,11 +62,13 @@ class MARINA(Scheme):
         return round.number == 1 or round.shared("coin").random() < given(self.probability)
 
     def init_client(self, like: Tensor) -> State:
+        """What the client found last, (d,); zero before its first round."""
         return {"found": torch.zeros_like(like)}
 
     def encode(
         self, find: Find, points: Sequence[Tensor], memory: State, turn: Turn
     ) -> tuple[tuple[Compressed, ...], State]:
+        """Send v_i in a full round, else C(v_i − v_i of the round before); remember v_i."""
         found = find(points[0])
         if self.is_full(turn.round):
             message = exact(found)
@@ -75,11 +79,13 @@ class MARINA(Scheme):
         return (message,), {"found": found}
 
     def init_server(self, model: Tensor) -> State:
+        """g, (d,), at zero; the first round is full."""
         return {"estimate": torch.zeros_like(model)}
 
     def estimate(
         self, means: Sequence[Tensor], model: Tensor, state: State, round: Round, share: Share = 1.0
     ) -> tuple[Tensor, State]:
+        """g ← the mean in a full round, else g + the mean; the direction is g."""
         estimate = means[0] if self.is_full(round) else state["estimate"] + share * means[0]
         return estimate, {"estimate": estimate}
 

@@ -22,4 +22,5 @@ class ProxSkip(ControlledSteps):
     probability: float
 
     def owners(self, round: Round) -> int:
+        """Everybody: s is the size of the cohort."""
         return round.cohort_size

@@ -40,6 +40,7 @@ class Shadowheart(Scheme):
         need_not_negative(self.name, noise=self.noise, **chosen(omega=self.omega))
 
     def resolve(self, compressor: Compressor, size: int, num_clients: int) -> Self:
+        """With ω of the compressor; ValueError unless it is unbiased, with a known ω or a given `omega`."""
         need_unbiased(self.name, compressor)
         known = known_omega(self.name, "omega", compressor, size) if self.omega is None else self.omega
         return replace(self, omega=known)
@@ -52,6 +53,7 @@ class Shadowheart(Scheme):
     def encode(
         self, find: Find, points: Sequence[Tensor], memory: State, turn: Turn
     ) -> tuple[tuple[Compressed, ...], State]:
+        """The mean of `workload.messages` independent compressions of the mean of `workload.gradients` gradients."""
         load = turn.workload or Workload()
         found = sum_of(find, points[0], load.gradients) / load.gradients
         sent = [turn.send(found) for _ in range(load.messages)]
@@ -64,6 +66,7 @@ class Shadowheart(Scheme):
     def estimate(
         self, means: Sequence[Tensor], model: Tensor, state: State, round: Round, share: Share = 1.0
     ) -> tuple[Tensor, State]:
+        """The direction is the mean, weighted by each client's `workload.weight`."""
         return means[0], state
 
     def _workload(self, time: float, compute: float, message: float) -> Workload:

@@ -27,8 +27,10 @@ class TAMUNA(ControlledSteps):
             raise ValueError(f"{self.name}'s overlap is a whole number of at least 2, got {self.overlap!r}")
 
     def check_cohort(self, cohort_size: int, num_clients: int) -> None:
+        """ValueError unless the cohort has at least `overlap` clients."""
         if self.overlap > cohort_size:
             raise ValueError(f"{self.name}'s overlap is {self.overlap}, more than the {cohort_size} clients of a round")
 
     def owners(self, round: Round) -> int:
+        """s, the `overlap`."""
         return self.overlap

@@ -233,6 +233,7 @@ class _Oracle:
         self._noise: dict[int, Tensor] = {}
 
     def find(self, client: int, point: Tensor, sample: int = 0) -> Tensor:
+        """(d,) ∇f_i at `point`, with the noise of a `sample`."""
         gradient = self._gradient(client, point)
         return gradient + self._noise_of(sample)[client] if self._scale else gradient
 

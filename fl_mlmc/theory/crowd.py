@@ -46,6 +46,7 @@ class CrowdTurn(Turn):
     rngs: Rngs = ()
 
     def send(self, vector: Tensor) -> Compressed:
+        """One outcome of the compressor a row of `vector`, (n, d)."""
         if self.sender is None:
             return exact(vector)
         values, bits = self.sender(vector.float(), self.rngs)

@@ -85,12 +85,15 @@ class Quadratic(Problem):
         )
 
     def gradient(self, client: int, point: Tensor) -> Tensor:
+        """A_i x − b_i, (d,)."""
         return torch.mv(self._matrices[client], point) - self._offsets[client]
 
     def gradients(self, point: Tensor) -> Tensor:
+        """(n, d) all A_i x − b_i."""
         return self._matrices @ point - self._offsets
 
     def loss(self, point: Tensor) -> float:
+        """½ xᵀĀx − b̄ᵀx, with the clients' means Ā and b̄."""
         return float(point @ (self._mean @ point) / 2 - self._offset @ point)
 
 
@@ -144,13 +147,16 @@ class Logistic(Problem):
         )
 
     def gradient(self, client: int, point: Tensor) -> Tensor:
+        """λw − mean b a σ(−b aᵀw) over client i's rows, (d,)."""
         return self._slope(self._parts[client], point)
 
     def gradients(self, point: Tensor) -> Tensor:
+        """(n, d) the same of all clients."""
         pull = torch.sigmoid(-(self._parts @ point))[:, None, :] @ self._parts
         return self._ridge * point - pull[:, 0] / self._parts.shape[1]
 
     def loss(self, point: Tensor) -> float:
+        """The mean log(1 + exp(−b aᵀw)) over all rows, plus (λ/2)‖w‖²."""
         margins = self._parts @ point
         return float(torch.nn.functional.softplus(-margins).mean() + self._ridge / 2 * point.square().sum())
 
