@@ -81,12 +81,18 @@ def trace(compressor: str = "MLMC(TopK(fraction=0.05))") -> Way:
             done = event == "return" and place == ENDS
 
     with tempfile.TemporaryDirectory() as folder:
-        config = RunConfig.from_flower(
-            {
-                **{"engine": "local", "dataset": "digits", "model": "mlp", "compressor": compressor},
-                **{"num-clients": NUM_CLIENTS, "clients-per-round": NUM_CLIENTS, "tiers": "half:0.5:0.5,full:1:0.5"},
-                **{"num-rounds": 1, "local-epochs": 1, "runs-dir": folder, "run-name": "traced"},
-            }
+        config = RunConfig().changed(
+            engine="local",
+            dataset="digits",
+            model="mlp",
+            compressor=compressor,
+            tiers="half:0.5:0.5,full:1:0.5",
+            num_clients=NUM_CLIENTS,
+            clients_per_round=NUM_CLIENTS,
+            num_rounds=1,
+            local_epochs=1,
+            runs_dir=folder,
+            run_name="traced",
         )
         sys.setprofile(look)
         try:
