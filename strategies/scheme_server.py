@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fl_mlmc.aggregation import Fold, Mean, NotFiniteError
+from fl_mlmc.aggregation import Fold, Folding, Mean, NotFiniteError
 from fl_mlmc.aggregation.fold import is_finite
+from fl_mlmc.aggregation.server_step import LARGEST_UPDATE
 from fl_mlmc.compression.blocks import Payload
 from fl_mlmc.compression.wire import encode_payload
 from fl_mlmc.run.config import RunConfig
@@ -16,8 +17,6 @@ from fl_mlmc.schemes import Part, Round, State, Workload
 from fl_mlmc.schemes.controlled import sparse
 from fl_mlmc.schemes.shadowheart import Shadowheart
 from fl_mlmc.submodels import IndexPlan, Tier
-
-from .folding import Folding
 
 ROUNDS, MOVEMENT = "memory-rounds", "movement/"
 
@@ -45,7 +44,8 @@ class SchemeServer:
         self._holders = torch.ones(size, dtype=torch.float64)
         self._round = Round(config.seed, 0, config.cohort.num_clients, config.cohort.clients_per_round)
         self._ranks: dict[int, int] = {}
-        self._folding = Folding(config, size)
+        private = config.privacy.of(config.cohort)
+        self._folding = Folding(config.aggregation.parsed_rule, size, private, LARGEST_UPDATE)
         self._means: list[Fold] = []
         self._workloads: dict[int, Workload] = {}
 

@@ -225,7 +225,7 @@ class TieredStrategy(Strategy):
     def _cohort(self, server_round: int) -> list[int]:
         clients = self.roster.clients
         count = min(self.config.cohort.num_asked, len(clients))
-        if self.config.privacy.noise:
+        if self.config.privacy.is_on:
             # From all, wherever they are: the privacy of a sample counts on its being uniform, and a secret.
             drawn = secret_generator().choice(
                 self.config.cohort.num_clients, self.config.cohort.clients_per_round, replace=False
@@ -276,8 +276,8 @@ class TieredStrategy(Strategy):
                 for name, held in coverage_by_tensor(self.model.spec, result.coverage).items()
             },
         }
-        if self.config.privacy.noise:
-            self._row["epsilon"] = self.config.privacy.epsilon(self.config.cohort, server_round)
+        if private := self.config.privacy.of(self.config.cohort):
+            self._row["epsilon"] = private.epsilon(server_round)
         self._row |= self._round_row(result)
         self._warn_of_uncovered(result.coverage, server_round)
         needed = self.config.cohort.least_replies(min(len(rows), self.config.cohort.clients_per_round))

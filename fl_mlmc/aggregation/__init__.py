@@ -1,9 +1,45 @@
 """How a round's updates become one step of the model: means over who holds a coordinate, and the server's optimizer."""
 
+from .base import Aggregation, Setting
 from .fold import Fold, Mean, NotFiniteError
-from .mean import CoverageMean
-from .private import PrivateMean
+from .folding import Folding
+from .mean import Average, CoverageMean
+from .private import Private, PrivateMean
 from .server_step import ServerOptimizer
-from .trimmed import TrimmedMean
+from .trimmed import Trimmed, TrimmedMean
 
-__all__ = ["CoverageMean", "Fold", "Mean", "NotFiniteError", "PrivateMean", "ServerOptimizer", "TrimmedMean"]
+__all__ = [
+    "Aggregation",
+    "Average",
+    "CoverageMean",
+    "Fold",
+    "Folding",
+    "Mean",
+    "NotFiniteError",
+    "Private",
+    "PrivateMean",
+    "ServerOptimizer",
+    "Setting",
+    "Trimmed",
+    "TrimmedMean",
+    "parse_aggregation",
+]
+
+
+def parse_aggregation(text: str) -> Aggregation:
+    """The aggregation that `text` spells, "mean", "median" or "trimmed-mean:0.2"; ValueError that lists the known ones.
+
+    >>> parse_aggregation("trimmed-mean:0.2")
+    Trimmed(trim=0.2)
+    """
+    name, colon, share = text.partition(":")
+    if not colon and name in ("mean", "median"):
+        return Average() if name == "mean" else Trimmed(0.5)
+    try:
+        if name == "trimmed-mean" and 0 < (trim := float(share)) < 0.5:
+            return Trimmed(trim)
+    except ValueError:
+        pass
+    raise ValueError(
+        f"unknown aggregation {text!r}; known: 'mean', 'median', and 'trimmed-mean:SHARE' with a share in (0, 0.5)"
+    )

@@ -1,6 +1,7 @@
 """The coverage-aware mean: every coordinate averaged over the clients that hold it."""
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar
 
@@ -11,7 +12,23 @@ from torch import Tensor
 from ..compression.blocks import Block, Payload, SeededBlock, SparseBlock
 from ..submodels.plan import IndexPlan
 from ..submodels.width_spec import CLASSES
+from .base import Aggregation, Setting
 from .fold import LARGEST, Fold, Mean
+
+
+@dataclass(frozen=True)
+class Average(Aggregation):
+    """The coverage-aware mean. It goes with everything a run can have."""
+
+    def start(self, size: int, largest: float = LARGEST) -> Fold:
+        """An empty `CoverageMean`."""
+        return CoverageMean(size, largest)
+
+    def check(self, setting: Setting) -> None:
+        """Nothing to refuse."""
+
+    def __str__(self) -> str:
+        return "mean"
 
 
 class CoverageMean(Fold):

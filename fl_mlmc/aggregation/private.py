@@ -5,7 +5,8 @@ of privacy is a client: all that its examples ever did. The server sees the upda
 """
 
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,7 +14,61 @@ from torch import Tensor
 
 from ..compression.blocks import Payload
 from ..submodels.plan import IndexPlan
+from .base import Setting
 from .fold import LARGEST, Fold, Mean
+
+
+@dataclass(frozen=True)
+class Private:
+    """Differential privacy of a run: the clip of updates, the noise on their sum, and what cohorts are drawn from."""
+
+    clip: float
+    """The norm that a client's update is shortened to."""
+    noise: float
+    """The deviation of the noise on each coordinate of the sum, in units of `clip`."""
+    delta: float
+    """The δ for which ε is said."""
+    cohort_size: int
+    num_clients: int
+
+    def check(self, setting: Setting) -> None:
+        """ValueError, with the keys and the reason, if the rest of a run would void the promise."""
+        what = "differential privacy (dp-noise)"
+        if setting.compressor.rescales:
+            raise ValueError(
+                f"{what} clips every decoded update, and those of {type(setting.compressor).__name__} are rescaled by "
+                "one over a chance, or may be: the clip would cut most of them and bias the mean. Use Identity(), "
+                "TopK(…) or a quantiser"
+            )
+        if setting.aggregation != "mean":
+            raise ValueError(f"{what} adds noise to a sum of updates, and aggregation {setting.aggregation!r} is none")
+        if not setting.draws_uniformly:
+            raise ValueError(
+                f"{what} counts on a cohort drawn uniformly: over-sampling takes the fastest and least-coverage picks; "
+                "leave both at 0"
+            )
+        if not setting.keeps_holders:
+            raise ValueError(
+                f"{what} divides by how many clients hold a coordinate on average, which it knows for width-rule "
+                "'nested' and tiers that stay"
+            )
+        setting.need_direct(what, "what a client remembers would count again in later rounds")
+
+    def expected_holders(self, size: int, plans: Iterable[IndexPlan]) -> Tensor:
+        """(size,) float64: how many clients of a cohort hold each coordinate on average.
+
+        `plans` are those of the clients that are known. Of the others nothing is: each may hold anything.
+        """
+        holders, num_met = torch.zeros(size, dtype=torch.float64), 0
+        for own in plans:
+            own.scatter_add(holders, holders.new_ones(1).expand(own.size))
+            num_met += 1
+        holders += self.num_clients - num_met
+        return holders * (self.cohort_size / self.num_clients)
+
+    def epsilon(self, num_rounds: int) -> float:
+        """The ε at `delta` of so many noisy models; ValueError where nothing can count it."""
+        return epsilon(self.noise, self.delta, self.cohort_size, self.num_clients, num_rounds)
 
 
 class PrivateMean(Fold):

@@ -13,40 +13,42 @@ from torch import Tensor
 
 from ..compression.blocks import Payload
 from ..submodels.plan import IndexPlan
+from .base import Aggregation, Setting
 from .fold import LARGEST, Fold, Mean
 
 _STRETCH = 1 << 16  # coordinates sorted at a time
 
 
 @dataclass(frozen=True)
-class Aggregation:
-    """How updates become one: the mean, or the mean of the middle after `trim` of the values are cut at each end.
+class Trimmed(Aggregation):
+    """The mean of the middle after `trim` of the values are cut at each end, above 0 and at most 0.5.
 
-    As text "mean", "median" or "trimmed-mean:0.2". The median is the trimmed mean of all but the middle one or two.
+    0.5 is the median: all but the middle one or two are cut. ValueError if `trim` is out of range.
     """
 
-    name: str
-    trim: float = 0.0
+    trim: float
 
-    @property
-    def is_robust(self) -> bool:
-        return self.name != "mean"
+    def __post_init__(self) -> None:
+        if not 0 < self.trim <= 0.5:
+            raise ValueError(f"a trimmed mean cuts above 0 and at most 0.5 at each end, got {self.trim}")
 
+    def start(self, size: int, largest: float = LARGEST) -> Fold:
+        """An empty `TrimmedMean`."""
+        return TrimmedMean(size, self.trim, largest)
 
-def parse_aggregation(text: str) -> Aggregation:
-    """The aggregation that `text` spells; ValueError that lists the known ones."""
-    name, colon, share = text.partition(":")
-    if text in ("mean", "median"):
-        return Aggregation(text, 0.5 if text == "median" else 0.0)
-    try:
-        trim = float(share)
-    except ValueError:
-        trim = -1.0
-    if name != "trimmed-mean" or not colon or not 0 < trim < 0.5:
-        raise ValueError(
-            f"unknown aggregation {text!r}; known: 'mean', 'median', and 'trimmed-mean:SHARE' with a share in (0, 0.5)"
-        )
-    return Aggregation(name, trim)
+    def check(self, setting: Setting) -> None:
+        """It needs whole updates, and a server that steps by their mean alone."""
+        what = f"aggregation {str(self)!r}"
+        if not setting.compressor.is_whole:
+            raise ValueError(
+                f"{what} needs updates that are whole in every coordinate, and of {type(setting.compressor).__name__} "
+                "most are zero or rescaled, or may be: the median of these is not that of the updates. Use one of "
+                "Identity(), Natural() and ladders that round, such as FixedPoint(bits=8) or RTN(bits=8)"
+            )
+        setting.need_direct(what, "its memories are kept by the mean of all messages")
+
+    def __str__(self) -> str:
+        return "median" if self.trim == 0.5 else f"trimmed-mean:{self.trim!r}"
 
 
 class TrimmedMean(Fold):

@@ -33,9 +33,9 @@ def prepare_run(config: RunConfig) -> Ready:
     with _blaming("scheme", config.compression.scheme):
         if config.resolved_scheme(model.spec.size).moves_itself:
             need_parameters_only(model.build(model.spec.units))
-    if config.privacy.is_on:
+    if private := config.privacy.of(config.cohort):
         with _blaming("dp-noise", config.privacy.noise):
-            config.privacy.epsilon(config.cohort, config.num_rounds)
+            private.epsilon(config.num_rounds)
     return Ready(place, data, model)
 
 

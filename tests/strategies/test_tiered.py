@@ -14,13 +14,12 @@ from flwr.clientapp import ClientApp
 
 from clients import client_app
 from clients.data import FederatedData
-from fl_mlmc.aggregation import NotFiniteError
+from fl_mlmc.aggregation import NotFiniteError, Private
 from fl_mlmc.compression.blocks import DenseBlock, Payload
 from fl_mlmc.compression.wire import decode_payload, encode_payload
 from fl_mlmc.frames import read_clients, read_rounds
 from fl_mlmc.models import build_model
 from fl_mlmc.run.config import RunConfig
-from fl_mlmc.run.config.privacy import PrivacyConfig
 from fl_mlmc.run.log import RoundLog
 from fl_mlmc.run.protocol import ARRAYS, CONFIG, PAYLOAD, payload_name
 from fl_mlmc.submodels import plan
@@ -383,17 +382,15 @@ def test_private_runs_draw_from_all_clients_never_repeat_and_tell_their_epsilon(
     assert not torch.equal(first, second)
     spent = read_rounds(directory(config))["epsilon"].tolist()
     assert 0 < spent[0] < spent[1]
-    assert (
-        spent
-        == read_rounds(directory(again))["epsilon"].tolist()
-        == [config.privacy.epsilon(config.cohort, n) for n in (1, 2)]
-    )
+    private = config.privacy.of(config.cohort)
+    assert private is not None
+    assert spent == read_rounds(directory(again))["epsilon"].tolist() == [private.epsilon(1), private.epsilon(2)]
 
 
 def test_a_private_mean_is_the_clipped_one_when_there_is_no_noise(
     small: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(PrivacyConfig, "epsilon", lambda *_: 1.0)
+    monkeypatch.setattr(Private, "epsilon", lambda *_: 1.0)
     config = everyone(small, num_rounds=1, compressor="Identity()", tiers="full:1.0:1.0", dp_clip=1e-3, dp_noise=1e-9)
     before = build_model(config.training.model, (1, 8, 8), 10).initial(config.seed)
     moved = float((run(config) - before).norm())

@@ -1,10 +1,11 @@
 """What the server makes of a round's updates: which it takes, how they count, and its step."""
 
+from functools import cached_property
 from typing import Literal
 
 from pydantic import Field, field_validator
 
-from ...aggregation.trimmed import parse_aggregation
+from ...aggregation import Aggregation, parse_aggregation
 from ...training.optimizers import parse_optimizer
 from .section import Section
 
@@ -37,3 +38,8 @@ class AggregationConfig(Section):
         return text
 
     server_learning_rate: float = Field(1.0, gt=0)
+
+    @cached_property
+    def parsed_rule(self) -> Aggregation:
+        """The aggregation, parsed."""
+        return parse_aggregation(self.rule)

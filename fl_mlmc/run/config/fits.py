@@ -1,5 +1,6 @@
 """What must fit across sections of the run config. Within one section, the section checks it."""
 
+from ...aggregation import Setting
 from ...bilevel.method import METHODS, is_bilevel
 from ...schemes import Scheme
 from .aggregation import AggregationConfig
@@ -9,7 +10,6 @@ from .engine import EngineConfig
 from .privacy import PrivacyConfig
 from .section import Scalar
 from .training import TrainingConfig
-from .trust import check_trust
 
 NOT_VECTORIZED = ("ordered-dropout", "depth")
 """Width rules whose clients change their width within a round."""
@@ -39,7 +39,29 @@ def check_fits(
     if engine.vectorize:
         _fits_vectorized(cohort, training, scheme, engine)
     _fits_scheme(scheme, cohort, training, aggregation)
-    check_trust(cohort, training, compression, aggregation, privacy)
+    _fits_aggregation(cohort, training, compression, aggregation, privacy)
+
+
+def _fits_aggregation(
+    cohort: CohortConfig,
+    training: TrainingConfig,
+    compression: CompressionConfig,
+    aggregation: AggregationConfig,
+    privacy: PrivacyConfig,
+) -> None:
+    """What updates may be where they are not trusted, or must not tell on their clients: each aggregation says."""
+    setting = Setting(
+        compression.uplink,
+        aggregation.rule,
+        compression.scheme,
+        is_bilevel=training.is_bilevel,
+        averages_by_label=aggregation.average_by_label,
+        draws_uniformly=not (cohort.over_sampling or cohort.least_coverage),
+        keeps_holders=cohort.width_rule == "nested" and cohort.is_steady,
+    )
+    aggregation.parsed_rule.check(setting)
+    if private := privacy.of(cohort):
+        private.check(setting)
 
 
 def _fits_vectorized(cohort: CohortConfig, training: TrainingConfig, scheme: Scheme, engine: EngineConfig) -> None:

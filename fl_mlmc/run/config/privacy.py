@@ -4,7 +4,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from ...aggregation.private import epsilon
+from ...aggregation import Private
 from .cohort import CohortConfig
 from .section import Section
 
@@ -33,6 +33,8 @@ class PrivacyConfig(Section):
         """Whether models are noisy."""
         return self.noise > 0
 
-    def epsilon(self, cohort: CohortConfig, num_rounds: int) -> float:
-        """The ε at `delta` that so many rounds of such a cohort cost; ValueError where nothing can count it."""
-        return epsilon(self.noise, self.delta, cohort.clients_per_round, cohort.num_clients, num_rounds)
+    def of(self, cohort: CohortConfig) -> Private | None:
+        """The privacy of a run with such a cohort; None if its models are not noisy."""
+        if not self.is_on:
+            return None
+        return Private(self.clip, self.noise, self.delta, cohort.clients_per_round, cohort.num_clients)

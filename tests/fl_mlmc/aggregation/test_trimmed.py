@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fl_mlmc.aggregation import trimmed as robust
-from fl_mlmc.aggregation.trimmed import TrimmedMean, parse_aggregation, trimmed_mean
+from fl_mlmc.aggregation.trimmed import TrimmedMean, trimmed_mean
 from fl_mlmc.compression.blocks import DenseBlock, Payload
 from fl_mlmc.models import build_model
 from fl_mlmc.submodels import plan
@@ -100,11 +100,3 @@ def test_nobody_gives_zero() -> None:
     result = TrimmedMean(4, 0.5).result()
     assert result.update.tolist() == [0, 0, 0, 0]
     assert result.coverage.tolist() == [0, 0, 0, 0]
-
-
-@pytest.mark.parametrize(
-    "text", ["trimmed-mean", "trimmed-mean:0", "trimmed-mean:0.5", "trimmed-mean:x", "krum", "mean:0.1"]
-)
-def test_an_unknown_aggregation_is_refused_with_the_known_ones(text: str) -> None:
-    with pytest.raises(ValueError, match="known: 'mean', 'median', and 'trimmed-mean:SHARE'"):
-        parse_aggregation(text)
