@@ -11,6 +11,7 @@ counts connections only once they ask for something. So each is met here before 
 """
 
 import asyncio
+import ipaddress
 import ssl
 from collections import Counter
 from collections.abc import Iterator
@@ -77,6 +78,19 @@ class Porch:
         return True
 
 
+def source(host: str) -> str:
+    """What counts as one address: an IPv4 address, or the 64 leading bits of an IPv6 one, which a single peer has."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((address, 64), strict=False))
+
+
 class Door(H11Protocol):
     """One connection: counted, through TLS in time, then uvicorn's own HTTP/1.1. Requests find it in their state."""
 
@@ -89,7 +103,7 @@ class Door(H11Protocol):
         self._since = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self.address = ""
-        """The peer's IP address."""
+        """Where it comes from, see `source`."""
         self.node = ""
         """The node whose key was shown; empty for a stranger."""
         self.is_busy = False
@@ -103,7 +117,7 @@ class Door(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin TLS, if there is a place."""
         self._raw, self._since = transport, self.loop.time()
-        self.address = str((transport.get_extra_info("peername") or [""])[0])
+        self.address = source((transport.get_extra_info("peername") or ("",))[0])
         if not self._porch.admit(self):
             transport.abort()
             return

@@ -27,7 +27,7 @@ class Limits:
     connections: int = 1024
     """Connections from devices in all."""
     strangers_per_address: int = 64
-    """Of those, strangers from one IP address."""
+    """Of those, strangers from one IP address, of IPv6 from one network of 64 bits."""
     connections_per_node: int = 16
     """Connections that have shown one and the same key."""
     requests_per_node: int = 16

@@ -45,7 +45,6 @@ class Part:
 class Health:
     """What a server wrote of itself."""
 
-    pid: int
     written: float
     parts: dict[str, Part]
 
@@ -54,7 +53,7 @@ class Health:
         """How the server of the folder `directory` fares; None if it never ran, or the file is not to be read."""
         try:
             found = json.loads((directory / "state" / HEALTH).read_text(encoding="utf-8"))
-            return cls(found["pid"], found["written"], {name: Part(**part) for name, part in found["parts"].items()})
+            return cls(found["written"], {name: Part(**part) for name, part in found["parts"].items()})
         except (OSError, ValueError, TypeError, KeyError):
             return None
 
@@ -138,6 +137,6 @@ class Parts:
         while not self.is_stopped:
             self.beat("health")
             parts = {name: asdict(part) for name, part in list(self._parts.items())}
-            partial.write_text(json.dumps({"pid": os.getpid(), "written": time.time(), "parts": parts}))
+            partial.write_text(json.dumps({"written": time.time(), "parts": parts}))
             os.replace(partial, self._path)
             self._stopped.wait(WRITE_SECONDS)

@@ -13,6 +13,7 @@ from flwr.clientapp import ClientApp
 from clients import client_app
 from clients.data import FederatedData
 from deploy.federation import add_node
+from deploy.registrar import read_registered
 from fl_mlmc.models import build_model
 from fl_mlmc.run.config import RunConfig
 from fl_mlmc.run.log import RoundLog
@@ -46,6 +47,10 @@ def lying(self, message, context):
     from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
     config, array = reply.content["config"], reply.content["arrays"]["payload"]
     kind = KINDS[str(context.run_config["run-name"])][int(config["server-round"]) - 1]
+    if kind == "another's name":  # in the object that the ServerApp reads; the envelope is made honest below
+        reply.metadata.__dict__["_src_node_id"] = VICTIM
+        reply.metadata.__dict__["_group_id"] = reply.metadata.group_id.partition("/")[0] + "/0"
+        return reply
     data, shape, stype, dtype = array.data, array.shape, array.stype, array.dtype
     if kind == "noise":
         data = b"MLMC" + bytes(range(256)) * 4
@@ -84,6 +89,20 @@ def lying(self, message, context):
 
 
 ClientApp.__call__ = lying
+
+import flwr.supernode.fleet_http_connection as connection
+
+to_proto = connection.message_to_proto
+
+
+def honest_envelope(message):
+    envelope = to_proto(message)
+    if envelope.metadata.src_node_id == VICTIM:
+        envelope.metadata.src_node_id = OWN
+    return envelope
+
+
+connection.message_to_proto = honest_envelope
 """
 
 REASONS = {
@@ -99,6 +118,7 @@ REASONS = {
     "types": "train-loss = 'low'",
     "no records": "it has no config record",
     "exception": "error 2: .*on purpose",
+    "another's name": "no reply in time",
 }
 
 
@@ -135,6 +155,7 @@ GUARDS = ("max-update-norm=100.0", "max-examples=5000")
 KINDS = {
     "lies": ["norm", "nan", "examples", "other code", "exception"],
     "more-lies": ["noise", "stype", "dtype", "shape", "other client", "types", "no records"],
+    "forged": ["another's name"] * 2,
 }
 
 
@@ -144,17 +165,19 @@ def nodes(deployment: "Deployment") -> None:
     deployment.add(*TIERS)
     for client in range(3):
         deployment.start_node(client, TIERS[client])
-    deployment.start_patched_node(3, TIERS[3], f"KINDS = {KINDS!r}\n{LIES}")
+    ids = {name: node.node_id for name, node in read_registered(deployment.directory).items()}
+    numbers = f"KINDS = {KINDS!r}\nVICTIM, OWN = {ids['client-0']}, {ids['client-3']}\n"
+    deployment.start_patched_node(3, TIERS[3], numbers + LIES)
 
 
-def run_with_lies(deployment: "Deployment", name: str, tmp_path: Path) -> None:
+def run_with_lies(deployment: "Deployment", name: str, tmp_path: Path, *others: str) -> None:
     """A run in which every lie is dropped for what it is, and whose model is that of a run without the liar."""
     kinds = KINDS[name]
     settings = ("num-clients=4", "clients-per-round=4", f"num-rounds={len(kinds)}", ASSIGNMENT, *GUARDS)
-    done = deployment.run(name, *settings)
+    done = deployment.run(name, *settings, *others)
     assert done.returncode == 0, done.stderr + deployment.logs()
     for client in range(3):
-        assert deployment.statuses(name, client) == ["ok"] * len(kinds)
+        assert deployment.statuses(name, client) == ["ok"] * len(kinds), deployment.logs()
     for kind, status in zip(kinds, deployment.statuses(name, 3), strict=True):
         assert re.match(f"dropped: .*({REASONS[kind]})", status), (kind, status)
     config = load_config(deployment.directory.parent / "scenario.toml", {}).changed(
@@ -187,3 +210,10 @@ def test_three_tiers_learn_while_one_node_lies_and_a_stranger_is_refused(
 
 def test_no_other_lie_is_taken_either(deployment: "Deployment", tmp_path: Path) -> None:
     run_with_lies(deployment, "more-lies", tmp_path)
+
+
+@pytest.mark.slow
+def test_no_node_answers_in_the_name_of_another(deployment: "Deployment", tmp_path: Path) -> None:
+    # The round is over when the three that are honest have answered; a forged reply is none.
+    run_with_lies(deployment, "forged", tmp_path, "clients-per-round=3", "over-sampling=0.5")
+    assert "gate: refused a push-object of client-3: it speaks as node" in deployment.log("server")

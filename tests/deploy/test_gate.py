@@ -8,6 +8,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,9 +47,15 @@ class Running:
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    folder = tmp_path_factory.mktemp("gate") / "fed"
-    init(folder, ["127.0.0.1"], "127.0.0.1:1", 2, {0: "", 1: ""})
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("gate") / "fed"
+    init(made, ["127.0.0.1"], "127.0.0.1:1", 2, {0: "", 1: ""})
+    return made
+
+
+@contextmanager
+def started(folder: Path, limits: Limits) -> Iterator[Running]:
+    """A gate in a thread of this process, and behind it a SuperLink that answers with as many bytes as it is asked."""
     gate = Running(folder, free_port())
 
     def superlink(request: httpx.Request) -> httpx.Response:
@@ -60,7 +67,6 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         headers = {"content-type": "application/x", "x-own": "1", "flwr-version-incompatibility-message": "old"}
         return httpx.Response(412, content=b"answer" if size == 6 else bytes(size), headers=headers)
 
-    limits = Limits(bytes_per_node=4 * 2**20, head_lines=20)
     client = superlink_client(folder, 2, limits)
     client._transport = httpx.MockTransport(superlink)
     app = Gate(Keys(folder / "nodes"), limits, gate.told.append).app(client)
@@ -69,9 +75,17 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     thread.start()
     while not server.started:
         time.sleep(0.01)
-    yield gate
-    server.should_exit = True
-    thread.join(20.0)
+    try:
+        yield gate
+    finally:
+        server.should_exit = True
+        thread.join(20.0)
+
+
+@pytest.fixture(scope="module")
+def running(folder: Path) -> Iterator[Running]:
+    with started(folder, Limits(bytes_per_node=4 * 2**20, head_lines=20)) as gate:
+        yield gate
 
 
 @pytest.fixture
@@ -193,3 +207,29 @@ def test_a_message_in_anothers_name_is_refused_and_told(gate: Running, sign: Sig
         assert gate.ask("/v1/fleet/push-messages", b"", sign(gate.folder, 1)).status == 403
     assert gate.told == ["gate: refused a push-messages of client-1: it pushes 0 messages and 0 objects at once"]
     assert gate.seen == []
+
+
+def test_a_node_that_does_not_read_is_cut_off_and_its_share_is_free_again(folder: Path, sign: Sign) -> None:
+    size = 16 * 2**20
+    limits = Limits(transfer_seconds=0.5, bytes_per_second=1e9, bytes_per_node=size + 10)
+    with started(folder, limits) as gate:
+        body = str(size).encode()
+        lines = [
+            *(f"{name}: {value}" for name, value in sign(folder, 0).items()),
+            f"content-length: {len(body)}",
+            "",
+            "",
+        ]
+        trust = ssl.create_default_context(cafile=str(folder / "ca.crt"))
+        with socket.create_connection(("127.0.0.1", gate.port)) as link:
+            deaf = trust.wrap_socket(link, server_hostname="127.0.0.1")
+            deaf.sendall("\r\n".join(["POST /v1/fleet/get-fab HTTP/1.1", "host: a", *lines]).encode() + body)
+            assert gate.ask("/v1/fleet/get-fab", body, sign(folder, 0)).status == 503, "its share is spent"
+            time.sleep(1.0)
+            assert gate.ask("/v1/fleet/get-fab", body, sign(folder, 0)).status == 412
+            deaf.settimeout(20.0)
+            found = 0
+            with suppress(OSError):  # cut off in the middle
+                while part := deaf.recv(65536):
+                    found += len(part)
+            assert found < size

@@ -5,7 +5,7 @@ from typing import cast
 
 import pytest
 
-from deploy.door import Door, Porch
+from deploy.door import Door, Porch, source
 from deploy.federation import DeployError
 from deploy.limits import RESERVED_FILES, Budget, Limits, Spent
 
@@ -76,6 +76,13 @@ def test_a_node_has_so_many_connections_and_its_own_idle_ones_go(porch: Porch) -
     for door in (third, fourth, fourth):
         porch.forget(cast(Door, door))
     assert len(porch) == 0
+
+
+def test_what_one_peer_may_call_itself_counts_as_one_address() -> None:
+    assert source("192.0.2.7") == source("::ffff:192.0.2.7") == "192.0.2.7"
+    assert source("2001:db8:1:2:3:4:5:6") == source("2001:db8:1:2::1") == "2001:db8:1:2::/64"
+    assert source("fe80::1%eth0") == "fe80::/64"
+    assert source("") == ""
 
 
 def test_bytes_are_shared_and_given_back() -> None:

@@ -79,7 +79,6 @@ def test_a_full_disk_does_not_end_the_one_who_writes(folder: Path) -> None:
 def test_death_and_silence_of_a_part_are_told() -> None:
     start = 1_000_000.0
     health = Health(
-        1,
         start,
         {
             "gate": Part(15.0, since=start, seen=start),
