@@ -211,7 +211,7 @@ def test_a_message_in_anothers_name_is_refused_and_told(gate: Running, sign: Sig
 
 def test_a_node_that_does_not_read_is_cut_off_and_its_share_is_free_again(folder: Path, sign: Sign) -> None:
     size = 16 * 2**20
-    limits = Limits(transfer_seconds=0.5, bytes_per_second=1e9, bytes_per_node=size + 10)
+    limits = Limits(transfer_seconds=5.0, bytes_per_second=1e9, bytes_per_node=size + 10)
     with started(folder, limits) as gate:
         body = str(size).encode()
         lines = [
@@ -224,9 +224,10 @@ def test_a_node_that_does_not_read_is_cut_off_and_its_share_is_free_again(folder
         with socket.create_connection(("127.0.0.1", gate.port)) as link:
             deaf = trust.wrap_socket(link, server_hostname="127.0.0.1")
             deaf.sendall("\r\n".join(["POST /v1/fleet/get-fab HTTP/1.1", "host: a", *lines]).encode() + body)
-            assert gate.ask("/v1/fleet/get-fab", body, sign(folder, 0)).status == 503, "its share is spent"
-            time.sleep(1.0)
-            assert gate.ask("/v1/fleet/get-fab", body, sign(folder, 0)).status == 412
+            for status in (503, 412):  # its share is spent, and then free again
+                deadline = time.monotonic() + 30.0
+                while gate.ask("/v1/fleet/get-fab", body, sign(folder, 0)).status != status:
+                    assert time.monotonic() < deadline, status
             deaf.settimeout(20.0)
             found = 0
             with suppress(OSError):  # cut off in the middle
