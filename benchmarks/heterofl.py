@@ -26,11 +26,11 @@ from clients.data import FederatedData
 from clients.finder import Finder
 from fl_mlmc import parse
 from fl_mlmc.models import build_model
-from fl_mlmc.models.base import load_vector
 from fl_mlmc.models.norms import fill_statistics
 from fl_mlmc.run.log import RUN
 from fl_mlmc.run.protocol import TrainTask
 from fl_mlmc.submodels import plan
+from fl_mlmc.submodels.flat import load_vector
 from simulations.app.launch import execute, load_config, load_run
 from simulations.app.prepare import prepare_data
 from simulations.cli import parse_setting

@@ -27,10 +27,10 @@ from clients.finder import Features
 from fl_mlmc.aggregation import Mean, ServerOptimizer
 from fl_mlmc.compression.wire import encode_payload
 from fl_mlmc.models import Model, build_model
-from fl_mlmc.models.base import load_vector, to_vector
 from fl_mlmc.run.config import RunConfig
 from fl_mlmc.run.rng import stream
 from fl_mlmc.schemes import Round, Turn
+from fl_mlmc.submodels.flat import load_vector, to_vector
 from fl_mlmc.theory.bench import Gathered
 from fl_mlmc.training.local import train
 from fl_mlmc.training.threads import threads

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from fl_mlmc.models import Model, build_model
-from fl_mlmc.models.base import gradient_vector, load_vector, to_vector
 from fl_mlmc.run.config import RunConfig
 from fl_mlmc.run.protocol import TrainTask
 from fl_mlmc.run.rng import stream
 from fl_mlmc.submodels import IndexPlan, plan
+from fl_mlmc.submodels.flat import gradient_vector, load_vector, to_vector
 from fl_mlmc.training.local import Trained, TrainingError, batches, device_named, least_batch, train
 from fl_mlmc.training.objectives import Loss, local_loss, masked_cross_entropy, present_classes
 

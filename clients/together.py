@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from fl_mlmc.models import Model
-from fl_mlmc.models.base import skeleton, vector_tensors
+from fl_mlmc.models.base import skeleton
 from fl_mlmc.run.config.training import TrainingConfig
+from fl_mlmc.submodels.flat import vector_tensors
 from fl_mlmc.training.local import Trained
 from fl_mlmc.training.objectives import masked_cross_entropy
 from fl_mlmc.training.optimizers import make_optimizer

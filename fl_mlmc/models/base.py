@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..submodels.width_spec import CLASSES, DEPTH, WidthSpec, vector_tensors
+from ..submodels.flat import to_vector, vector_tensors
+from ..submodels.width_spec import CLASSES, DEPTH, WidthSpec
 
 Build = Callable[[Mapping[str, int]], nn.Module]
 """Makes a module with so many units in each hidden dimension."""
@@ -62,42 +63,3 @@ class Model:
                         f"axis {axis} of tensor {name!r} is {length} long in a submodel of {units}, by the width spec "
                         f"({self.spec.axes[name][axis] or 'never cut'}) it should be {wanted}; mend the spec or build"
                     )
-
-
-def to_vector(module: nn.Module) -> Tensor:
-    """The floating-point state of a module as one flat float32 vector, in `state_dict` order."""
-    return torch.cat([tensor.detach().reshape(-1).float() for tensor in vector_tensors(module).values()])
-
-
-def load_vector(module: nn.Module, vector: Tensor) -> None:
-    """Set the floating-point state of a module from its flat vector; ValueError if it has another length."""
-    tensors = vector_tensors(module)
-    expected = sum(tensor.numel() for tensor in tensors.values())
-    if vector.numel() != expected:
-        raise ValueError(f"the module has {expected} parameters, the vector {vector.numel()}")
-    parts = vector.split([tensor.numel() for tensor in tensors.values()])
-    with torch.no_grad():
-        for (name, tensor), part in zip(tensors.items(), parts, strict=True):
-            tensor.copy_(part.view_as(tensor))
-            if name.endswith("running_var"):
-                # A mean of compressed updates may take a variance below zero; the root of it would be NaN.
-                tensor.clamp_(min=0.0)
-
-
-def gradient_vector(module: nn.Module) -> Tensor:
-    """The gradients of a module's parameters as one flat float32 vector, in the order of `to_vector`.
-
-    ValueError if the module's state holds more than parameters.
-    """
-    need_parameters_only(module)
-    grads = (torch.zeros_like(part) if part.grad is None else part.grad for part in module.parameters())
-    by_name = dict(zip((name for name, _ in module.named_parameters()), grads, strict=True))
-    return torch.cat([by_name[name].reshape(-1).float() for name in vector_tensors(module)])
-
-
-def need_parameters_only(module: nn.Module) -> None:
-    """ValueError if the module's state holds more than parameters: gradients do not carry statistics."""
-    if statistics := vector_tensors(module).keys() - dict(module.named_parameters()).keys():
-        raise ValueError(
-            f"the model keeps statistics that gradients do not carry ({min(statistics)}): take norm='static' or 'group'"
-        )

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..models.base import Model, load_vector, to_vector
+from ..models.base import Model
 from ..models.norms import Scaler
+from .flat import load_vector, to_vector
 from .plan import IndexPlan
 
 

@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from torch import Tensor, nn
+from torch import nn
+
+from .flat import vector_tensors
 
 CLASSES = "classes"
 """The hidden dimension of a classifier's rows: no width rule cuts it, label-aware averaging does."""
@@ -132,15 +134,6 @@ class WidthSpec:
             {name: self.axes[name] for name in shapes},
             {name: need for name, need in self.needs.items() if name in shapes},
         )
-
-
-def vector_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """The tensors of a module that its flat vector holds, in order: all of its state that is floating point.
-
-    Integer state, such as a batch norm's `num_batches_tracked`, stays behind: a mean of counts that a compressor has
-    scaled is no count, and nothing here depends on it.
-    """
-    return {name: tensor for name, tensor in module.state_dict().items() if tensor.is_floating_point()}
 
 
 def _check_width(width: float) -> None:

@@ -9,9 +9,9 @@ from clients.data import FederatedData
 from clients.together import check_together
 from fl_mlmc.bilevel.run import problem_of, state_model
 from fl_mlmc.models import Model, build_model
-from fl_mlmc.models.base import need_parameters_only
 from fl_mlmc.models.check import check_widths
 from fl_mlmc.run.config import ConfigError, RunConfig
+from fl_mlmc.submodels.flat import need_parameters_only
 
 from ..data.datasets import prepare
 

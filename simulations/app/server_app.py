@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from clients.data import FederatedData
 from fl_mlmc.bilevel.run import metrics, problem_of
 from fl_mlmc.models import Model
-from fl_mlmc.models.base import load_vector
 from fl_mlmc.models.norms import fill_statistics, has_static_statistics, pieces
 from fl_mlmc.run.config import RunConfig
 from fl_mlmc.run.log import RoundLog
 from fl_mlmc.run.protocol import code_stamp
+from fl_mlmc.submodels.flat import load_vector
 from fl_mlmc.training.local import device_named
 from strategies.bilevel import FedBilevel
 from strategies.checkpoint import CHECKPOINT, load_state

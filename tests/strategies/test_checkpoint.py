@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fl_mlmc.models import build_model
-from fl_mlmc.models.base import to_vector
+from fl_mlmc.submodels.flat import to_vector
 from strategies.checkpoint import ServerState, load_checkpoint, load_state, save_state
 
 

@@ -10,9 +10,9 @@ from flwr.serverapp.strategy import FedAvg
 
 from clients.data import FederatedData
 from fl_mlmc.models import build_model
-from fl_mlmc.models.base import load_vector, to_vector
 from fl_mlmc.run.config import RunConfig
 from fl_mlmc.run.rng import stream
+from fl_mlmc.submodels.flat import load_vector, to_vector
 from fl_mlmc.training.local import train
 from fl_mlmc.training.threads import threads
 from simulations import run

@@ -67,10 +67,10 @@ class MLMC(Compressor):
         rungs = self.ladder.climb(vector)
         chances = self.level_probabilities(rungs)
         levels = self._draw(chances, rng)
-        payload = rounded(self.outcome(rungs, levels, chances), self.values, rng)
         bits = rungs.base_bits
         if levels:
             bits += float(chances @ rungs.costs()) * (self.draws if self.replacement else 1)
+        payload = rounded(self.outcome(rungs, levels, chances), self.values, rng)
         return Compressed(payload, bits, levels, tuple(float(chances[level - 1]) for level in levels))
 
     def level_probabilities(self, rungs: Rungs) -> np.ndarray:

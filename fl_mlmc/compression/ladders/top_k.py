@@ -148,7 +148,7 @@ class TopKRungs(Rungs):
     def estimate(self, factors: Mapping[int, float]) -> tuple[Block, ...]:
         """One sparse block, whatever the number of groups."""
         if len(factors) <= 1:
-            return super().estimate(factors)
+            return tuple([self.increment(level).scaled(factor) for level, factor in factors.items()])
         # One block for all groups: a set of indices is shorter than its parts.
         groups = [(self.increment(level), factor) for level, factor in factors.items()]
         indices, order = torch.cat([group.indices for group, _ in groups]).sort()

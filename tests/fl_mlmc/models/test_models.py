@@ -5,9 +5,10 @@ import torch
 from torch import nn
 
 from fl_mlmc.models import build_model, parse_model
-from fl_mlmc.models.base import Model, load_vector, to_vector
+from fl_mlmc.models.base import Model
 from fl_mlmc.models.check import check_widths
 from fl_mlmc.submodels import WidthSpec, plan
+from fl_mlmc.submodels.flat import load_vector, to_vector
 from fl_mlmc.submodels.laws import check_plan, check_sliced_equals_masked, check_submodule
 from fl_mlmc.submodels.rules import RULES
 

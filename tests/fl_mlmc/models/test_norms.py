@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 from fl_mlmc.models import build_model
-from fl_mlmc.models.base import load_vector, to_vector
 from fl_mlmc.models.norms import (
     Scaler,
     StaticBatchNorm2d,
@@ -15,6 +14,7 @@ from fl_mlmc.models.norms import (
     pieces,
 )
 from fl_mlmc.submodels import plan
+from fl_mlmc.submodels.flat import load_vector, to_vector
 
 
 def test_the_scaler_divides_by_the_share_kept_in_training_only():

@@ -6,9 +6,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from fl_mlmc.models import build_model
-from fl_mlmc.models.base import load_vector
 from fl_mlmc.models.transformer import EncoderLayer
 from fl_mlmc.submodels import plan
+from fl_mlmc.submodels.flat import load_vector
 from fl_mlmc.submodels.laws import masked_module
 
 TEXT = "transformer(layers=2, stream=12, heads=3, feed_forward=10, vocabulary=11, positions=9)"
@@ -47,7 +47,7 @@ def test_every_head_keeps_its_share_of_rows():
     full = model.build(model.spec.units)
     load_vector(full, torch.zeros(model.spec.size))
     full.encoder["layer"][0].attention["self"]["query"].weight.data = rows.view(12, 12)
-    from fl_mlmc.models.base import to_vector
+    from fl_mlmc.submodels.flat import to_vector
 
     part = model.build(own.units)
     load_vector(part, own.gather(to_vector(full)))

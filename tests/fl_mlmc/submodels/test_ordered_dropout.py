@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from fl_mlmc.models import build_model
-from fl_mlmc.models.base import load_vector, to_vector
 from fl_mlmc.submodels import plan
+from fl_mlmc.submodels.flat import load_vector, to_vector
 from fl_mlmc.submodels.ordered_dropout import OrderedDropout
 
 MODELS = {
