@@ -93,8 +93,11 @@ _CHOOSE = "set FL_MLMC_CACHE to a folder that you may write; users who share one
 @contextmanager
 def _published(target: Path) -> Iterator[Path]:
     """A scratch folder that becomes `target` in one step; where another process was faster, theirs stays."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except PermissionError as error:  # another user's, in a cache that is shared
+        raise ValueError(f"prepared data cannot be kept in {target.parent} ({error.strerror}): {_CHOOSE}") from None
     try:
         yield scratch
         scratch.chmod(0o755)  # mkdtemp keeps others out, a shared cache should not

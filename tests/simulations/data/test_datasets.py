@@ -379,3 +379,15 @@ def test_a_home_that_cannot_be_written_is_named_with_the_cure(tmp_path: Path, mo
 
 def _no_home() -> Path:
     raise RuntimeError("Could not determine home directory.")
+
+
+def test_a_shared_cache_without_the_right_to_write_says_how_it_is_shared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(**where: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("simulations.data.datasets.tempfile.mkdtemp", refused)
+    monkeypatch.setenv("FL_MLMC_CACHE", str(tmp_path))
+    with pytest.raises(ValueError, match=r"cannot be kept in .*Permission denied.*users who share one need the right"):
+        prepare("digits", None, "iid", 4, 0)
