@@ -102,6 +102,7 @@ class Door(H11Protocol):
         self._early: list[bytes] = []
         self._since = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._is_gone = False
         self.address = ""
         """Where it comes from, see `source`."""
         self.node = ""
@@ -152,7 +153,7 @@ class Door(H11Protocol):
     @contextmanager
     def serving(self, node: str) -> Iterator[None]:
         """While a request is answered that `node` signed."""
-        if node != self.node:
+        if node != self.node and not self._is_gone:  # it may have gone before its request was looked at
             self._porch.recognise(self, node)
         self._cancel()
         self.is_busy = True
@@ -160,7 +161,7 @@ class Door(H11Protocol):
             yield
         finally:
             self.is_busy = False
-            if self.transport is not None and not self.transport.is_closing():
+            if not self._is_gone:
                 self._drop_in(self._porch.limits.idle_seconds)
 
     async def _open(self, raw: asyncio.Transport) -> None:
@@ -192,5 +193,6 @@ class Door(H11Protocol):
             self._timer.cancel()
 
     def _leave(self) -> None:
+        self._is_gone = True
         self._cancel()
         self._porch.forget(self)

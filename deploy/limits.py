@@ -16,6 +16,9 @@ WAITS = ("stranger_seconds", "grace_seconds", "idle_seconds", "transfer_seconds"
 RESERVED_FILES = 128
 """Descriptors that connections never get: for files, commands, and connections about to be refused (2 × BACKLOG)."""
 
+MOST_FILES = 65536
+"""More descriptors than any gate wants; some systems grant without end, and then not even this many."""
+
 BACKLOG = 32
 """Connections that the kernel holds ready; asyncio accepts as many before it looks at one."""
 
@@ -74,10 +77,14 @@ class Limits:
 
 
 def raise_file_limit() -> int:
-    """Let this process open as many files as it may; how many."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    return most
+    """Let this process open as many files as it may, or MOST_FILES; how many that is."""
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most == resource.RLIM_INFINITY or most > MOST_FILES:
+        wanted = MOST_FILES if now == resource.RLIM_INFINITY else max(now, MOST_FILES)
+    else:
+        wanted = most
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+    return wanted
 
 
 class Spent(Exception):

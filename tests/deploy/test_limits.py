@@ -1,9 +1,12 @@
 """Who gets a place, and how much: strangers make room, nodes have shares, and all of it is given back."""
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import cast
 
 import pytest
+import uvicorn
+from uvicorn.server import ServerState
 
 from deploy.door import Door, Porch, source
 from deploy.federation import DeployError
@@ -83,6 +86,18 @@ def test_what_one_peer_may_call_itself_counts_as_one_address() -> None:
     assert source("2001:db8:1:2:3:4:5:6") == source("2001:db8:1:2::1") == "2001:db8:1:2::/64"
     assert source("fe80::1%eth0") == "fe80::/64"
     assert source("") == ""
+
+
+def test_a_connection_that_went_before_its_request_was_looked_at_is_not_counted_for_ever(porch: Porch) -> None:
+    loop = asyncio.new_event_loop()
+    door = Door(
+        porch, config=uvicorn.Config(lambda: None, ws="none"), server_state=ServerState(), app_state={}, _loop=loop
+    )
+    door.connection_lost(None)
+    with door.serving("client-0"):
+        assert len(porch) == 0
+    assert not loop._scheduled, "no timer either"  # type: ignore[attr-defined]
+    loop.close()
 
 
 def test_bytes_are_shared_and_given_back() -> None:
