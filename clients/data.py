@@ -32,7 +32,9 @@ class LocalData(Protocol):
     """The examples of one or more clients."""
 
     @property
-    def spec(self) -> DataSpec: ...
+    def spec(self) -> DataSpec:
+        """The shape and kind of an example, and the classes."""
+        ...
 
     def client(self, client: int) -> Examples:
         """float32 (n, *input_shape), normalised, and int64 labels (n,)."""
@@ -61,6 +63,10 @@ class FederatedData:
 
     @classmethod
     def open(cls, directory: str | Path) -> Self:
+        """The data of the partition directory that `prepare` left.
+
+        FileNotFoundError if a file is missing, ValueError if one cannot be used.
+        """
         directory = Path(directory).absolute()
         store = _store_of(directory)
         spec, mean, std = _read(store / "meta.json", parse_meta)
@@ -106,6 +112,7 @@ class FederatedData:
 
     @property
     def num_clients(self) -> int:
+        """Clients that the train split is shared out among."""
         return len(self._offsets) - 1
 
     def client_size(self, client: int) -> int:
@@ -133,6 +140,7 @@ class FederatedData:
         return self._examples("train", slice(None))
 
     def test(self) -> Examples:
+        """The whole test split: float32 (n, *input_shape), normalised, and int64 labels (n,)."""
         return self._examples("test", slice(None))
 
     def _bounds(self, client: int) -> tuple[int, int]:

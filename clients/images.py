@@ -57,6 +57,7 @@ class Picture:
 
     @property
     def is_grey(self) -> bool:
+        """Whether its pixels have no colour."""
         return self.image.mode in GREY_MODES
 
     def pixels(self, channels: int) -> NDArray[np.uint8]:

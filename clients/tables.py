@@ -94,6 +94,7 @@ class Table:
 
     @property
     def num_rows(self) -> int:
+        """Rows of all files together."""
         return sum(part.num_rows for part in self.parts)
 
     @property

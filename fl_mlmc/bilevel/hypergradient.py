@@ -35,11 +35,17 @@ class Directions(NamedTuple):
 class Estimator(Protocol):
     """Four first-order backward passes at a point."""
 
-    def directions(self, held: Held, point: Point, data: ClientData, rng: np.random.Generator) -> Directions: ...
+    def directions(self, held: Held, point: Point, data: ClientData, rng: np.random.Generator) -> Directions:
+        """The directions at `point`, on fresh minibatches that `rng` draws from `data`."""
+        ...
 
-    def first_multiplier(self, y: Tensor) -> Tensor: ...
+    def first_multiplier(self, y: Tensor) -> Tensor:
+        """What v starts at, of the shape of `y`."""
+        ...
 
-    def project(self, v: Tensor, bound: float) -> Tensor: ...
+    def project(self, v: Tensor, bound: float) -> Tensor:
+        """`v`, or the nearest one of norm at most `bound` where the estimator's theorem asks for that."""
+        ...
 
 
 class _LinearSystem(ABC):
@@ -87,6 +93,7 @@ class FiniteDifference(_LinearSystem):
             raise ValueError(f"finite_difference's epsilon is above 0, got {self.epsilon}")
 
     def products(self, held: Held, x: Tensor, y: Tensor, v: Tensor, batch: object) -> tuple[Tensor, Tensor]:
+        """The two differences; at v = 0 both are zero."""
         norm = float(v.norm())
         delta = self.epsilon / norm if norm > 0 else self.epsilon
         (jv_plus, hv_plus), (jv_minus, hv_minus) = (
@@ -95,6 +102,7 @@ class FiniteDifference(_LinearSystem):
         return (hv_plus - hv_minus) / (2 * delta), (jv_plus - jv_minus) / (2 * delta)
 
     def curvature(self, y: Tensor, v: Tensor, hv: Tensor) -> Tensor:
+        """NaN where the step along v is lost in the rounding of `y`."""
         # Where rounding swallows the step along v, nothing was measured.
         is_seen = self.epsilon > 100 * torch.finfo(y.dtype).eps * y.norm()
         return torch.where(is_seen, super().curvature(y, v, hv), torch.nan)
@@ -108,6 +116,7 @@ class Exact(_LinearSystem):
     """
 
     def products(self, held: Held, x: Tensor, y: Tensor, v: Tensor, batch: object) -> tuple[Tensor, Tensor]:
+        """By two passes, the second through the first."""
         x, y = x.detach().requires_grad_(), y.detach().requires_grad_()
         (slope,) = torch.autograd.grad(held.inner_loss(x, y, batch), y, create_graph=True)
         jv, hv = torch.autograd.grad(slope @ v, (x, y), materialize_grads=True)
@@ -129,6 +138,7 @@ class Penalty:
             raise ValueError(f"penalty's delta is above 0, got {self.delta}")
 
     def directions(self, held: Held, point: Point, data: ClientData, rng: np.random.Generator) -> Directions:
+        """Four backward passes, none of them along a step: `system` is ∇_y (g + δf) at y_δ."""
         x, y, shifted = point
         batch, other = data.inner(rng), data.outer(rng)
         _, (cross, inner) = gradients(lambda x, y: held.inner_loss(x, y, batch), x, y)

@@ -42,6 +42,7 @@ class Iid:
     """
 
     def shares(self, values: NDArray[Any], num_clients: int, seed: int) -> Sequence[Rows]:
+        """Equal parts of one random order, or a row each where there are more clients than rows."""
         order = stream(seed, "partition").permutation(len(values))
         if num_clients > len(order):
             return list(np.resize(order, (num_clients, 1)))
@@ -53,9 +54,12 @@ class Iid:
 
 @dataclass(frozen=True)
 class Dirichlet:
+    """Each class divided by proportions drawn from Dirichlet(alpha, …, alpha); a smaller `alpha` is less even."""
+
     alpha: float
 
     def shares(self, values: NDArray[Any], num_clients: int, seed: int) -> Sequence[Rows]:
+        """The first of 50 draws that leaves nobody out; ValueError if none does, or one leaves out more than ten."""
         for attempt in range(50):
             shares = self._draw(values, num_clients, int(stream(seed, "partition", attempt).integers(2**63)))
             num_empty = sum(len(rows) == 0 for rows in shares)
@@ -97,6 +101,7 @@ class Shards:
     count: int
 
     def shares(self, values: NDArray[Any], num_clients: int, seed: int) -> Sequence[Rows]:
+        """`count` random shards each; ValueError if there are fewer rows than shards."""
         num_shards = num_clients * self.count
         if num_shards > len(values):
             raise ValueError(
@@ -118,6 +123,7 @@ class By:
     column: str
 
     def shares(self, values: NDArray[Any], num_clients: int, seed: int) -> Sequence[Rows]:
+        """A client for each distinct value, in sorted order; ValueError if these are not `num_clients`."""
         ids, owner = np.unique(values, return_inverse=True)
         if len(ids) != num_clients:
             raise ValueError(

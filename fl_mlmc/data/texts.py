@@ -22,14 +22,18 @@ class TextEncoding(Protocol):
     dtype: ClassVar[type[np.generic]]
 
     @property
-    def length(self) -> int: ...
+    def length(self) -> int:
+        """Numbers of an encoded text."""
+        ...
 
     @property
     def identity(self) -> str:
         """Equal identities promise equal arrays."""
         ...
 
-    def encode(self, texts: Sequence[str]) -> NDArray[Any]: ...
+    def encode(self, texts: Sequence[str]) -> NDArray[Any]:
+        """(texts, length) numbers that `dtype` can hold."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -42,9 +46,11 @@ class Hashed:
 
     @property
     def identity(self) -> str:
+        """Its text: all that the arrays depend on."""
         return repr(self)
 
     def encode(self, texts: Sequence[str]) -> NDArray[Any]:
+        """(texts, length), rows of unit norm, or zeros for a text without a word."""
         from sklearn.feature_extraction.text import HashingVectorizer
 
         return HashingVectorizer(n_features=self.length, norm="l2").transform(texts).toarray()
@@ -61,9 +67,11 @@ class Tokens:
 
     @property
     def identity(self) -> str:
+        """The length and a digest of the vocabulary, wherever that lies; ValueError if it is not there."""
         return f"tokens {blake2b(self._vocabulary.read_bytes(), digest_size=8).hexdigest()} {self.length}"
 
     def encode(self, texts: Sequence[str]) -> NDArray[Any]:
+        """int32 (texts, length), token numbers and zeros after them; ValueError if there is no vocabulary."""
         return self._pieces.batch(texts, self.length)
 
     @cached_property
@@ -91,9 +99,11 @@ class Characters:
 
     @property
     def identity(self) -> str:
+        """Its text: all that the arrays depend on."""
         return repr(self)
 
     def encode(self, texts: Sequence[str]) -> NDArray[Any]:
+        """uint8 (texts, length), zeros first where a text is shorter."""
         rows = (text.encode()[: self.length].rjust(self.length, b"\0") for text in texts)
         return np.frombuffer(b"".join(rows), np.uint8).reshape(len(texts), self.length)
 

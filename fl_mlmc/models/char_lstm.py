@@ -66,6 +66,7 @@ class CharLSTM(nn.Module):
         self.head = nn.Linear(sizes[-1], num_classes)
 
     def forward(self, characters: Tensor) -> Tensor:
+        """Logits (batch, classes) from character numbers (batch, length), whole or as floats."""
         states: Tensor = self.embedding(characters.long())
         for layer in self.layers:
             states, _ = layer(states)
@@ -76,6 +77,7 @@ class Characters(nn.Embedding):
     """An embedding of character numbers, which may come as floats."""
 
     def forward(self, characters: Tensor) -> Tensor:
+        """(batch, length, embedding) from numbers (batch, length), whole or as floats."""
         return super().forward(characters.long())
 
 
@@ -83,6 +85,7 @@ class Layer(nn.LSTM):
     """An LSTM layer that gives its states only."""
 
     def forward(self, inputs: Tensor) -> Tensor:  # type: ignore[override]
+        """The states (batch, length, hidden) from (batch, length, features)."""
         return super().forward(inputs)[0]
 
 
@@ -90,4 +93,5 @@ class LastState(nn.Linear):
     """A classifier of the last state."""
 
     def forward(self, states: Tensor) -> Tensor:
+        """Logits (batch, classes) from states (batch, length, hidden)."""
         return super().forward(states[:, -1])

@@ -16,6 +16,7 @@ class Exits(nn.Module):
         raise NotImplementedError
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """The mean over exits of their logits, (batch, classes)."""
         logits = self.exit_logits(inputs)
         return torch.stack(logits).mean(0) if len(logits) > 1 else logits[0]
 
@@ -28,6 +29,7 @@ class Staged(Exits):
         self.stem, self.stages, self.exits = stem, nn.ModuleList(stages), nn.ModuleList(exits)
 
     def exit_logits(self, inputs: Tensor) -> list[Tensor]:
+        """After each stage, its exit's logits (batch, classes)."""
         stream, logits = self.stem(inputs), []
         for stage, exit in zip(self.stages, self.exits, strict=True):
             stream = stage(stream)

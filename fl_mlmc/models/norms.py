@@ -103,9 +103,11 @@ class Scaler(nn.Module):
         self.rate = rate
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """`inputs` / rate in training, `inputs` itself in evaluation; any shape."""
         return inputs / self.rate if self.training and self.rate != 1 else inputs
 
     def extra_repr(self) -> str:
+        """The rate, for torch's `repr`."""
         return f"rate={self.rate:g}"
 
 
@@ -122,6 +124,7 @@ class StaticBatchNorm2d(nn.BatchNorm2d):
         """While statistics are being filled: how many batches they hold."""
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """(batch, channels, height, width), normed by channel; while statistics are filled, these take note of it."""
         if self.statistics is None or (self.training and self.batches_seen is None):
             return super().forward(inputs)
         mean, variance = self.statistics
@@ -146,6 +149,7 @@ class WidthwiseBatchNorm2d(nn.Module):
         )
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """(batch, channels, height, width), normed by channel; ValueError if that many channels have no statistics."""
         channels = str(inputs.shape[1])
         if channels not in self.statistics:
             raise ValueError(

@@ -96,6 +96,7 @@ class ResNet(Exits):
                 self.exits[after] = Exit(layer(after), gate, nn.Sequential(*separable[1:]), linear)
 
     def exit_logits(self, inputs: Tensor) -> list[Tensor]:
+        """Logits (batch, classes) of every exit, the shallowest first, from images (batch, channels, height, width)."""
         stream = self.stem(inputs)
         logits = []
         for number, stage in enumerate(self.stages, start=1):
@@ -117,6 +118,7 @@ class Block(nn.Module):
         self.shortcut = nn.Conv2d(before, after, 1, stride, bias=False) if changes else None
 
     def forward(self, stream: Tensor) -> Tensor:
+        """(batch, after, height, width) from (batch, before, height, width); a stride of 2 halves height and width."""
         active = torch.relu(self.norm1(stream))
         beside = stream if self.shortcut is None else self.shortcut(active)
         return self.conv2(torch.relu(self.norm2(self.conv1(active)))) + beside
@@ -134,6 +136,7 @@ class Separable(nn.Module):
         self.norm1, self.norm2 = norm1, norm2
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """(batch, after, height / 2, width / 2), rounded up, from (batch, before, height, width)."""
         middle = torch.relu(self.norm1(self.pointwise1(self.depthwise1(inputs))))
         return torch.relu(self.norm2(self.pointwise2(self.depthwise2(middle))))
 
@@ -149,6 +152,7 @@ class Exit(nn.Module):
         self.norm, self.gate, self.bottleneck, self.linear = norm, gate, bottleneck, linear
 
     def forward(self, stream: Tensor) -> Tensor:
+        """Logits (batch, classes) from the stream of a stage, (batch, channels, height, width)."""
         active = torch.relu(self.norm(stream))
         if self.gate is not None:
             opened = nn.functional.interpolate(self.gate(active), active.shape[2:], mode="bilinear")

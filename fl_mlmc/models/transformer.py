@@ -77,6 +77,7 @@ class Transformer(Exits):
         self.exits = nn.ModuleList(nn.Linear(stream, units[CLASSES]) for _ in range(layers if exits else 0))
 
     def exit_logits(self, tokens: Tensor) -> list[Tensor]:
+        """Logits (batch, classes) of every exit, the shallowest first, from tokens (batch, length); 0 is padding."""
         tokens = tokens.long()
         known = tokens != 0
         stream = self.embeddings(tokens)
@@ -103,6 +104,7 @@ class Embeddings(nn.Module):
             nn.init.normal_(table.weight, std=0.02)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """(batch, length, stream) from whole token numbers (batch, length)."""
         places = torch.arange(tokens.shape[1], device=tokens.device)
         stream = self.word_embeddings(tokens) + self.position_embeddings(places)
         return self.LayerNorm(stream + self.token_type_embeddings.weight[0])
@@ -125,6 +127,7 @@ class EncoderLayer(nn.Module):
         self.output = _dense_norm(feed_forward, stream)
 
     def forward(self, stream: Tensor, known: Tensor) -> Tensor:
+        """(batch, length, stream) from the same shape; nobody attends to what is not `known`, bool (batch, length)."""
         query, key, value = (
             layer(stream).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for layer in self.attention["self"].values()  # type: ignore[operator]

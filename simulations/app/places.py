@@ -47,7 +47,9 @@ class RunFailed(RuntimeError):
 class Place(Protocol):
     """Somewhere to run a config to its end, with its log in `directory`; RunFailed or SuperLinkError if it is cut."""
 
-    def run(self, config: RunConfig, directory: Path, on_round: OnRound | None) -> None: ...
+    def run(self, config: RunConfig, directory: Path, on_round: OnRound | None) -> None:
+        """Run `config` to its end; `on_round` hears every row of rounds.jsonl. RunFailed or SuperLinkError as above."""
+        ...
 
 
 def place_of(config: RunConfig, *, in_flower: bool = False, ray_address: str = "") -> Place:
@@ -69,6 +71,7 @@ class Here:
     """The server in this process."""
 
     def run(self, config: RunConfig, directory: Path, on_round: OnRound | None) -> None:
+        """ConfigError, OSError and ValueError are raised as they are: they tell the user what to change."""
         from .server_app import serve
 
         with alone(), _flower_log_to(directory / SERVER_LOG):
@@ -87,6 +90,7 @@ class OnCluster:
     address: str
 
     def run(self, config: RunConfig, directory: Path, on_round: OnRound | None) -> None:
+        """Workers import this very code: it is staged, and Ray hands it out."""
         from ..engines.ray.session import ray_session
 
         with (
@@ -101,6 +105,7 @@ class UnderFlower:
     """A ServerApp process under `flwr run`, on a SuperLink that ends with the run."""
 
     def run(self, config: RunConfig, directory: Path, on_round: OnRound | None) -> None:
+        """With a node for each client of engine `flower`; beside engine `ray`, which makes its own, with one."""
         # Beside our engine Flower's own stands idle; one node with all processors is the least of it.
         cpus = processors()
         nodes, each = (1, cpus) if config.engine.name == "ray" else (config.cohort.num_clients, 1)
@@ -117,6 +122,7 @@ class OnDevices:
     tell: Callable[[str], None] = print
 
     def run(self, config: RunConfig, directory: Path, on_round: OnRound | None) -> None:
+        """ConfigError unless the engine is `flower`; who was left out is told at the end, whatever the end is."""
         from deploy.flower import environment, neutral, operator_home, wait_for_superlink
         from deploy.status import LAST_RUN
 

@@ -43,10 +43,12 @@ class RunState:
 
     @property
     def is_finished(self) -> bool:
+        """Whether it has ended, well or not."""
         return self.status.startswith("finished")
 
     @property
     def is_success(self) -> bool:
+        """Whether it ended, and nobody raised."""
         return self.status == "finished:completed"
 
 
@@ -181,6 +183,7 @@ class LocalSuperLink(SuperLinkRuns):
 
     @property
     def log_path(self) -> Path:
+        """The file with what the SuperLink and its processes wrote."""
         return self.home / "superlink.log"
 
     def submit(self, app: Path, run_config: Path, federation_config: str = "") -> int:

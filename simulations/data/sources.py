@@ -30,10 +30,14 @@ class Source(Protocol):
     """Where a data set comes from. Equal identities promise equal arrays."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """How users call it."""
+        ...
 
     @property
-    def identity(self) -> str: ...
+    def identity(self) -> str:
+        """All that its arrays depend on, as text."""
+        ...
 
     def write(self, directory: Path) -> None:
         """Leave meta.json and the arrays of both splits in `directory`."""
@@ -67,12 +71,14 @@ class Digits:
     identity = "digits"
 
     def write(self, directory: Path) -> None:
+        """Images of shape (1, 8, 8), uint8 of 0 to 16: 1,437 to train and 360 to test."""
         for split, (pixels, labels) in self._splits().items():
             np.save(directory / f"{split}_features.npy", pixels)
             np.save(directory / f"{split}_labels.npy", labels)
         write_meta(directory, "image", tuple("0123456789"))
 
     def column(self, name: str) -> NDArray[Any]:
+        """int64 labels; DataError for any other name than "label"."""
         if name != "label":
             raise DataError(f"digits has no column {name!r}; columns seen: image, label")
         return self._splits()["train"][1]
@@ -97,17 +103,21 @@ class ParquetFolder:
 
     @property
     def name(self) -> str:
+        """The folder's own name."""
         return self.directory.name
 
     @property
     def identity(self) -> str:
+        """Path, size and times of both files, and the text encoding."""
         return f"{self.directory.resolve()} {_stamps(self._files().values())} {self.encoding.identity}"
 
     def write(self, directory: Path) -> None:
+        """FileNotFoundError if a file is missing, DataError if one cannot be used."""
         train, test = map(read_parquet, self._files().values())
         write_tables(directory, train, test, self.encoding)
 
     def column(self, name: str) -> NDArray[Any]:
+        """A column of train.parquet as keys; errors as in `write`."""
         return read_parquet(self._files()["train"]).keys(name)
 
     def _files(self) -> dict[str, Path]:
@@ -140,17 +150,21 @@ class Folder:
 
     @property
     def name(self) -> str:
+        """The folder's own name."""
         return self.directory.name
 
     @property
     def identity(self) -> str:
+        """Path, size and times of all files in it, and the text encoding."""
         return f"folder {self.directory.resolve()} {_stamps(_files_below(self.directory))} {self.encoding.identity}"
 
     def write(self, directory: Path) -> None:
+        """DataError where there is no train split, no labelled test split, or a file that cannot be used."""
         with self._splits() as splits:
             write_tables(directory, *_train_and_test(f"dataset {self.directory}", splits), self.encoding)
 
     def column(self, name: str) -> NDArray[Any]:
+        """A column of the train split as keys; errors as in `write`."""
         with self._splits() as splits:
             return splits["train"]().keys(name)
 
@@ -195,12 +209,15 @@ class Hub:
 
     @property
     def identity(self) -> str:
+        """The name and the text encoding: a set of the hub is taken not to change."""
         return f"hub {self.name} {self.encoding.identity}"
 
     def write(self, directory: Path) -> None:
+        """ValueError if it cannot be fetched, DataError where it lacks a split or a cell cannot be used."""
         write_tables(directory, *_train_and_test(f"dataset {self.name!r}", self._splits()), self.encoding)
 
     def column(self, name: str) -> NDArray[Any]:
+        """A column of the train split as keys; errors as in `write`."""
         return self._splits()["train"]().keys(name)
 
     def _splits(self) -> "Splits":

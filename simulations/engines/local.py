@@ -19,6 +19,7 @@ class LocalGrid(SimulatedGrid):
         self._run_config = dict(run_config)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+        """A message is answered when its reply is asked for; `timeout` is not looked at."""
         return map(self._answer, messages)
 
     def _answer(self, message: Message) -> Message:

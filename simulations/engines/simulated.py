@@ -29,6 +29,7 @@ class SimulatedGrid(Grid):
         self._numbers = itertools.count(1)
 
     def get_node_ids(self) -> Iterable[int]:
+        """1 to `num_nodes`."""
         return list(range(1, self.num_nodes + 1))
 
     @abstractmethod
@@ -36,23 +37,28 @@ class SimulatedGrid(Grid):
         """The replies, each as soon as it is there."""
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Answers them at once; the ids by which `pull_messages` gives the replies."""
         replies = {reply.metadata.reply_to_message_id: reply for reply in self.send_and_receive(messages)}
         self._replies |= replies
         return list(replies)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """The replies to messages of these ids, each given once."""
         return [self._replies.pop(name) for name in message_ids if name in self._replies]
 
     def create_message(
         self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
     ) -> Message:
+        """A message as Flower makes one; what a strategy of Flower's own may call."""
         return Message(content, dst_node_id=dst_node_id, message_type=message_type, group_id=group_id, ttl=ttl)
 
     def set_run(self, run: object) -> None:
+        """NotImplementedError: Flower's own processes call it, and there are none."""
         raise NotImplementedError("a simulated grid stands for one run of its own")
 
     @property
     def run(self) -> object:  # type: ignore[override]
+        """NotImplementedError, likewise."""
         raise NotImplementedError("a simulated grid stands for one run of its own")
 
     def number(self, message: Message) -> Message:

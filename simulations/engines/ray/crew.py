@@ -28,6 +28,8 @@ WAIT_FOR_NODES_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Batch:
+    """Jobs that were sent to a worker together, and the answer that Ray promised."""
+
     jobs: list[Job]
     ref: ray.ObjectRef
     place: int
@@ -53,6 +55,7 @@ class Member:
     """Batches sent and not yet answered, by number; the actor runs them in this order."""
 
     def send(self, parcel: Parcel, jobs: list[Job]) -> None:
+        """Send the batch `parcel` of `jobs`; the spool has a place free, since few batches are queued at once."""
         taken = {batch.place for batch in self.batches.values()}
         place = next(place for place in range(QUEUED_BATCHES) if place not in taken)
         ref = self.actor.run.remote(parcel._replace(place=place))
@@ -64,6 +67,7 @@ class Member:
         return ray.get(batch.ref).open(self.spool, batch.place)
 
     def done(self, number: int) -> list[Job]:
+        """Take the batch off its list, for it was answered; its jobs."""
         return self.batches.pop(number).jobs
 
     @property
@@ -131,6 +135,7 @@ class Crew:
 
     @property
     def is_busy(self) -> bool:
+        """Whether any batch is under way."""
         return any(worker.batches for worker in self.workers)
 
     @property
@@ -196,6 +201,7 @@ class Crew:
             self._dismiss(worker)
 
     def close(self) -> None:
+        """End all workers, whatever they are at."""
         for worker in self.workers[:]:
             self._dismiss(worker)
 

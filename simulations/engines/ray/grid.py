@@ -62,10 +62,15 @@ class RayGrid(SimulatedGrid):
         self._batches = itertools.count(1)
 
     def get_node_ids(self) -> Iterable[int]:
+        """The range 1 to `num_nodes`: nodes that differ in nothing but their number."""
         # A range, not a list: it says that the nodes differ in nothing but their number, and costs a million nothing.
         return range(1, self.num_nodes + 1)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+        """The replies in the order in which they come; clients without one after `timeout` seconds are given up.
+
+        RuntimeError where no machine carries a client, or no worker starts.
+        """
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         server_round, broadcast = next(self._rounds), _Broadcast()
         self._crew.recruit()

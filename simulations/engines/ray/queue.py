@@ -35,6 +35,7 @@ class Job:
 
     @property
     def node(self) -> int:
+        """Whom the message is for."""
         return self.message.metadata.dst_node_id
 
     @cached_property
@@ -55,14 +56,17 @@ class Queue:
         return sum(map(len, self._lines.values()))
 
     def add(self, jobs: Iterable[Job]) -> None:
+        """Jobs at the end of their lines."""
         for job in jobs:
             self.line(job.need).append(job)
 
     def add_first(self, jobs: Iterable[Job]) -> None:
+        """Jobs at the head of their lines, the last one first: those of a lost worker, in reverse order."""
         for job in jobs:
             self.line(job.need).appendleft(job)
 
     def line(self, need: Need) -> deque[Job]:
+        """The jobs of one need that wait, in their order; takers take from its head."""
         return self._lines.setdefault(need, deque())
 
     def first_need(self, gpu: bool) -> Need | None:
@@ -79,6 +83,7 @@ class Cost:
         self._mean = FIRST_GUESS_SECONDS
 
     def learn(self, job: Job, seconds: float) -> None:
+        """A client was done after `seconds`: a fifth of what is thought of its kind from now on."""
         before = self._seconds.get(job.kind, seconds)
         self._seconds[job.kind] = 0.8 * before + 0.2 * seconds
         self._mean = 0.95 * self._mean + 0.05 * seconds

@@ -54,6 +54,7 @@ class Spool:
         return pieces
 
     def close(self) -> None:
+        """Let go of the memory; the file must be unlinked by whoever knows its path."""
         self._memory.close()
         os.close(self._file)
 

@@ -161,12 +161,14 @@ class Return(NamedTuple):
 
     @classmethod
     def pack(cls, answers: Sequence[Answer], spool: Spool | None, place: int) -> "Return":
+        """The answers, their large arrays laid into `place` of the spool if there is one with room."""
         pickled, large = _pickled_apart(list(answers))
         spooled = spool is not None and spool.write(place, large)
         sizes = [len(data) for data in large]
         return cls(pickled, sizes, None if spooled else [np.frombuffer(data, np.uint8) for data in large])
 
     def open(self, spool: Spool | None, place: int) -> list[Answer]:
+        """The answers, read on the driver's side; `spool` and `place` as in `pack`."""
         # Copied out: whoever keeps a reply must not keep a batch in the object store.
         if self.large is not None:
             return pickle.loads(self.answers, buffers=[data.tobytes() for data in self.large])
