@@ -1,3 +1,4 @@
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +8,7 @@ import torch
 
 from fl_mlmc.models import build_model
 from fl_mlmc.submodels.flat import to_vector
-from strategies.checkpoint import ServerState, load_checkpoint, load_state, save_state
+from strategies.checkpoint import CheckpointError, ServerState, load_checkpoint, load_state, save_state
 
 
 def test_a_checkpoint_holds_the_named_tensors(tmp_path: Path) -> None:
@@ -20,7 +21,7 @@ def test_a_checkpoint_holds_the_named_tensors(tmp_path: Path) -> None:
     module = model.build(model.spec.units)
     module.load_state_dict(tensors)
     assert torch.equal(to_vector(module), vector + 1)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "checkpoint-5"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "checkpoint-4", "checkpoint-5"]
     state = load_state(tmp_path / "checkpoint")
     assert state is not None
     assert (state.server_round, state.cumulative_uplink_bytes, state.log_sizes) == (5, 7, {"a": 3})
@@ -74,7 +75,7 @@ def test_a_copied_checkpoint_is_read_and_followed_by_a_link(tmp_path: Path, copi
     assert list(load_checkpoint(link)) == list(model.spec.shapes)
     save_state(link, model.spec, ServerState(3, vector + 1))
     assert link.is_symlink()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "checkpoint-3"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "checkpoint-2", "checkpoint-3"]
     assert load_state(link).server_round == 3  # type: ignore[union-attr]
 
 
@@ -86,3 +87,57 @@ def test_a_folder_that_was_not_finished_is_no_checkpoint(tmp_path: Path) -> None
     (tmp_path / "checkpoint-3" / "state.json").unlink()
     link.unlink()
     assert load_state(link).server_round == 2  # type: ignore[union-attr]
+
+
+def two_rounds(folder: Path) -> tuple[Path, torch.Tensor]:
+    model = build_model("mlp(hidden=(3,))", (2,), 2)
+    vector = model.initial(5)
+    for number in (2, 3):
+        state = ServerState(number, vector + number, {"momentum": vector}, 7, {"a": 3}, {"memory": vector})
+        save_state(folder / "checkpoint", model.spec, state)
+    return folder / "checkpoint", vector
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "scheme.safetensors", "state.json"])
+@pytest.mark.parametrize("how", ["flipped", "cut", "gone"])
+def test_a_spoilt_file_is_named_and_the_checkpoint_before_is_offered(tmp_path: Path, name: str, how: str) -> None:
+    link, vector = two_rounds(tmp_path)
+    path = tmp_path / "checkpoint-3" / name
+    content = bytearray(path.read_bytes())
+    if how == "gone":
+        path.unlink()
+    else:
+        at = content.index(b"7") if name == "state.json" else -1
+        content[at] ^= 1
+        path.write_bytes(content if how == "flipped" else content[:-1] if name != "state.json" else content[:-2])
+    if (how, name) == ("gone", "state.json"):  # a folder without it was never finished: the one before counts
+        assert load_state(link).server_round == 2  # type: ignore[union-attr]
+        return
+    with pytest.raises(CheckpointError, match=r"checkpoint-3 is damaged: .*Delete .*checkpoint-3 .* checkpoint-2$"):
+        load_state(link)
+    shutil.rmtree(tmp_path / "checkpoint-3")
+    state = load_state(link)
+    assert state is not None
+    assert state.server_round == 2
+    assert torch.equal(state.vector, vector + 2)
+
+
+def test_a_checkpoint_of_before_digests_is_read(tmp_path: Path) -> None:
+    link, vector = two_rounds(tmp_path)
+    facts = json.loads((link / "state.json").read_text())
+    del facts["digests"], facts["digest"]
+    (link / "state.json").write_text(json.dumps(facts))
+    assert torch.equal(load_state(link).vector, vector + 3)  # type: ignore[union-attr]
+
+
+def test_a_file_system_without_links_keeps_the_last_whole_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_links(*_: object, **__: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "symlink_to", no_links)
+    link, vector = two_rounds(tmp_path)
+    assert not link.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-2", "checkpoint-3"]
+    assert torch.equal(load_state(link).vector, vector + 3)  # type: ignore[union-attr]
