@@ -17,7 +17,7 @@ from fl_mlmc.data.spec import DataSpec
 
 from .data import Examples, normalised, parse_meta
 from .images import Picture
-from .tables import NUMBERS, READERS, DataError, Place, Table
+from .tables import NUMBERS, READERS, DataError, Origin, Table
 
 LABEL = "label"
 IMAGES = ("image", "img")
@@ -68,7 +68,7 @@ def _file(path: Path, spec: DataSpec) -> Examples:
     if image is None or table.column(image).holds in NUMBERS:
         return _values(table, spec), labels
     cells = (cell for piece in table.cells(image) for cell in piece)
-    return _stacked((_pixels(cell, table.place(image, row), spec) for row, cell in enumerate(cells)), spec), labels
+    return _stacked((_pixels(cell, table.origin(image, row), spec) for row, cell in enumerate(cells)), spec), labels
 
 
 def _folder(path: Path, spec: DataSpec) -> Examples:
@@ -80,8 +80,8 @@ def _folder(path: Path, spec: DataSpec) -> Examples:
         for folder in folders
         for file in sorted(entry for entry in folder.iterdir() if entry.suffix.lower() in SUFFIXES)
     ]
-    pixels = _stacked((_pixels(file, Place(str(file)), spec) for file in files), spec)
-    labels = [_class(file.parent.name, spec, Place(str(file.parent))) for file in files]
+    pixels = _stacked((_pixels(file, Origin(str(file)), spec) for file in files), spec)
+    labels = [_class(file.parent.name, spec, Origin(str(file.parent))) for file in files]
     return pixels, np.array(labels, dtype=np.int64)
 
 
@@ -99,7 +99,7 @@ def _values(table: Table, spec: DataSpec) -> NDArray[np.float32]:
         values[:, index] = column = table.numbers(name)
         if spec.kind == "image" and (wrong := (column < 0) | (column > 255)).any():
             row = int(wrong.argmax())
-            raise table.place(name, row).error(f"holds {column[row]:g}, pixels are 0 to 255")
+            raise table.origin(name, row).error(f"holds {column[row]:g}, pixels are 0 to 255")
     return values.reshape(-1, *spec.input_shape)
 
 
@@ -109,30 +109,30 @@ def _labels(table: Table, spec: DataSpec) -> NDArray[np.int64]:
     labels = np.empty(table.num_rows, dtype=np.int64)
     for row, value in enumerate(table.classes(LABEL)):
         named = own_names[value] if own_names and 0 <= value < len(own_names) else value
-        labels[row] = _class(str(named), spec, table.place(LABEL, row))
+        labels[row] = _class(str(named), spec, table.origin(LABEL, row))
     return labels
 
 
-def _class(text: str, spec: DataSpec, place: Place) -> int:
+def _class(text: str, spec: DataSpec, origin: Origin) -> int:
     if text in spec.class_names:
         return spec.class_names.index(text)
     number = int(text) if text.isdecimal() else -1
     if not 0 <= number < spec.num_classes:
-        raise place.error(
+        raise origin.error(
             f"has the label {text!r}; the classes are {', '.join(spec.class_names[:10])}, or 0 to "
             f"{spec.num_classes - 1}"
         )
     return number
 
 
-def _pixels(cell: Any, place: Place, spec: DataSpec) -> NDArray[np.uint8]:
+def _pixels(cell: Any, origin: Origin, spec: DataSpec) -> NDArray[np.uint8]:
     if spec.kind != "image":
-        raise place.error(f"is an image, the data set holds {spec.kind}s")
-    picture = Picture.open(cell, place)
+        raise origin.error(f"is an image, the data set holds {spec.kind}s")
+    picture = Picture.open(cell, origin)
     channels, height, width = spec.input_shape
     if picture.image.size != (width, height):
         own_width, own_height = picture.image.size
-        raise picture.place.error(f"has {own_width}x{own_height} pixels, expected {width}x{height}")
+        raise picture.origin.error(f"has {own_width}x{own_height} pixels, expected {width}x{height}")
     return picture.pixels(channels)
 
 

@@ -1,7 +1,7 @@
 """Tables as users have them: CSV, Parquet and Arrow files, the one reader of server and devices.
 
-A column is read when it is asked for, and no other: what else a file holds does not matter. Every cell has a place, so
-that an error names file, column and row. CSV needs numpy alone, Parquet and Arrow need pyarrow.
+A column is read when it is asked for, and no other: what else a file holds does not matter. Every cell has its
+origin, so that an error names file, column and row. CSV needs numpy alone, Parquet and Arrow need pyarrow.
 """
 
 import csv
@@ -35,7 +35,7 @@ class DataError(ValueError):
 
 
 @dataclass(frozen=True)
-class Place:
+class Origin:
     """Where something stands, in words by which its owner finds it. Rows count from 0, lines of a file from 1."""
 
     source: str
@@ -44,7 +44,7 @@ class Place:
     line: int | None = None
 
     def error(self, seen: str) -> DataError:
-        """What to raise of the thing here; `seen` goes on a sentence that the place begins."""
+        """What to raise of the thing here; `seen` goes on with the sentence."""
         return DataError(f"{self} {seen}")
 
     def __str__(self) -> str:
@@ -111,20 +111,20 @@ class Table:
         """What the column holds; DataError where there is none of that name, or two, or files differ."""
         for part in self.parts:
             if name not in part.columns:
-                raise Place(part.source).error(f"has no column {name!r}; columns seen: {_listed(part.names)}")
+                raise Origin(part.source).error(f"has no column {name!r}; columns seen: {_listed(part.names)}")
             if list(part.names).count(name) > 1:
-                raise Place(part.source).error(f"has more than one column {name!r}; rename or drop the others")
+                raise Origin(part.source).error(f"has more than one column {name!r}; rename or drop the others")
             if part.columns[name].holds != self.columns[name].holds:
-                raise Place(part.source, name).error(
+                raise Origin(part.source, name).error(
                     f"holds {part.columns[name].kind}, in {self.parts[0].source} it holds {self.columns[name].kind}"
                 )
         return self.columns[name]
 
-    def place(self, name: str, row: int) -> Place:
+    def origin(self, name: str, row: int) -> Origin:
         """Where the cell of a column stands, `row` counted through all files."""
         for part in self.parts:
             if row < part.num_rows:
-                return Place(part.source, name, row, part.lines[row] if part.lines else None)
+                return Origin(part.source, name, row, part.lines[row] if part.lines else None)
             row -= part.num_rows
         raise IndexError(f"row {row} beyond the end of {self.source}")
 
@@ -141,8 +141,8 @@ class Table:
                     piece == "" if isinstance(piece, np.ndarray) else piece.is_null().to_numpy(zero_copy_only=False)
                 )
                 if missing.any():
-                    place = self.place(name, start + int(missing.argmax()))
-                    raise place.error("is empty; expected a value in each row. Fill or drop such rows")
+                    origin = self.origin(name, start + int(missing.argmax()))
+                    raise origin.error("is empty; expected a value in each row. Fill or drop such rows")
                 yield start, piece
                 start += len(piece)
 
@@ -162,13 +162,13 @@ class Table:
     def numbers(self, name: str) -> NDArray[np.float32]:
         """The column as finite numbers; texts are read as such."""
         if (column := self.column(name)).holds not in NUMBERS:
-            raise Place(self.source, name).error(f"holds {column.kind}; expected numbers")
+            raise Origin(self.source, name).error(f"holds {column.kind}; expected numbers")
         pieces = [self._numbers(name, start, self._values(name, start, piece)) for start, piece in self.pieces(name)]
         return np.concatenate([np.empty(0, np.float32), *pieces])
 
     def _sortable(self, name: str, allowed: frozenset[Holds], expected: str) -> NDArray[Any]:
         if (column := self.column(name)).holds not in allowed:
-            raise Place(self.source, name).error(f"holds {column.kind}; expected {expected}")
+            raise Origin(self.source, name).error(f"holds {column.kind}; expected {expected}")
         pieces = [self._values(name, start, piece) for start, piece in self.pieces(name)]
         values = np.concatenate(pieces) if pieces else np.empty(0, object)
         return _typed(values) if column.holds == "field" else values
@@ -184,7 +184,7 @@ class Table:
             try:
                 values[row] = cell.decode() if isinstance(cell, bytes) else cell
             except UnicodeDecodeError:
-                raise self.place(name, start + row).error(f"holds {_shown(cell)}, which is no text in UTF-8") from None
+                raise self.origin(name, start + row).error(f"holds {_shown(cell)}, which is no text in UTF-8") from None
         return values
 
     def _cells(self, name: str, start: int, piece: "pa.Array | NDArray[np.str_]") -> list[Any]:
@@ -194,7 +194,7 @@ class Table:
             return piece.to_pylist()
         except UnicodeDecodeError:  # pyarrow does not look into a file's texts before
             row = next(row for row, cell in enumerate(piece) if not _is_readable(cell))
-            raise self.place(name, start + row).error("holds a text that is not in UTF-8") from None
+            raise self.origin(name, start + row).error("holds a text that is not in UTF-8") from None
 
     def _numbers(self, name: str, start: int, cells: NDArray[Any]) -> NDArray[np.float32]:
         with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and named below
@@ -206,10 +206,12 @@ class Table:
                     try:
                         numbers[row] = float(cell)
                     except (TypeError, ValueError):
-                        raise self.place(name, start + row).error(f"holds {_shown(cell)}, which is no number") from None
+                        raise self.origin(name, start + row).error(
+                            f"holds {_shown(cell)}, which is no number"
+                        ) from None
         if not np.isfinite(numbers).all():
             row = int((~np.isfinite(numbers)).argmax())
-            raise self.place(name, start + row).error(f"holds {_shown(cells[row])}, which is not finite")
+            raise self.origin(name, start + row).error(f"holds {_shown(cells[row])}, which is not finite")
         return numbers
 
 
@@ -227,10 +229,10 @@ def read_csv(path: Path, delimiter: str = ",") -> Table:
     for line, row in body:
         if len(row) != len(header):
             raise DataError(f"{path} line {line} has {len(row)} fields, its header {len(header)}")
-    places = {name: index for index, name in enumerate(header)}
+    indices = {name: index for index, name in enumerate(header)}
 
     def read(column: str) -> Iterator[NDArray[np.str_]]:
-        index = places[column]
+        index = indices[column]
         for start in range(0, len(body), PIECE_ROWS):
             yield np.array([row[index] for _, row in body[start : start + PIECE_ROWS]], dtype=str)
 
@@ -301,7 +303,7 @@ def arrow_part(source: str, num_rows: int, schema: "pa.Schema", read: "Callable[
         noted = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
         columns = {item.name: _arrow_column(item.type, noted.get(item.name)) for item in schema}
     except (ValueError, AttributeError, TypeError) as error:
-        raise Place(source).error(f"has notes of `datasets` in its schema that cannot be read: {error}") from None
+        raise Origin(source).error(f"has notes of `datasets` in its schema that cannot be read: {error}") from None
     return Part(source, num_rows, schema.names, columns, read)
 
 
@@ -352,7 +354,7 @@ def _named(path: Path, column: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError) as error:
-        raise Place(str(path), column).error(f"cannot be read: {_reason(error)}. Write it again") from None
+        raise Origin(str(path), column).error(f"cannot be read: {_reason(error)}. Write it again") from None
 
 
 def _typed(fields: NDArray[np.str_]) -> NDArray[Any]:

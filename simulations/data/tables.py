@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from clients.data import FORMAT
 from clients.images import Picture
-from clients.tables import PIECE_ROWS, DataError, Place, Table, arrow_part
+from clients.tables import PIECE_ROWS, DataError, Origin, Table, arrow_part
 from fl_mlmc.data.spec import Kind
 from fl_mlmc.data.texts import TextEncoding
 
@@ -129,14 +129,14 @@ def _write_labels(directory: Path, train: Table, test: Table, name: str) -> tupl
     """Labels as class numbers; the classes' names, which are those of the train split."""
     names, own = train.column(name).class_names, test.column(name).class_names
     if names and own != names:
-        raise Place(test.source, name).error(
+        raise Origin(test.source, name).error(
             f"has other classes ({', '.join(own) or 'without names'}) than {', '.join(names)} in {train.source}"
         )
     values = train.classes(name)
     classes = np.arange(len(names)) if names else np.unique(values)
     for split, table, labels in (("train", train, values), ("test", test, test.classes(name))):
         if _is_of_texts(labels) != _is_of_texts(classes):
-            raise Place(table.source, name).error(
+            raise Origin(table.source, name).error(
                 f"holds {_written(labels)}, in {train.source} it holds {_written(classes)}: one split has its classes "
                 f"as text, the other as numbers. Write both alike"
             )
@@ -144,7 +144,7 @@ def _write_labels(directory: Path, train: Table, test: Table, name: str) -> tupl
         unknown = classes[numbers] != labels
         if unknown.any():
             first, seen = int(unknown.argmax()), np.unique(labels[unknown])[:5].tolist()
-            raise table.place(name, first).error(
+            raise table.origin(name, first).error(
                 f"holds {labels[first]}: the {split} split holds {seen}, which "
                 f"{'is' if len(seen) == 1 else 'are'} not among the {len(classes)} classes of the train split. "
                 f"Drop those rows"
@@ -184,15 +184,15 @@ def _is_text(table: Table, name: str) -> bool:
 
 
 def _write_images(directory: Path, train: Table, test: Table, name: str) -> None:
-    sizes: dict[tuple[int, int], Place] = {}
+    sizes: dict[tuple[int, int], Origin] = {}
     is_grey = True
     for table in (train, test):
         for piece in _pictures(table, name):
             for picture in piece:
-                sizes.setdefault(picture.image.size, picture.place)
+                sizes.setdefault(picture.image.size, picture.origin)
                 is_grey = is_grey and picture.is_grey
     if len(sizes) > 1:
-        seen = [f"{width}x{height} ({place})" for (width, height), place in sorted(sizes.items())]
+        seen = [f"{width}x{height} ({origin})" for (width, height), origin in sorted(sizes.items())]
         raise DataError(
             f"{train.source} column {name!r} mixes {len(sizes)} image sizes: {', '.join(seen[:3])}"
             f"{', …' if len(seen) > 3 else ''}; expected one. Resize them first"
@@ -207,7 +207,7 @@ def _write_images(directory: Path, train: Table, test: Table, name: str) -> None
 def _pictures(table: Table, name: str) -> Iterator[Iterator[Picture]]:
     start = 0
     for cells in table.cells(name):
-        yield (Picture.open(cell, table.place(name, row)) for row, cell in enumerate(cells, start))
+        yield (Picture.open(cell, table.origin(name, row)) for row, cell in enumerate(cells, start))
         start += len(cells)
 
 

@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from clients.images import Picture
-from clients.tables import DataError, Place
+from clients.tables import DataError, Origin
 
 GREY = np.random.default_rng(0).integers(0, 256, (20, 16), dtype=np.uint8)
 COLOUR = np.random.default_rng(0).integers(0, 256, (20, 16, 3), dtype=np.uint8)
-PLACE = Place("own.parquet", "image", 7)
+ORIGIN = Origin("own.parquet", "image", 7)
 
 
 def encoded(pixels: np.ndarray, form: str = "PNG", mode: str | None = None) -> bytes:
@@ -37,15 +37,15 @@ def cut(content: bytes) -> bytes:
 
 @pytest.mark.parametrize("cell", [encoded(GREY), {"bytes": encoded(GREY), "path": None}, {"bytes": encoded(GREY)}])
 def test_a_cell_is_bytes_or_a_struct(cell: object) -> None:
-    np.testing.assert_array_equal(Picture.open(cell, PLACE).pixels(1), GREY[None])
-    np.testing.assert_array_equal(Picture.open(cell, PLACE).pixels(3), np.stack([GREY] * 3))
+    np.testing.assert_array_equal(Picture.open(cell, ORIGIN).pixels(1), GREY[None])
+    np.testing.assert_array_equal(Picture.open(cell, ORIGIN).pixels(3), np.stack([GREY] * 3))
 
 
 def test_a_cell_is_the_path_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "one.png"
     path.write_bytes(encoded(COLOUR))
     for cell in (path, str(path), {"bytes": None, "path": str(path)}, {"bytes": b"", "path": str(path)}):
-        picture = Picture.open(cell, PLACE)
+        picture = Picture.open(cell, ORIGIN)
         assert not picture.is_grey
         np.testing.assert_array_equal(picture.pixels(3), COLOUR.transpose(2, 0, 1))
 
@@ -80,7 +80,7 @@ BROKEN = {
 @pytest.mark.parametrize(("cell", "reason"), BROKEN.values(), ids=BROKEN)
 def test_a_broken_image_has_its_place(cell: object, reason: str, recwarn: pytest.WarningsRecorder) -> None:
     with pytest.raises(DataError, match=rf"own\.parquet column 'image' row 7 {reason}"):
-        Picture.open(cell, PLACE).pixels(1)
+        Picture.open(cell, ORIGIN).pixels(1)
     assert not recwarn.list
 
 
@@ -89,15 +89,15 @@ def test_a_broken_file_is_named_beside_the_cell(tmp_path: Path, name: str) -> No
     path = tmp_path / "one.png"
     path.write_bytes(BROKEN[name][0])  # type: ignore[arg-type]
     with pytest.raises(DataError, match=rf"{path} of own.parquet column 'image' row 7 {BROKEN[name][1]}"):
-        Picture.open({"bytes": None, "path": str(path)}, PLACE).pixels(1)
+        Picture.open({"bytes": None, "path": str(path)}, ORIGIN).pixels(1)
     with pytest.raises(DataError, match=f"^{path} {BROKEN[name][1]}"):
-        Picture.open(path, Place(str(path))).pixels(1)
+        Picture.open(path, Origin(str(path))).pixels(1)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK"])
 def test_modes_of_eight_bits_are_read(mode: str) -> None:
     form = "TIFF" if mode == "CMYK" else "PNG"
-    picture = Picture.open(encoded(COLOUR, form, mode), PLACE)
+    picture = Picture.open(encoded(COLOUR, form, mode), ORIGIN)
     assert picture.is_grey == (mode in ("1", "L", "LA"))
     assert picture.pixels(3).shape == (3, 20, 16)
     assert picture.pixels(1).shape == (1, 20, 16)
