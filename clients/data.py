@@ -111,6 +111,16 @@ class FederatedData:
         return blake2b("".join(digests).encode(), digest_size=16).hexdigest()
 
     @property
+    def num_train(self) -> int:
+        """Examples of the train split."""
+        return len(self._splits["train"][1])
+
+    @property
+    def num_test(self) -> int:
+        """Examples of the test split."""
+        return len(self._splits["test"][1])
+
+    @property
     def num_clients(self) -> int:
         """Clients that the train split is shared out among."""
         return len(self._offsets) - 1

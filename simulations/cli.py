@@ -26,6 +26,8 @@ console = Console()
 errors = Console(stderr=True)
 app.add_typer(deployment, name="deploy")
 
+Resume = Annotated[Path | None, typer.Option("--resume", metavar="RUN_DIR", help="Go on with the run there.")]
+Force = Annotated[bool, typer.Option("--force", help="Resume also with other data or code; run.json notes it.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a run-config key.")]
 
 
@@ -38,11 +40,16 @@ def main() -> None:
 def run(
     scenario: Annotated[Path | None, typer.Argument(metavar="[SCENARIO.toml]", help="Run-config keys in TOML.")] = None,
     settings: Settings = None,
-    resume: Annotated[Path | None, typer.Option(metavar="RUN_DIR", help="Go on with the run there.")] = None,
+    resume: Resume = None,
     ray_address: Annotated[str, typer.Option(metavar="ADDRESS", help="Run on the Ray cluster there.")] = "",
+    force: Force = False,
 ) -> None:
     """Run a scenario to its end, and exit with 0 only if it got there."""
-    _run(scenario, settings, resume, ["run"], lambda config: place_of(config, in_flower=True, ray_address=ray_address))
+
+    def place(config: RunConfig) -> Place:
+        return place_of(config, in_flower=True, ray_address=ray_address)
+
+    _run(scenario, settings, resume, force, ["run"], place)
 
 
 @deployment.command("run")
@@ -50,40 +57,34 @@ def run_on_devices(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="The folder that `init` made.")],
     scenario: Annotated[Path | None, typer.Argument(metavar="[SCENARIO.toml]", help="Run-config keys in TOML.")] = None,
     settings: Settings = None,
-    resume: Annotated[Path | None, typer.Option(metavar="RUN_DIR", help="Go on with the run there.")] = None,
+    resume: Resume = None,
+    force: Force = False,
 ) -> None:
     """Submit the app to the running server and follow it to its end; Ctrl-C stops the run."""
-
-    def tell(line: str) -> None:
-        errors.print(line, highlight=False, soft_wrap=True, markup=False)
-
-    _run(
-        scenario,
-        settings,
-        resume,
-        ["deploy", "run", str(directory)],
-        lambda _: OnDevices(directory, tell),
-        {"engine": "flower"},
-    )
+    command = ["deploy", "run", str(directory)]
+    _run(scenario, settings, resume, force, command, lambda _: OnDevices(directory, _tell), {"engine": "flower"})
 
 
 def _run(
     scenario: Path | None,
     settings: list[str] | None,
     resume: Path | None,
+    force: bool,
     command: Sequence[str],
     place: Callable[[RunConfig], Place],
-    forced: Mapping[str, Scalar] | None = None,
+    given: Mapping[str, Scalar] | None = None,
 ) -> None:
     """Run what was asked for; `command` is what goes on with such a run, but for --resume."""
     signal.signal(signal.SIGTERM, _end)
     try:
-        if resume is not None and (scenario or settings):
-            raise ConfigError("--resume goes on with the run's own config: leave out the scenario and --set")
-        changes = {**dict(map(parse_setting, settings or [])), **(forced or {})}
-        config = load_run(resume) if resume else load_config(scenario, changes)
+        if resume is not None and scenario:
+            raise ConfigError("--resume goes on with the run's own config: leave out the scenario")
+        if force and resume is None:
+            raise ConfigError("--force is for --resume")
+        changes = dict(map(parse_setting, settings or []))
+        config = load_run(resume, changes) if resume else load_config(scenario, {**changes, **(given or {})})
         with _Bar(config) as bar:
-            result = execute(config, bar.advance, place(config))
+            result = execute(config, bar.advance, place(config), force=force, tell=_tell)
     except (ConfigError, ValueError, OSError) as error:
         errors.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from None
@@ -150,6 +151,10 @@ def theory(
     for shown in summaries(table):
         console.print(shown)
     console.print(f"tables and pictures  {out}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _tell(line: str) -> None:
+    errors.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def _end(number: int, frame: object) -> None:

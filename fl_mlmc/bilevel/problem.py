@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -251,6 +252,12 @@ def load_problem(text: str) -> Any:
         return getattr(_load_file(module) if module.endswith(".py") else importlib.import_module(module), name)
     except (ImportError, AttributeError, OSError, SyntaxError) as error:
         raise ValueError(f"problem {text!r} cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+def file_of_problem(text: str) -> Path | None:
+    """The file of a problem of one's own that "path/to/file.py:object" names; None of any other text."""
+    module, colon, _ = text.rpartition(":")
+    return Path(module) if colon and module.endswith(".py") else None
 
 
 def _load_file(path: str) -> Any:

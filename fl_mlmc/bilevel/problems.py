@@ -6,7 +6,7 @@ from typing import Literal
 
 from ..models import Model, build_model
 from ..registry import parse_call
-from .problem import BilevelProblem, load_problem
+from .problem import BilevelProblem, file_of_problem, load_problem
 from .quadratic import quadratic
 from .tasks import hyper_cleaning, hyper_representation, log_ridge, meta_learning
 
@@ -43,9 +43,21 @@ def check_problem(text: str) -> None:
         raise ValueError(f"a problem of one's own is module:object or path/to/file.py:object, got {text!r}")
 
 
-@lru_cache(maxsize=4)
 def build_problem(text: str, model_text: str, input_shape: tuple[int, ...], num_classes: int) -> BilevelProblem:
-    """The problem that `text` names, over the model that `model_text` names. Equal arguments give the same object."""
+    """The problem that `text` names, over the model that `model_text` names.
+
+    Equal arguments give the same object, until the file of a problem of one's own changes.
+    """
+    file = file_of_problem(text)
+    stat = file.stat() if file and file.exists() else None
+    version = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) if stat else None
+    return _build(text, model_text, input_shape, num_classes, version)
+
+
+@lru_cache(maxsize=4)
+def _build(
+    text: str, model_text: str, input_shape: tuple[int, ...], num_classes: int, version: tuple[int, ...] | None
+) -> BilevelProblem:
     model = build_model(model_text, input_shape, num_classes)
     if ":" in text:
         found = load_problem(text)

@@ -40,7 +40,7 @@ class RoundLog:
         if (directory / RUN).exists():
             raise FileExistsError(f"{directory} already holds a run; choose another run-name or runs-dir")
         log = cls(directory, on_round)
-        log._write_run({"status": "running", **header, "versions": _versions()})
+        log._write_run({"status": "running", "versions": versions(), **header})
         for name in (CLIENTS, ROUNDS):
             (directory / name).touch()
         return log
@@ -80,7 +80,11 @@ class RoundLog:
 
     def finish(self, status: str) -> None:
         """Record how the run stands: "completed", "failed: <reason>", or "running" once more."""
-        self._write_run({**json.loads((self.directory / RUN).read_text()), "status": status})
+        self.update({"status": status})
+
+    def update(self, facts: Mapping[str, Any]) -> None:
+        """Put `facts` into run.json, in place of what it says under their keys."""
+        self._write_run({**read_run(self.directory), **facts})
 
     def _append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         text = "".join(_line(row) for row in rows)
@@ -103,10 +107,22 @@ class RoundLog:
             raise
 
 
+def read_run(directory: Path) -> dict[str, Any]:
+    """What run.json says; FileNotFoundError where there is none, ValueError on one that cannot be read."""
+    path = directory / RUN
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    if not isinstance(content, dict) or "status" not in content:
+        raise ValueError(f"{path} is not what a run left: it has no status")
+    return content
+
+
 def status_of(directory: Path) -> str:
     """How the run in `directory` stands, as run.json says; "not started" where there is none."""
     try:
-        return str(json.loads((directory / RUN).read_text())["status"])
+        return str(read_run(directory)["status"])
     except FileNotFoundError:
         return "not started"
 
@@ -129,7 +145,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of Python and the libraries that decide a run's numbers, here and now."""
     return {"python": platform.python_version()} | {
         name: _version(name) for name in ("fl-mlmc", "flwr", "numpy", "ray", "torch")
     }

@@ -152,15 +152,20 @@ class RosterEntry(_Record):
     code_stamp: str
 
 
-@lru_cache(maxsize=1)
 def code_stamp() -> str:
     """A digest of the source that both sides run: the files of `fl_mlmc` and `clients`.
 
     The server compares it with each client's: a client that runs other code is left out by name, not averaged in.
     """
+    return stamp_of("clients", "fl_mlmc")
+
+
+@lru_cache(maxsize=4)
+def stamp_of(*packages: str) -> str:
+    """A digest of the source files of packages."""
     root = Path(__file__).parents[2]
     digest = hashlib.blake2b(digest_size=8)
-    for package in ("clients", "fl_mlmc"):
+    for package in packages:
         for path in sorted((root / package).rglob("*.py")):
             digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()

@@ -1,23 +1,26 @@
 """Runs from Python: `run("simulations/scenarios/quickstart.toml", engine="local", seed=1)`."""
 
 import contextlib
-import json
 import os
 import time
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from clients.data import FederatedData
 from fl_mlmc.frames import read_clients, read_rounds
 from fl_mlmc.run.config import ConfigError, RunConfig, Scalar
-from fl_mlmc.run.log import RUN, RoundLog, status_of
+from fl_mlmc.run.config.section import dashed
+from fl_mlmc.run.log import RUN, RoundLog, read_run, status_of
 from strategies.checkpoint import CHECKPOINT, load_checkpoint, load_state
 
+from ..data.sources import Digits
 from .places import OnRound, Place, RunFailed, place_of
+from .provenance import check_resume
 from .run_lock import writing
 from .superlink import SuperLinkError
 
@@ -53,29 +56,48 @@ def load_config(scenario: str | Path | None, changes: Mapping[str, Scalar | Path
     config = RunConfig.from_flower(_read_scenario(Path(scenario)) if scenario else {}).changed(**changes)
     stem = Path(scenario).stem if scenario else "run"
     name = config.output.run_name or f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    data_dir = Path(config.data.data_dir).expanduser().absolute() if config.data.data_dir else ""
-    runs_dir = Path(config.output.runs_dir).expanduser().absolute()
-    return config.changed(
-        runs_dir=runs_dir, run_name=name, data_dir=data_dir, problem=_problem_here(config.training.problem)
-    )
+    return _absolute(config).changed(run_name=name)
 
 
-def load_run(directory: Path) -> RunConfig:
-    """The config that goes on with the run in `directory` after its last checkpoint; ConfigError if none is there."""
+def load_run(directory: Path, changes: Mapping[str, Scalar | Path] | None = None) -> RunConfig:
+    """The config that goes on with the run in `directory` after its last checkpoint; ConfigError if none is there.
+
+    `changes` may say where its data lies now: data_dir or dataset.
+    """
     directory = directory.expanduser().absolute()
     try:
-        header = json.loads((directory / RUN).read_text())
+        header = read_run(directory)
     except FileNotFoundError:
         raise ConfigError(f"{directory} holds no run to resume: it has no {RUN}") from None
-    config = RunConfig.from_flower(header["config"])
-    return config.changed(resume=True, runs_dir=directory.parent, run_name=directory.name)
+    if not isinstance(config := header.get("config"), dict):
+        raise ConfigError(f"{directory / RUN} has no config to resume")
+    if others := {dashed(key) for key in changes or {}} - {"data-dir", "dataset"}:
+        raise ConfigError(
+            f"--resume goes on with the run's own config: leave out the scenario and --set, but for data-dir and "
+            f"dataset, which say where its data lies now; got {', '.join(sorted(others))}"
+        )
+    try:
+        kept = RunConfig.from_flower(config).changed(resume=True, runs_dir=directory.parent, run_name=directory.name)
+    except ConfigError as error:
+        raise ConfigError(f"{directory / RUN}: {error}") from None
+    return _absolute(kept.changed(**changes)) if changes else kept
 
 
-def execute(config: RunConfig, on_round: OnRound | None = None, place: Place | None = None) -> RunResult:
+def execute(
+    config: RunConfig,
+    on_round: OnRound | None = None,
+    place: Place | None = None,
+    *,
+    force: bool = False,
+    tell: Callable[[str], None] = print,
+) -> RunResult:
     """Run a config from `load_config` to its end, at `place`; in this process or on RAY_ADDRESS unless given.
 
-    ConfigError on a config that cannot run there, RunFailed on a run that ended early.
+    A run from `load_run` must go on with the data and the code that it began with, unless by `force`; `tell` hears what
+    is other. ConfigError on a config that cannot run there, RunFailed on a run that ended early.
     """
+    from .prepare import prepare_data  # a second of imports
+
     place = place or place_of(config)
     directory = Path(config.output.runs_dir) / config.output.run_name
     if config.output.resume:
@@ -83,6 +105,8 @@ def execute(config: RunConfig, on_round: OnRound | None = None, place: Place | N
             if status_of(directory) == "completed":
                 return RunResult.read(directory)
             saved = load_state(directory / CHECKPOINT)
+            data = FederatedData.open(prepare_data(config))
+            check_resume(directory, config, data, saved.server_round if saved else 0, force, tell)
             RoundLog.resume(directory, saved.log_sizes if saved else {})  # before anybody follows the log
     elif (directory / RUN).exists():
         raise ConfigError(f"{directory} already holds a run; choose another run-name or runs-dir")
@@ -95,6 +119,17 @@ def execute(config: RunConfig, on_round: OnRound | None = None, place: Place | N
         _mark_failed(directory, error)
         raise
     return RunResult.read(directory)
+
+
+def _absolute(config: RunConfig) -> RunConfig:
+    """The config with its paths made absolute, for processes that stand elsewhere."""
+    data, dataset = config.data, Path(config.data.dataset).expanduser().absolute()
+    return config.changed(
+        dataset=dataset if dataset.is_dir() and data.dataset != Digits.name else data.dataset,
+        data_dir=Path(data.data_dir).expanduser().absolute() if data.data_dir else "",
+        runs_dir=Path(config.output.runs_dir).expanduser().absolute(),
+        problem=_problem_here(config.training.problem),
+    )
 
 
 def _problem_here(text: str) -> str:
@@ -110,7 +145,7 @@ def _read_scenario(path: Path) -> dict[str, Scalar]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"there is no scenario {path}") from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"scenario {path} is not TOML: {error}") from None
 
 

@@ -17,7 +17,6 @@ from fl_mlmc.models import Model
 from fl_mlmc.models.norms import fill_statistics, has_static_statistics, pieces
 from fl_mlmc.run.config import RunConfig
 from fl_mlmc.run.log import RoundLog
-from fl_mlmc.run.protocol import code_stamp
 from fl_mlmc.submodels.flat import load_vector
 from fl_mlmc.training.local import device_named
 from strategies.bilevel import FedBilevel
@@ -27,6 +26,7 @@ from strategies.tiered import TieredStrategy, to_arrays
 from ..engines.by_name import open_engine
 from ..engines.heap import keep_heap
 from .prepare import prepare_run
+from .provenance import check_resume, provenance
 from .run_lock import writing
 
 app = ServerApp()
@@ -55,9 +55,10 @@ def serve(
     with writing(directory, patience):
         saved = load_state(directory / CHECKPOINT) if config.output.resume else None
         if config.output.resume:
+            check_resume(directory, config, federated, saved.server_round if saved else 0)
             round_log = RoundLog.resume(directory, saved.log_sizes if saved else {}, on_round)
         else:
-            round_log = RoundLog.create(directory, _header(config, model), on_round)
+            round_log = RoundLog.create(directory, _header(config, model, federated), on_round)
         try:
             strategy = _strategy(config, model, round_log, str(data), federated)
             if saved:
@@ -97,7 +98,7 @@ def run_directory(config: RunConfig) -> Path:
     return Path(config.output.runs_dir).expanduser().absolute() / name
 
 
-def _header(config: RunConfig, model: Model) -> Mapping[str, Any]:
+def _header(config: RunConfig, model: Model, data: FederatedData) -> Mapping[str, Any]:
     return {
         "config": config.to_flower(),
         "seed": config.seed,
@@ -110,7 +111,7 @@ def _header(config: RunConfig, model: Model) -> Mapping[str, Any]:
             for tier in config.cohort.tier_list
         ],
         "num_parameters": model.spec.size,
-        "code_stamp": code_stamp(),
+        **provenance(config, data),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
