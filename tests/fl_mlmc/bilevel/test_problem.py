@@ -1,9 +1,11 @@
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
 
 from fl_mlmc.bilevel import BilevelProblem, Held, Point, load_problem
+from fl_mlmc.bilevel.problems import build_problem
 from fl_mlmc.bilevel.quadratic import quadratic
 from fl_mlmc.submodels import Axis, WidthSpec, plan
 
@@ -72,3 +74,19 @@ def test_a_problem_is_loaded_by_name() -> None:
     for text in ("nothing", "no.such.module:problem", "fl_mlmc.bilevel.quadratic:nothing"):
         with pytest.raises(ValueError, match=text):
             load_problem(text)
+
+
+def test_the_file_of_an_own_problem_is_read_again_once_it_changed(tmp_path: Path) -> None:
+    own = tmp_path / "own.py"
+
+    def build(ridge: float) -> BilevelProblem:
+        own.write_text(
+            "from dataclasses import replace\n"
+            "from fl_mlmc.bilevel.tasks import hyper_representation\n"
+            f"def problem(model): return replace(hyper_representation(model), strong_convexity={ridge})\n"
+        )
+        return build_problem(f"{own}:problem", "mlp(hidden=(4,))", (1, 2, 2), 2)
+
+    first = build(0.25)
+    assert build_problem(f"{own}:problem", "mlp(hidden=(4,))", (1, 2, 2), 2) is first
+    assert (first.strong_convexity, build(0.75).strong_convexity) == (0.25, 0.75)
