@@ -49,13 +49,23 @@ class RoundLog:
     def resume(
         cls, directory: Path, sizes: Mapping[str, int], on_round: Callable[[Mapping[str, Any]], None] | None = None
     ) -> "RoundLog":
-        """Go on with a run's log, cut back to what `sizes` said of it; FileNotFoundError where there is no run."""
+        """Go on with a run's log, cut back to what `sizes` said of it.
+
+        FileNotFoundError where there is no run, ValueError where the log is shorter than `sizes` says.
+        """
         log = cls(directory, on_round)
         if not (directory / RUN).exists():
             raise FileNotFoundError(f"{directory} holds no run: it has no {RUN}")
         for name in (CLIENTS, ROUNDS):
-            (directory / name).touch()
-            os.truncate(directory / name, sizes.get(name, 0))
+            path, counted = directory / name, sizes.get(name, 0)
+            found = path.stat().st_size if path.exists() else 0
+            if found < counted:  # to truncate would fill it up with zeros
+                raise ValueError(
+                    f"{path} has {found} bytes, and the checkpoint counted {counted}: rows of ended rounds are lost. "
+                    "Put the file back from a copy of the run"
+                )
+            path.touch()
+            os.truncate(path, counted)
         log.finish("running")
         return log
 

@@ -63,3 +63,19 @@ def test_the_end_is_recorded(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run.json").read_text())["status"] == "running"
     log.finish("failed: it rained")
     assert json.loads((tmp_path / "run.json").read_text())["status"] == "failed: it rained"
+
+
+def test_a_log_that_lost_rows_is_refused_and_not_filled_up(tmp_path: Path) -> None:
+    log = RoundLog.create(tmp_path / "run", {})
+    log.append_clients([{"round": 1, "client": 0}])
+    sizes = log.sizes()
+    path = tmp_path / "run" / "clients.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-3])
+    seen = rf"clients.jsonl has {len(whole) - 3} bytes, .*counted {len(whole)}: rows .* lost"
+    with pytest.raises(ValueError, match=seen):
+        RoundLog.resume(tmp_path / "run", sizes)
+    assert path.read_bytes() == whole[:-3]
+    path.unlink()
+    with pytest.raises(ValueError, match="has 0 bytes"):
+        RoundLog.resume(tmp_path / "run", sizes)
