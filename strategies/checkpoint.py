@@ -23,6 +23,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fl_mlmc.aggregation.ledger import RELEASES, check_ledger
 from fl_mlmc.submodels import WidthSpec
 
 CHECKPOINT, MODEL, OPTIMIZER, STATE = "checkpoint", "model.safetensors", "optimizer.safetensors", "state.json"
@@ -48,6 +49,8 @@ class ServerState:
     """Bytes of each file of the round log when the round was closed."""
     scheme: Mapping[str, Tensor] = field(default_factory=dict)
     """What the scheme keeps on the server."""
+    num_releases: int | None = 0
+    """Noisy models that the run had made; None: not counted, in checkpoints of before there was a ledger."""
 
 
 def save_state(directory: Path, spec: WidthSpec, state: ServerState) -> None:
@@ -61,6 +64,7 @@ def save_state(directory: Path, spec: WidthSpec, state: ServerState) -> None:
         "tensors": list(tensors),
         "cumulative_uplink_bytes": state.cumulative_uplink_bytes,
         "log_sizes": dict(state.log_sizes),
+        "num_releases": state.num_releases,
     }
     before = _folder(directory).resolve()
     own = directory.with_name(f"{directory.name}-{state.server_round}")
@@ -117,7 +121,19 @@ def load_state(directory: Path) -> ServerState | None:
     optimizer = load_file(directory / OPTIMIZER)
     scheme = load_file(directory / SCHEME) if (directory / SCHEME).exists() else {}
     uplink_bytes, log_sizes = facts["cumulative_uplink_bytes"], facts["log_sizes"]
-    return ServerState(facts["round"], vector, optimizer, uplink_bytes, log_sizes, scheme)
+    num_releases = facts.get("num_releases")
+    return ServerState(facts["round"], vector, optimizer, uplink_bytes, log_sizes, scheme, num_releases)
+
+
+def resumable_state(run: Path, is_private: bool) -> ServerState | None:
+    """What the run in the directory `run` goes on from; None: no round was saved, it begins once more.
+
+    LedgerError if it is private and its ledger does not tell what its models have cost so far.
+    """
+    saved = load_state(run / CHECKPOINT)
+    if is_private:
+        check_ledger(run / RELEASES, saved.num_releases if saved else 0)
+    return saved
 
 
 def load_checkpoint(directory: Path) -> dict[str, Tensor]:

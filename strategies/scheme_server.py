@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fl_mlmc.aggregation import Fold, Folding, Mean, NotFiniteError
+from fl_mlmc.aggregation import Fold, Folding, Ledger, Mean, NotFiniteError
 from fl_mlmc.aggregation.fold import is_finite
 from fl_mlmc.aggregation.server_step import LARGEST_UPDATE
 from fl_mlmc.compression.blocks import Payload
@@ -30,7 +30,12 @@ class SchemeServer:
     """
 
     def __init__(
-        self, config: RunConfig, size: int, plan_of: Callable[[int], IndexPlan], remembers: bool = False
+        self,
+        config: RunConfig,
+        size: int,
+        plan_of: Callable[[int], IndexPlan],
+        remembers: bool = False,
+        ledger: Ledger | None = None,
     ) -> None:
         self.scheme = config.resolved_scheme(size)
         self.remembers = remembers or self.scheme.has_memory
@@ -45,7 +50,7 @@ class SchemeServer:
         self._round = Round(config.seed, 0, config.cohort.num_clients, config.cohort.clients_per_round)
         self._ranks: dict[int, int] = {}
         private = config.privacy.of(config.cohort)
-        self._folding = Folding(config.aggregation.parsed_rule, size, private, LARGEST_UPDATE)
+        self._folding = Folding(config.aggregation.parsed_rule, size, private, ledger, LARGEST_UPDATE)
         self._means: list[Fold] = []
         self._workloads: dict[int, Workload] = {}
 
@@ -81,7 +86,7 @@ class SchemeServer:
         """A new round of `cohort` from the model `vector`; the points to broadcast, float32."""
         self._round = replace(self._round, number=server_round, cohort_size=len(cohort))
         self._ranks = {client: rank for rank, client in enumerate(cohort)}
-        self._means = [self._folding.start() for _ in range(self.scheme.num_messages)]
+        self._means = [self._folding.start(server_round) for _ in range(self.scheme.num_messages)]
         if self._state is None:
             self._state = self.scheme.init_server(vector.double())
         model = vector.double() if self._state else vector

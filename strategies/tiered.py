@@ -12,7 +12,8 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 from torch import Tensor
 
-from fl_mlmc.aggregation import Mean, NotFiniteError, ServerOptimizer
+from fl_mlmc.aggregation import Ledger, Mean, NotFiniteError, ServerOptimizer
+from fl_mlmc.aggregation.ledger import RELEASES
 from fl_mlmc.aggregation.private import secret_generator
 from fl_mlmc.models import Model
 from fl_mlmc.run.config import RunConfig
@@ -82,7 +83,9 @@ class TieredStrategy(Strategy):
         self._optimizer = ServerOptimizer(
             config.aggregation.server_optimizer, config.aggregation.server_learning_rate, model.spec.size
         )
-        self._scheme = SchemeServer(config, model.spec.size, lambda client: self._plan(client, 1))
+        self._private = config.privacy.of(config.cohort)
+        self._ledger = Ledger(round_log.directory / RELEASES) if self._private else None
+        self._scheme = SchemeServer(config, model.spec.size, lambda client: self._plan(client, 1), ledger=self._ledger)
         self._broadcast = Broadcast(config.compression, config.seed)
         self._vector = torch.empty(0)
         self._sent: dict[int, Sent] = {}
@@ -162,7 +165,8 @@ class TieredStrategy(Strategy):
         """All that the next round depends on; that round changes nothing of it."""
         sizes, uplink_bytes = self.round_log.sizes(), self._cumulative_uplink_bytes
         optimizer, scheme = self._optimizer.state(), self._kept()
-        return ServerState(server_round, vector, optimizer, uplink_bytes, sizes, scheme)
+        num_releases = 0 if self._ledger is None else len(self._ledger)
+        return ServerState(server_round, vector, optimizer, uplink_bytes, sizes, scheme, num_releases)
 
     def _save(self, state: ServerState) -> None:
         """Make `state` the checkpoint, unless it is already, or nothing has been done yet."""
@@ -225,7 +229,7 @@ class TieredStrategy(Strategy):
     def _cohort(self, server_round: int) -> list[int]:
         clients = self.roster.clients
         count = min(self.config.cohort.num_asked, len(clients))
-        if self.config.privacy.is_on:
+        if self._private:
             # From all, wherever they are: the privacy of a sample counts on its being uniform, and a secret.
             drawn = secret_generator().choice(
                 self.config.cohort.num_clients, self.config.cohort.clients_per_round, replace=False
@@ -276,8 +280,8 @@ class TieredStrategy(Strategy):
                 for name, held in coverage_by_tensor(self.model.spec, result.coverage).items()
             },
         }
-        if private := self.config.privacy.of(self.config.cohort):
-            self._row["epsilon"] = private.epsilon(server_round)
+        if self._private and self._ledger is not None:
+            self._row["epsilon"] = self._ledger.epsilon(self._private.delta)
         self._row |= self._round_row(result)
         self._warn_of_uncovered(result.coverage, server_round)
         needed = self.config.cohort.least_replies(min(len(rows), self.config.cohort.clients_per_round))

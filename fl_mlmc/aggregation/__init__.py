@@ -3,6 +3,7 @@
 from .base import Aggregation, Setting
 from .fold import Fold, Mean, NotFiniteError
 from .folding import Folding
+from .ledger import Ledger
 from .mean import Average, CoverageMean
 from .private import Private, PrivateMean
 from .server_step import ServerOptimizer
@@ -14,6 +15,7 @@ __all__ = [
     "CoverageMean",
     "Fold",
     "Folding",
+    "Ledger",
     "Mean",
     "NotFiniteError",
     "Private",

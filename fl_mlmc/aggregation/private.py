@@ -5,7 +5,7 @@ of privacy is a client: all that its examples ever did. The server sees the upda
 """
 
 import secrets
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from ..compression.blocks import Payload
 from ..submodels.plan import IndexPlan
 from .base import Setting
 from .fold import LARGEST, Fold, Mean
+from .ledger import Mechanism, epsilon
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,12 @@ class Private:
 
     def epsilon(self, num_rounds: int) -> float:
         """The ε at `delta` of so many noisy models; ValueError where nothing can count it."""
-        return epsilon(self.noise, self.delta, self.cohort_size, self.num_clients, num_rounds)
+        return epsilon({self.mechanism: num_rounds}, self.delta)
+
+    @property
+    def mechanism(self) -> Mechanism:
+        """What decides the cost of one of its models."""
+        return Mechanism(self.noise, self.cohort_size, self.num_clients)
 
 
 class PrivateMean(Fold):
@@ -76,11 +82,20 @@ class PrivateMean(Fold):
 
     `noise` is the deviation in units of `clip`, so each coordinate gets N(0, (noise · clip)²). `expected_holders` (d,)
     is how many clients of the cohort hold a coordinate on average: who was drawn, or answered, does not change it.
-    Weights are not looked at: one would tell of its client. Every `result` draws noise anew: call it once.
+    Weights are not looked at: one would tell of its client. Every `result` makes a noisy model of its own, which costs
+    privacy: call it once. `before_noise` is called first, to write that down.
     """
 
-    def __init__(self, clip: float, noise: float, expected_holders: Tensor, largest: float = LARGEST) -> None:
+    def __init__(
+        self,
+        clip: float,
+        noise: float,
+        expected_holders: Tensor,
+        largest: float = LARGEST,
+        before_noise: Callable[[], object] | None = None,
+    ) -> None:
         super().__init__(expected_holders.numel(), largest)
+        self._before_noise = before_noise
         self._clip, self._noise, self._expected = clip, noise, expected_holders
         self._sums = torch.zeros(expected_holders.numel(), dtype=torch.float64)
         self._coverage = torch.zeros(expected_holders.numel(), dtype=torch.int32)
@@ -94,6 +109,8 @@ class PrivateMean(Fold):
         plan.scatter_add(self._coverage, self._coverage.new_ones(1).expand(plan.size))
 
     def _mean(self) -> Mean:
+        if self._before_noise:
+            self._before_noise()
         noise = secret_generator().normal(0.0, self._noise * self._clip, self._sums.numel())
         held = self._expected > 0
         update = torch.where(held, (self._sums + torch.from_numpy(noise)) / self._expected.clamp(min=1e-9), 0.0)
@@ -103,21 +120,3 @@ class PrivateMean(Fold):
 def secret_generator() -> np.random.Generator:
     """Randomness that nobody can replay: clients know the run's seed, and could take noise drawn from it away again."""
     return np.random.default_rng(secrets.randbits(256))
-
-
-def epsilon(noise: float, delta: float, cohort: int, num_clients: int, num_rounds: int) -> float:
-    """ε of (ε, δ)-differential privacy after so many rounds, each with a secret cohort drawn without replacement.
-
-    Neighbouring populations differ in one client's examples (replace-one), so a sum moves by up to twice the clip.
-    Needs dp-accounting, `pip install 'fl-mlmc[privacy]'`.
-    """
-    try:
-        from dp_accounting import GaussianDpEvent, NeighboringRelation, SampledWithoutReplacementDpEvent
-        from dp_accounting.rdp import RdpAccountant
-    except ImportError:
-        raise ValueError(
-            "dp-noise needs dp-accounting to say what it amounts to: `pip install 'fl-mlmc[privacy]'`"
-        ) from None
-    event = SampledWithoutReplacementDpEvent(num_clients, cohort, GaussianDpEvent(noise / 2))
-    accountant = RdpAccountant(neighboring_relation=NeighboringRelation.REPLACE_ONE)
-    return float(accountant.compose(event, num_rounds).get_epsilon(delta))

@@ -16,7 +16,7 @@ from fl_mlmc.frames import read_clients, read_rounds
 from fl_mlmc.run.config import ConfigError, RunConfig, Scalar
 from fl_mlmc.run.config.section import dashed
 from fl_mlmc.run.log import RUN, RoundLog, read_run, status_of
-from strategies.checkpoint import CHECKPOINT, load_checkpoint, load_state
+from strategies.checkpoint import CHECKPOINT, load_checkpoint, resumable_state
 
 from ..data.sources import Digits
 from .places import OnRound, Place, RunFailed, place_of
@@ -104,7 +104,7 @@ def execute(
         with writing(directory):
             if status_of(directory) == "completed":
                 return RunResult.read(directory)
-            saved = load_state(directory / CHECKPOINT)
+            saved = resumable_state(directory, config.privacy.is_on)
             data = FederatedData.open(prepare_data(config))
             check_resume(directory, config, data, saved.server_round if saved else 0, force, tell)
             RoundLog.resume(directory, saved.log_sizes if saved else {})  # before anybody follows the log

@@ -20,7 +20,7 @@ from fl_mlmc.run.log import RoundLog
 from fl_mlmc.submodels.flat import load_vector
 from fl_mlmc.training.local import device_named
 from strategies.bilevel import FedBilevel
-from strategies.checkpoint import CHECKPOINT, load_state
+from strategies.checkpoint import resumable_state
 from strategies.tiered import TieredStrategy, to_arrays
 
 from ..engines.by_name import open_engine
@@ -53,7 +53,7 @@ def serve(
     data, federated, model = ready.place, ready.data, ready.model
     patience = 30.0 if config.output.resume else 0.0  # what goes on may wait for the end of its last writer
     with writing(directory, patience):
-        saved = load_state(directory / CHECKPOINT) if config.output.resume else None
+        saved = resumable_state(directory, config.privacy.is_on) if config.output.resume else None
         if config.output.resume:
             check_resume(directory, config, federated, saved.server_round if saved else 0)
             round_log = RoundLog.resume(directory, saved.log_sizes if saved else {}, on_round)

@@ -2,6 +2,7 @@
 
 import doctest
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from fl_mlmc.aggregation import (
     Average,
     CoverageMean,
     Folding,
+    Ledger,
     Private,
     PrivateMean,
     Setting,
@@ -93,21 +95,21 @@ def test_what_a_private_mean_refuses_alone(changes: dict[str, Any], reason: str)
 
 
 @pytest.mark.parametrize(("text", "fold"), [("mean", CoverageMean), ("median", TrimmedMean)])
-def test_a_round_folds_by_the_runs_aggregation(text: str, fold: type) -> None:
+def test_a_round_folds_by_the_runs_aggregation(text: str, fold: type, tmp_path: Path) -> None:
     folding = Folding(parse_aggregation(text), 4)
-    assert type(folding.start()) is fold
-    assert folding.start() is not folding.start()
-    assert type(Folding(parse_aggregation(text), 4, PRIVATE).start()) is PrivateMean
+    assert type(folding.start(1)) is fold
+    assert folding.start(1) is not folding.start(2)
+    assert type(Folding(parse_aggregation(text), 4, PRIVATE, Ledger(tmp_path / "ledger")).start(1)) is PrivateMean
 
 
-def test_a_private_mean_divides_by_how_many_of_a_cohort_hold_a_coordinate_on_average() -> None:
+def test_a_private_mean_divides_by_how_many_of_a_cohort_hold_a_coordinate_on_average(tmp_path: Path) -> None:
     spec = WidthSpec({"units": 4}, {"x": (4,)}, {"x": (Axis("units"),)})
     plans = [plan(spec, "nested", width) for width in (0.5, 0.5, 1.0, 1.0)]
     # Two of six clients are not there yet and may hold anything; three of six are drawn.
     assert PRIVATE.expected_holders(4, plans).tolist() == [3.0, 3.0, 2.0, 2.0]
-    folding = Folding(Average(), 4, replace(PRIVATE, noise=1e-12))
+    folding = Folding(Average(), 4, replace(PRIVATE, noise=1e-12), Ledger(tmp_path / "ledger"))
     folding.meet(plans)
-    fold = folding.start()
+    fold = folding.start(1)
     fold.add(plans[2], parse("Identity()").compress(torch.full((4,), 0.3), None).payload, 1)  # type: ignore[arg-type]
     torch.testing.assert_close(fold.result().update, torch.tensor([0.1, 0.1, 0.15, 0.15]))
 
