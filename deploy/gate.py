@@ -23,7 +23,7 @@ import json
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -78,6 +78,7 @@ ANSWERED = {"content-type", VERSION_INCOMPATIBILITY_MESSAGE_METADATA_KEY}
 
 SUPERLINK_SECONDS = 60.0
 TELL_SECONDS = 60.0
+DRAIN_SECONDS = 1.0
 PIECE_BYTES = 64 * 1024
 
 NOT_ACTIVATED = 2004  # flwr's ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED
@@ -132,6 +133,7 @@ class Gate:
     async def answer(self, call: str, superlink: httpx.AsyncClient, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, in the order of the table above."""
         door: Door = scope["state"]["door"]
+        body = None
         try:
             if len(scope["headers"]) > self._limits.head_lines:
                 raise Refused(431, f"a request has at most {self._limits.head_lines} headers")
@@ -142,17 +144,22 @@ class Gate:
                 body = await self._body(Request(scope, receive), size)
                 self._mail.check(call, node, body)
                 await self._forward(call, node, headers, body, superlink, door, send)
+            return
         except Spent as error:
-            await _refuse(send, Refused(503, f"the gate is busy: {error}"))
+            refusal = Refused(503, f"the gate is busy: {error}")
         except Forged as error:
             if time.monotonic() > self._told.get(node, float("-inf")) + TELL_SECONDS:
                 self._tell(f"gate: refused a {call} of {node}: {error}")
                 self._told[node] = time.monotonic()
-            await _refuse(send, Refused(403, str(error)))
+            refusal = Refused(403, str(error))
         except Refused as error:
-            await _refuse(send, error)
+            refusal = error
         except ClientDisconnect:
             door.drop()
+            return
+        if body is None and refusal.status != 408:
+            await _drain(receive)
+        await _refuse(send, refusal)
 
     def _signer(self, call: str, headers: dict[str, str]) -> str:
         try:
@@ -242,8 +249,20 @@ async def _send(send: Send, status: int, headers: dict[str, str], content: bytes
     await send({"type": "http.response.body", "body": b""})
 
 
+async def _drain(receive: Receive) -> None:
+    """Read what is left of a short body: a connection that is closed before would take the reply along."""
+    found = 0
+    with suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN_SECONDS):
+            while found < SMALL:
+                message = await receive()
+                found += len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
+
+
 async def _refuse(send: Send, refusal: Refused) -> None:
-    # What Flower's nodes read an error from. The rest of the body, if there is one, is not waited for.
+    # What Flower's nodes read an error from.
     text = json.dumps({"code": NOT_ACTIVATED, "detail": refusal.text})
     await _send(send, refusal.status, {"content-type": "application/json", "connection": "close"}, text.encode())
 
