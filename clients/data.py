@@ -191,7 +191,10 @@ def _store_of(directory: Path) -> Path:
 
 
 def parse_meta(meta: dict[str, Any]) -> tuple[DataSpec, NDArray[np.float32], NDArray[np.float32]]:
-    """What a data set is, and the mean and deviation of each channel."""
+    """What a data set is, and the mean and deviation of each channel, float32 (channels,).
+
+    ValueError, KeyError or TypeError if `meta` is not what `FederatedData.meta` gives.
+    """
     names = tuple(map(str, meta["class_names"]))
     spec = DataSpec(tuple(map(int, meta["input_shape"])), len(names), names, meta["kind"])
     if (spec.kind, len(spec.input_shape)) not in {("image", 3), ("vector", 1), ("tokens", 1)}:

@@ -33,7 +33,10 @@ class DeviceData:
 
     @classmethod
     def open(cls, path: Path, meta: str) -> "DeviceData":
-        """Read a file or folder; `meta` is what `FederatedData.meta` says of the run's data set."""
+        """Read a file or folder; `meta` is what `FederatedData.meta` says of the run's data set.
+
+        DataError if nothing there can be used.
+        """
         if not meta:
             raise DataError(
                 f"{path}: the server sent no description of the data set; data of a device's own is for engine 'flower'"

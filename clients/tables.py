@@ -121,7 +121,7 @@ class Table:
         return self.columns[name]
 
     def origin(self, name: str, row: int) -> Origin:
-        """Where the cell of a column stands, `row` counted through all files."""
+        """Where the cell of a column stands, `row` counted through all files; IndexError beyond the last."""
         for part in self.parts:
             if row < part.num_rows:
                 return Origin(part.source, name, row, part.lines[row] if part.lines else None)
@@ -216,7 +216,7 @@ class Table:
 
 
 def read_csv(path: Path, delimiter: str = ",") -> Table:
-    """A CSV file with a header; empty lines are left out."""
+    """A CSV file with a header; empty lines are left out. DataError names file and line of what is no CSV."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, delimiter=delimiter)
@@ -241,7 +241,7 @@ def read_csv(path: Path, delimiter: str = ",") -> Table:
 
 
 def read_parquet(path: Path) -> Table:
-    """A Parquet file; of its columns only the types are looked at until one is asked for."""
+    """A Parquet file; of its columns only the types are looked at until one is asked for. DataError if it is none."""
     try:
         import pyarrow as pa
         from pyarrow import parquet
@@ -262,7 +262,7 @@ def read_parquet(path: Path) -> Table:
 
 
 def read_arrow(path: Path) -> Table:
-    """A file of Arrow's own format (IPC), as a file or as a stream."""
+    """A file of Arrow's own format (IPC), as a file or as a stream. DataError if it is none."""
     try:
         import pyarrow as pa
         from pyarrow import ipc

@@ -172,7 +172,7 @@ def parse_nodes(texts: Iterable[str]) -> dict[int, str]:
 
 
 def split_address(text: str) -> tuple[str, int]:
-    """("10.0.0.1", 9443) from "10.0.0.1:9443", ("::1", 9443) from "[::1]:9443"."""
+    """("10.0.0.1", 9443) from "10.0.0.1:9443", ("::1", 9443) from "[::1]:9443"; DeployError on other texts."""
     match = re.fullmatch(r"(?:\[([0-9A-Fa-f:]+)\]|([^\[\]:]+)):(\d{1,5})", text)
     if match is None or not 0 < int(match[3]) < 65536:
         raise DeployError(f"an address is HOST:PORT, such as 192.168.1.10:{DEFAULT_PORT}; got {text!r}")
@@ -196,7 +196,7 @@ def check_authority(directory: Path) -> None:
 
 
 def toml(value: Any) -> str:
-    """A string or whole number as TOML spells it."""
+    """A string or whole number as TOML spells it; DeployError on a string that does not print."""
     if isinstance(value, str):
         escaped = value.replace("\\", "\\\\").replace('"', '\\"')
         if not escaped.isprintable():

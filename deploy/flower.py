@@ -158,7 +158,7 @@ def spelled(command: Sequence[str], home: Path) -> str:
 
 
 def executable(name: str) -> str:
-    """Where Flower's command `name` is."""
+    """Where Flower's command `name` is; DeployError if it is not installed."""
     found = shutil.which(name, path=environment(Path())["PATH"])
     if found is None:
         raise DeployError(f"no `{name}` beside {sys.executable} nor on PATH; install clients/requirements-edge.txt")

@@ -57,7 +57,7 @@ class Registrar:
 
 
 def read_registered(directory: Path) -> dict[str, Registered]:
-    """The nodes registered so far, by name."""
+    """The nodes registered so far, by name; DeployError if the file of them is damaged."""
     try:
         content = json.loads(_path(directory).read_text())
         return {name: Registered(**node) for name, node in content.items()}

@@ -116,7 +116,7 @@ def _keep_gate(
 
 
 def run_node(device: Path, settings: NodeSettings, tell: Tell) -> None:
-    """Run the node of a device's folder until SIGTERM or Ctrl-C."""
+    """Run the node of a device's folder until SIGTERM or Ctrl-C; DeployError if what it needs is not there."""
     check_flwr()
     check_private(device / "node.key")
     if not (device / "ca.crt").is_file():

@@ -163,7 +163,7 @@ def _end(number: int, frame: object) -> None:
 
 
 def parse_setting(text: str) -> tuple[str, Scalar]:
-    """("num_rounds", 5) from "num-rounds=5"; a value for a text key is taken as it stands."""
+    """("num_rounds", 5) from "num-rounds=5"; a value for a text key is taken as it stands; ConfigError without "="."""
     key, equals, value = text.partition("=")
     if not equals:
         raise ConfigError(f"--set takes KEY=VALUE, got {text!r}")

@@ -201,7 +201,7 @@ class Held:
         return self.problem.outer_loss(*self._tensors(x, y), batch)
 
     def accuracy(self, x: Tensor, y: Tensor, features: Tensor, labels: Tensor) -> float:
-        """The share of examples that the problem's `predict` gets right."""
+        """The share of examples that the problem's `predict` gets right; ValueError if it has none."""
         if self.problem.predict is None:
             raise ValueError("this problem has no `predict`, so there is no accuracy")
         with torch.no_grad():

@@ -36,7 +36,7 @@ def largest_moment(rule: str, prior: np.ndarray, costs: np.ndarray) -> float:
 
     L, max 1 / p_l, and (L + √(Σ c_l · Σ 1/c_l)) / 2: the first by Cauchy–Schwarz, where all norms are equal; the last
     is the greater eigenvalue of (ab' + ba') / 2 for a = √c and b = 1 / √c. Less 1 it bounds ω where increments never
-    oppose each other, as then Σ‖Δ_l‖² ≤ ‖v‖².
+    oppose each other, as then Σ‖Δ_l‖² ≤ ‖v‖². ValueError for another rule.
     """
     match rule:
         case "adaptive":

@@ -137,7 +137,7 @@ class By:
 
 
 def parse_partition(text: str) -> Partition:
-    """The rule that a `partition` text names."""
+    """The rule that a `partition` text names; ValueError that lists the allowed ones."""
     kind, _, argument = text.strip().partition(":")
     try:
         match kind:
@@ -158,7 +158,7 @@ def partition_indices(values: NDArray[Any], spec: str, num_clients: int, seed: i
     """`order` and `offsets`: client c owns the rows order[offsets[c] : offsets[c + 1]].
 
     `values` has one entry a training row: its label, or for `by:COLUMN` its cell in that column.
-    A pure function of its arguments.
+    A pure function of its arguments. ValueError where a client would get no row.
     """
     partition = parse_partition(spec)
     if num_clients < 1 or (num_clients > len(values) and not isinstance(partition, Iid)):

@@ -22,6 +22,7 @@ def char_lstm(
 
     That is a class of `num_classes`: the next character, or anything else that the text is labelled with. `hidden`
     units of each LSTM layer. `exits`: a classifier on the last state of each, not of the last layer only.
+    ValueError for data of another shape.
     """
     if len(input_shape) != 1:
         raise ValueError(f"model char_lstm takes sequences of shape (length,), the data has {input_shape}")

@@ -29,7 +29,7 @@ def cnn(
     `dense=0`: no last pooling, a global average of each channel and no hidden linear layer, as HeteroFL's CNN,
     `cnn(conv=(64, 128, 256, 512), dense=0, norm="static", scaler=True)`. `norm`, `scaler`, `groups` and `widths` as
     in `norms`. For images that pooling leaves at least a pixel of. `exits`, with dense=0: a classifier on the average
-    of each convolution's channels, not of the last one's only.
+    of each convolution's channels, not of the last one's only. ValueError for data or options that do not go together.
     """
     num_pools = len(conv) - (dense == 0)
     least = 2**num_pools

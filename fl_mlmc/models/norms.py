@@ -45,7 +45,7 @@ class Norm:
         return self.groups if self.kind == "group" else 1
 
     def units(self, name: str, channels: int) -> int:
-        """Units of the hidden dimension behind so many channels."""
+        """Units of the hidden dimension behind so many channels; ValueError unless groups share them evenly."""
         if channels % self.outer:
             raise ValueError(f"{name} has {channels} channels, not a multiple of groups={self.groups}")
         return channels // self.outer

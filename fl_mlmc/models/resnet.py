@@ -31,6 +31,7 @@ def resnet18(
 
     `norm`, `scaler`, `groups` and `widths` as in `norms`. `exits`: every stage ends in a classifier of its own, as in
     DepthFL (Kim et al. 2023, ICLR), the logits are the mean over them, and the rule "depth" can cut the model.
+    ValueError for data or options that do not go together.
     """
     if len(input_shape) != 3:
         raise ValueError(f"model resnet18 takes images of shape (channels, height, width), the data has {input_shape}")

@@ -33,6 +33,7 @@ def transformer(
 
     `weights` names a directory with a model.safetensors; the server starts from it (clients do not read it). The
     classifier itself, a linear layer on the mean over tokens, starts at random. `exits`: one after every layer.
+    ValueError for data or options that do not go together.
     """
     if len(input_shape) != 1 or not 0 < input_shape[0] <= positions:
         raise ValueError(

@@ -34,7 +34,7 @@ class RoundLog:
     ) -> "RoundLog":
         """Begin a run's log in a directory that has none; `header` goes into run.json beside the versions.
 
-        `on_round` hears every round's row once it is written.
+        `on_round` hears every round's row once it is written. FileExistsError if a run is there.
         """
         directory.mkdir(parents=True, exist_ok=True)
         if (directory / RUN).exists():

@@ -92,7 +92,8 @@ def equilibrium_time(compute: Sequence[float], message: Sequence[float], omega: 
     """t* of clients with so many seconds for a gradient and for a message; `noise` is σ²/ε.
 
     With clients sorted by max(h, τ), t* is the least over j of max{max(h_j, τ_j), s_j}, where s_j solves
-    s = 1 / Σ_{i ≤ j} 1 / (2 τ_i ω + 4 τ_i h_i ω (σ²/ε) / s + 2 h_i σ²/ε).
+    s = 1 / Σ_{i ≤ j} 1 / (2 τ_i ω + 4 τ_i h_i ω (σ²/ε) / s + 2 h_i σ²/ε). ValueError unless
+    gradients take time, and no message takes less than none.
     """
     if not all(h > 0 for h in compute) or not all(t >= 0 for t in message):
         raise ValueError("a gradient takes more than no time, a message at least none")

@@ -69,7 +69,10 @@ TIER_OPTIONS = ("speed", "up", "down", "seconds", "memory", "cpus", "gpus")
 
 
 def parse_tiers(text: str) -> tuple[Tier, ...]:
-    """Tiers from "name:width:share,…", each with options as in `Tier`; shares add up to 1, names differ."""
+    """Tiers from "name:width:share,…", each with options as in `Tier`.
+
+    ValueError that quotes the part that is no tier; or if shares do not add up to 1, or two names are the same.
+    """
     tiers = tuple(_parse_tier(part.strip()) for part in text.split(","))
     names = [tier.name for tier in tiers]
     if len(set(names)) < len(names):

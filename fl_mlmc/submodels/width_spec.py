@@ -104,7 +104,10 @@ class WidthSpec:
         return {name: units if name in (CLASSES, DEPTH) else _share(width, units) for name, units in self.units.items()}
 
     def kept_depth(self, width: float) -> dict[str, int]:
-        """Units where `width` is a share of the stages: ⌈width · stages⌉ of them, each whole."""
+        """Units where `width` is a share of the stages: ⌈width · stages⌉ of them, each whole.
+
+        ValueError if the model has no stages that end in classifiers.
+        """
         _check_width(width)
         if DEPTH not in self.units:
             raise ValueError(

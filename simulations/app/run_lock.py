@@ -44,6 +44,7 @@ def writing(directory: Path, seconds: float = 30.0) -> Iterator[None]:
 
     The lock is on the directory itself and goes with the process, however it ends. A killed command leaves a
     ServerApp that takes a few seconds to be stopped; what goes on with its run waits for that here.
+    OSError that names another way where the file system has no locks.
     """
     directory.mkdir(parents=True, exist_ok=True)
     handle = os.open(directory, os.O_RDONLY)

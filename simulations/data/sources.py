@@ -49,7 +49,10 @@ class Source(Protocol):
 
 
 def find_source(dataset: str, data_dir: Path | None, encoding: TextEncoding) -> Source:
-    """`data_dir` if there is one; else what `dataset` names: a built-in set, a folder, or a set of the hub."""
+    """`data_dir` if there is one; else what `dataset` names: a built-in set, a folder, or a set of the hub.
+
+    FileNotFoundError if `dataset` is a path that is no folder.
+    """
     if data_dir is not None:
         return ParquetFolder(Path(data_dir).absolute(), encoding)
     if dataset == Digits.name:

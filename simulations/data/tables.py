@@ -48,7 +48,7 @@ def is_labelled(table: Table) -> bool:
 
 
 def write_tables(directory: Path, train: Table, test: Table, encoding: TextEncoding) -> None:
-    """Leave meta.json and the arrays of both splits in `directory`."""
+    """Leave meta.json and the arrays of both splits in `directory`; DataError where a split cannot be used."""
     for table in (train, test):
         if table.num_rows == 0:
             raise DataError(f"{table.source} is empty; expected at least one row")

@@ -82,6 +82,7 @@ def hyper_cleaning(
 
     A model without hidden layers keeps g strongly convex. In a run `wrong_share` of the training labels are made
     wrong, as an experiment; `outer-share` of a client's examples are the clean ones.
+    ValueError if all labels would be wrong.
     """
     if not 0 <= wrong_share < 1:
         raise ValueError(f"wrong_share lies in [0, 1), got {wrong_share}")

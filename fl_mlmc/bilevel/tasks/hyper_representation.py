@@ -24,6 +24,7 @@ def hyper_representation(
     """The head is every tensor whose first axis counts classes; its inputs are cut as the backbone's last outputs.
 
     `cut` = "outer" or "inner" is the ablation in which clients cut x alone, or y alone.
+    ValueError if the model has no backbone, or its head is not linear.
     """
     if cut not in ("both", "outer", "inner"):
         raise ValueError(f"cut is 'both', 'outer' or 'inner', got {cut!r}")

@@ -67,7 +67,10 @@ def few_shot_tasks(
     num_shots: int = 5,
     num_queries: int = 15,
 ) -> list[Rows]:
-    """Tasks of `num_ways` classes, numbered anew; `num_shots` inner and `num_queries` outer examples of each."""
+    """Tasks of `num_ways` classes, numbered anew; `num_shots` inner and `num_queries` outer examples of each.
+
+    ValueError if too few classes have so many.
+    """
     groups = [torch.nonzero(labels == label).flatten() for label in labels.unique()]
     groups = [group for group in groups if len(group) >= num_shots + num_queries]
     if len(groups) < num_ways:

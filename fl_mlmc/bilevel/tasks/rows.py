@@ -36,7 +36,7 @@ class Rows:
     def split(
         cls, features: Tensor, labels: Tensor, rng: np.random.Generator, outer_share: float = 0.5, batch_size: int = 32
     ) -> Self:
-        """Share out the examples at random; at least one to each side, so two are needed."""
+        """Share out the examples at random, at least one to each side; ValueError if there are not two."""
         if len(labels) < 2 or not 0 < outer_share < 1:
             raise ValueError(
                 f"an inner and an outer part need two examples and a share in (0, 1), got {len(labels)} examples and "

@@ -144,7 +144,10 @@ class Crew:
         return [worker for worker in self.workers if worker.greeting is None]
 
     def wait(self, seconds: float) -> Iterator[tuple[Member, int | None]]:
-        """Batches that are done or lost, None for a start, waiting up to `seconds` for the first."""
+        """Batches that are done or lost, None for a start, waiting up to `seconds` for the first.
+
+        RuntimeError if for a while no machine carries a worker.
+        """
         if time.monotonic() - self._looked > LOOK_AT_NODES_SECONDS:
             self.recruit()
         owners: dict[ray.ObjectRef, tuple[Member, int | None]] = {}

@@ -22,7 +22,10 @@ MOST_BYTES = 25
 
 @contextlib.contextmanager
 def ray_ready(flowers: Grid | None) -> Iterator[None]:
-    """Have Ray: Flower's where Flower runs us, the one this process is connected to, or else a private one."""
+    """Have Ray: Flower's where Flower runs us, the one this process is connected to, or else a private one.
+
+    ValueError where Flower runs us on real nodes.
+    """
     if flowers is not None:
         if not is_simulation(flowers):
             raise ValueError("engine 'ray' simulates clients; nodes of a federation are reached with engine 'flower'")
