@@ -26,7 +26,7 @@ from fl_mlmc.training.threads import threads
 from .budget import check_budget, uplink_of
 from .data import LocalData
 from .memory import ClientMemory
-from .sgd_client import ClientReply, encode, received
+from .sgd_client import ClientReply, encode, received, turn_of
 
 PERSONAL = "personal"
 """The folder of the run's memories where the clients' own parts of the point lie, beside what schemes remember."""
@@ -52,8 +52,9 @@ def run_bilevel_task(task: TrainTask, arrays: Mapping[str, bytes], config: RunCo
         uploads = config.resolved_scheme(problem.state_spec.size)
         start = time.perf_counter()
         part = _part(problem, task, config) if uploads.deals_out and config.cohort.cuts_models else None
-        uplink = uplink_of(task, config, finder.held.num_values)
-        messages = encode(uploads, finder, points, task, config, movement, part)
+        uplink = uplink_of(task, config.compression.uplink, uploads, finder.held.num_values)
+        turn = turn_of(task, config.seed, config.cohort.num_clients, uplink, part)
+        messages = encode(uploads, finder, points, task, turn, movement)
         finder.keep()
         payloads = tuple(encode_payload(message.payload) for message in messages)
         check_budget(payloads, uplink, task)

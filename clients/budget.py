@@ -6,23 +6,23 @@ How far depends on the submodel's size alone, never on what was drawn, so an unb
 from collections.abc import Sequence
 
 from fl_mlmc.compression.compressors.base import Compressor
-from fl_mlmc.run.config import RunConfig
 from fl_mlmc.run.protocol import TrainTask
+from fl_mlmc.schemes import Scheme
 from fl_mlmc.training.local import TrainingError
 
 
-def uplink_of(task: TrainTask, config: RunConfig, size: int) -> Compressor:
-    """The compressor of a client's update of `size` coordinates: the run's own, unless the budget asks for less.
+def uplink_of(task: TrainTask, compressor: Compressor, scheme: Scheme, size: int) -> Compressor:
+    """What compresses a client's update of `size` coordinates: the run's `compressor`, or less of it to fit the budget.
 
     TrainingError where the scheme counts on the run's own.
     """
     if not task.uplink_budget:
-        return config.compression.uplink
-    uplink = fitting(config.compression.uplink, size, task.uplink_budget)
-    if uplink is not config.compression.uplink and (scheme := config.resolved_scheme(size)).name != "direct":
+        return compressor
+    uplink = fitting(compressor, size, task.uplink_budget)
+    if uplink is not compressor and not scheme.takes_any_compressor:
         raise TrainingError(
             f"the uplink-budget of {task.uplink_budget} bytes asks for {uplink!r}, and scheme {scheme.name} has its "
-            f"steps from {config.compression.compressor}: raise the budget, or run scheme 'direct'"
+            f"steps from {compressor!r}: raise the budget, or run scheme 'direct'"
         )
     return uplink
 

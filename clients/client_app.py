@@ -31,7 +31,7 @@ from fl_mlmc.training.threads import threads
 from .bilevel_client import DivergedError, run_bilevel_task
 from .data import FederatedData, LocalData
 from .device_data import DeviceData
-from .sgd_client import ClientReply, Job, finished, opened, run_task
+from .sgd_client import ClientReply, OpenTask, finish, open_task, run_task
 from .together import find_together
 
 app = ClientApp()
@@ -87,20 +87,24 @@ def train(message: Message, context: Context) -> Message:
 def train_together(messages: Sequence[Message], contexts: Sequence[Context]) -> list[Message]:
     """What `train` would reply to each, but for rounding: clients of one width are trained at the same time."""
     replies: dict[int, Message] = {}
-    jobs: dict[int, Job] = {}
+    tasks: dict[int, OpenTask] = {}
     for number, (message, context) in enumerate(zip(messages, contexts, strict=True)):
         task, arrays, config, place = _asked(message, context)
         try:
-            jobs[number] = opened(task, arrays, config, _data(place, task.data_meta))
+            tasks[number] = open_task(task, arrays, config, _data(place, task.data_meta))
         except FAILURES as error:
             replies[number] = _failure(message, task, error)
-    with threads(max(config.threads_of(job.task.tier) for job in jobs.values())) if jobs else nullcontext():
-        find_together([job.finder for job in jobs.values()], [job.points[0] for job in jobs.values()], config.training)
-    for number, job in jobs.items():
+    with threads(max(config.threads_of(opened.task.tier) for opened in tasks.values())) if tasks else nullcontext():
+        find_together(
+            [opened.finder for opened in tasks.values()],
+            [opened.points[0] for opened in tasks.values()],
+            config.training,
+        )
+    for number, opened in tasks.items():
         try:
-            replies[number] = _reply(messages[number], finished(job, config))
+            replies[number] = _reply(messages[number], finish(opened, config))
         except FAILURES as error:
-            replies[number] = _failure(messages[number], job.task, error)
+            replies[number] = _failure(messages[number], opened.task, error)
     return [replies[number] for number in range(len(messages))]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fl_mlmc.compression.compressors.base import Compressed
+from fl_mlmc.compression.compressors.base import Compressed, Compressor
 from fl_mlmc.compression.wire import decode_payload, encode_payload
 from fl_mlmc.run.config import RunConfig
 from fl_mlmc.run.protocol import ANCHOR, MOVEMENT, TrainTask, TrainUpdate, code_stamp, payload_names
@@ -35,7 +35,7 @@ class ClientReply:
 
 
 @dataclass(frozen=True)
-class Job:
+class OpenTask:
     """A task with what its message holds: points of the model, and how far it moved in the round of the memory."""
 
     task: TrainTask
@@ -49,26 +49,27 @@ def run_task(task: TrainTask, arrays: Mapping[str, bytes], config: RunConfig, da
 
     TrainingError if training gives nothing finite or the memory is lost; WireError if a payload is broken.
     """
-    return finished(opened(task, arrays, config, data), config)
+    return finish(open_task(task, arrays, config, data), config)
 
 
-def opened(task: TrainTask, arrays: Mapping[str, bytes], config: RunConfig, data: LocalData) -> Job:
-    """The job that a message gives; WireError if a payload is broken."""
+def open_task(task: TrainTask, arrays: Mapping[str, bytes], config: RunConfig, data: LocalData) -> OpenTask:
+    """The task with what its message holds; WireError if a payload is broken."""
     finder = Finder(task, config, data)
-    return Job(task, finder, *received(arrays, finder.own.size, finder.device))
+    return OpenTask(task, finder, *received(arrays, finder.own.size, finder.device))
 
 
-def finished(job: Job, config: RunConfig) -> ClientReply:
-    """The reply of a job; TrainingError as in `run_task`."""
-    task, finder = job.task, job.finder
+def finish(opened: OpenTask, config: RunConfig) -> ClientReply:
+    """The reply to a task; TrainingError as in `run_task`."""
+    task, finder = opened.task, opened.finder
     with threads(config.threads_of(task.tier)):
         scheme = config.resolved_scheme(finder.model.spec.size)
         start = time.perf_counter()
         is_part = scheme.deals_out and config.cohort.cuts_models
         part = Part(finder.model.spec.size, finder.own.indices) if is_part else None
         find = finder.gradient if scheme.moves_itself else finder.step if scheme.takes_minibatches else finder.update
-        uplink = uplink_of(task, config, finder.own.size)
-        messages = encode(scheme, find, job.points, task, config, job.movement, part)
+        uplink = uplink_of(task, config.compression.uplink, scheme, finder.own.size)
+        turn = turn_of(task, config.seed, config.cohort.num_clients, uplink, part)
+        messages = encode(scheme, find, opened.points, task, turn, opened.movement)
         payloads = tuple(encode_payload(message.payload) for message in messages)
         check_budget(payloads, uplink, task)
         total = time.perf_counter() - start
@@ -122,20 +123,21 @@ def _last(name: str, size: int) -> _Last:
     return _Last(size)
 
 
+def turn_of(task: TrainTask, seed: int, num_clients: int, uplink: Compressor, part: Part | None) -> Turn:
+    """The client's part in its round, with the randomness that its compressor draws from."""
+    round = Round(seed, task.server_round, num_clients, task.cohort_size)
+    rng = stream(seed, "level", task.server_round, task.client)
+    return Turn(round, task.rank, uplink, rng, part, Workload(task.gradients, task.messages))
+
+
 def encode(
-    scheme: Scheme,
-    find: Find,
-    points: list[Tensor],
-    task: TrainTask,
-    config: RunConfig,
-    movement: Tensor | None = None,
-    part: Part | None = None,
+    scheme: Scheme, find: Find, points: list[Tensor], task: TrainTask, turn: Turn, movement: Tensor | None = None
 ) -> tuple[Compressed, ...]:
-    """The scheme's messages; what it remembers is on disk before they are sent."""
-    round = Round(config.seed, task.server_round, config.cohort.num_clients, task.cohort_size)
-    rng = stream(config.seed, "level", task.server_round, task.client)
-    uplink = uplink_of(task, config, points[0].numel())
-    turn = Turn(round, task.rank, uplink, rng, part, Workload(task.gradients, task.messages))
+    """The scheme's messages about `points`, each of the submodel's shape; what it remembers is on disk by then.
+
+    `movement`: how far the model moved in the round of the client's memory, where the scheme must hear of it.
+    TrainingError if the memory is lost.
+    """
     if not scheme.has_memory:
         return scheme.encode(find, points, {}, turn)[0]
     kept = ClientMemory(Path(task.state), task.client)

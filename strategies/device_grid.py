@@ -136,7 +136,7 @@ class DeviceGrid(Grid):
 
     def _watch(self, node: int) -> None:
         """Fetch what `node` owes until it owes nothing."""
-        turn = 0
+        num_passes = 0
         while True:
             with self._lock:
                 owed = self._owed[node]
@@ -144,9 +144,9 @@ class DeviceGrid(Grid):
                     del self._owed[node]
                     return
                 # A round waits for the newest; of the older ones one a pass, in turn.
-                tasks = [owed[-1], *([owed[turn % (len(owed) - 1)]] if len(owed) > 1 else [])]
+                tasks = [owed[-1], *([owed[num_passes % (len(owed) - 1)]] if len(owed) > 1 else [])]
                 num_watched = len(self._owed)
-            turn += 1
+            num_passes += 1
             for task in tasks:
                 found = self._fetch(task)
                 if found is not None or time.monotonic() >= task.ends:

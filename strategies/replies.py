@@ -5,10 +5,8 @@ costs its own client only. What a client says stands in quotes, so that it canno
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from logging import WARNING
-from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.common.logger import log
@@ -23,64 +21,46 @@ from fl_mlmc.run.protocol import (
     PAYLOAD_STYPE,
     ProtocolError,
     TrainFailure,
-    TrainTask,
     TrainUpdate,
     code_stamp,
     payload_name,
 )
-from fl_mlmc.submodels import IndexPlan
 
-from .roster import Seat
+from .round import OpenRound, Row, Sent
+
+
+class ClientFailed(ProtocolError):
+    """A client says that it has no update to send, and why."""
+
+    def __init__(self, failure: TrainFailure) -> None:
+        super().__init__(f"it says {failure.failure!r}")
+        self.failure = failure
+
 
 MOST_DRAWS = 254
 """As many as MLMC can draw; a row in the log holds them all."""
 
 
-@dataclass(frozen=True)
-class Sent:
-    """A task that awaits its reply."""
+def in_client_order(opened: OpenRound, replies: Iterable[Message]) -> Iterator[tuple[int, Message | None]]:
+    """Pair every client of the cohort with its reply, in ascending order; None for one that never came.
 
-    task: TrainTask
-    seat: Seat
-    plan: IndexPlan
-    downlink_bytes: int
-    anchor_bytes: int = 0
-    """The part of them that the client fetched before the round."""
-
-
-def in_client_order(sent: Mapping[int, Sent], replies: Iterable[Message]) -> Iterator[tuple[int, Message | None]]:
-    """Pair every task with its reply, in the order sent; None for one that never came.
-
-    Sums of floats depend on their order, and replies come in any. A reply is held back only until its turn.
+    Sums of floats depend on their order, and replies come in any. A reply is held back only while one before it is out.
     """
-    # `sent` may still grow while replies come in: an engine may send lazily.
     waiting: dict[int, Message] = {}
     seen: set[int] = set()
-    order: list[int] = []
-    turn = 0
+    num_given = 0
     for reply in replies:
-        client = _client_of(reply, sent)
+        client = opened.client_of(reply)
         if client is None or client in seen:
             log(WARNING, "ignored a reply of node %d that answers no open task", reply.metadata.src_node_id)
             continue
         seen.add(client)
         waiting[client] = reply
-        if len(order) < len(sent):
-            order = list(sent)
-        while turn < len(order) and order[turn] in waiting:
-            yield order[turn], waiting.pop(order[turn])
-            turn += 1
-    for client in list(sent)[turn:]:
+        while num_given < len(opened.cohort) and (awaited := opened.cohort[num_given]) in waiting:
+            yield awaited, waiting.pop(awaited)
+            num_given += 1
+    for client in opened.cohort[num_given:]:
         yield client, waiting.pop(client, None)
-
-
-def _client_of(reply: Message, sent: Mapping[int, Sent]) -> int | None:
-    server_round, _, number = reply.metadata.group_id.partition("/")
-    if not number.isdecimal() or int(number) not in sent:
-        return None
-    task = sent[int(number)]
-    is_ours = str(task.task.server_round) == server_round and task.seat.node_id == reply.metadata.src_node_id
-    return task.task.client if is_ours else None
 
 
 def sizes(reply: Message | None) -> dict[str, int]:
@@ -96,7 +76,7 @@ def sizes(reply: Message | None) -> dict[str, int]:
     return {"payload_bytes": sum(len(array.data) for array in arrays), "message_bytes": message_bytes}
 
 
-def blank_row(sent: Sent, compressor: str) -> dict[str, Any]:
+def blank_row(sent: Sent, compressor: str) -> Row:
     """A task's row in the log before its reply is looked at."""
     return {
         "round": sent.task.server_round,
@@ -135,7 +115,7 @@ def read_update(
     if not isinstance(facts, ConfigRecord):
         raise ProtocolError(f"it has no config record {CONFIG!r}")
     if "failure" in facts:
-        raise ProtocolError(f"it says {TrainFailure.from_config(facts).failure!r}")
+        raise ClientFailed(TrainFailure.from_config(facts))
     update = TrainUpdate.from_config(facts)
     if (update.server_round, update.client) != (sent.task.server_round, sent.task.client):
         raise ProtocolError(

@@ -1,7 +1,9 @@
 """The strategy that all share: submodels by tier out, compressed updates back, a coverage-aware mean between."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from functools import partial
 from logging import INFO, WARNING
 from typing import Any
 
@@ -12,27 +14,36 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 from torch import Tensor
 
-from fl_mlmc.aggregation import Ledger, Mean, NotFiniteError, ServerOptimizer
+from fl_mlmc.aggregation import Folding, Ledger, Mean, NotFiniteError, ServerOptimizer
 from fl_mlmc.aggregation.ledger import RELEASES
-from fl_mlmc.aggregation.private import secret_generator
+from fl_mlmc.aggregation.server_step import LARGEST_UPDATE
 from fl_mlmc.models import Model
 from fl_mlmc.run.config import RunConfig
 from fl_mlmc.run.log import RoundLog
-from fl_mlmc.run.protocol import ANCHOR, ARRAYS, CONFIG, MOVEMENT, PAYLOAD_STYPE, TrainTask, TrainUpdate, printable
-from fl_mlmc.run.rng import stream
+from fl_mlmc.run.protocol import (
+    ANCHOR,
+    ARRAYS,
+    CONFIG,
+    MOVEMENT,
+    PAYLOAD_STYPE,
+    TrainFailure,
+    TrainTask,
+    TrainUpdate,
+    printable,
+)
 from fl_mlmc.submodels import IndexPlan, plan
-from fl_mlmc.submodels.coverage import CoverageWatch, coverage_by_tensor, guarded_cohort
-from fl_mlmc.submodels.tier import Tier
+from fl_mlmc.submodels.coverage import CoverageWatch, coverage_by_tensor
 from fl_mlmc.training.threads import threads
 
-from .broadcast import Broadcast
+from .broadcast import Broadcaster
 from .checkpoint import CHECKPOINT, ServerState, save_state
+from .cohort import draw_cohort
 from .device_grid import DeviceGrid
-from .replies import Sent, blank_row, in_client_order, read_update, sizes
+from .replies import ClientFailed, blank_row, in_client_order, read_update, sizes
 from .roster import Roster
+from .round import OpenRound, Row, Sent
 from .scheme_server import SchemeServer
 
-Row = dict[str, Any]
 Evaluate = Callable[[Tensor], Mapping[str, float]]
 """Metrics of a global model, given as a flat vector: loss, accuracy, …"""
 
@@ -64,6 +75,7 @@ class TieredStrategy(Strategy):
         data: str = "",
         evaluate_model: Evaluate | None = None,
         data_meta: str = "",
+        remembers: bool = False,
     ) -> None:
         self.config = config
         self.model = model
@@ -85,16 +97,19 @@ class TieredStrategy(Strategy):
         )
         self._private = config.privacy.of(config.cohort)
         self._ledger = Ledger(round_log.directory / RELEASES) if self._private else None
-        self._scheme = SchemeServer(config, model.spec.size, lambda client: self._plan(client, 1), ledger=self._ledger)
-        self._broadcast = Broadcast(config.compression, config.seed)
-        self._vector = torch.empty(0)
-        self._sent: dict[int, Sent] = {}
-        self._row: Row = {}
-        self._started = 0.0
+        self._scheme = SchemeServer(
+            config.compression,
+            config.cohort,
+            config.seed,
+            Folding(config.aggregation.parsed_rule, model.spec.size, self._private, self._ledger, LARGEST_UPDATE),
+            lambda client: self._plan(client, 1),
+            remembers,
+        )
+        self._broadcaster = Broadcaster(config.compression, config.seed)
+        self._open: OpenRound | None = None
         self._cumulative_uplink_bytes = 0
         self._rounds_done = 0
         self._round_saved = 0
-        self._num_late = 0
 
     def summary(self) -> None:
         """Say what this run is."""
@@ -144,7 +159,7 @@ class TieredStrategy(Strategy):
             if self.config.cohort.over_sampling:
                 raise ValueError("over-sampling is for real devices, of which some get lost; a simulation loses none")
             return grid.send_and_receive(messages, timeout=timeout)
-        self._num_late = grid.take_late()
+        self._opened.num_late = grid.take_late()
         return grid.collect(
             messages, timeout, self.config.cohort.clients_per_round if self.config.cohort.over_sampling else 0
         )
@@ -155,11 +170,11 @@ class TieredStrategy(Strategy):
         self._cumulative_uplink_bytes = state.cumulative_uplink_bytes
         self._optimizer.restore(state.optimizer)
         self._scheme.restore(state.scheme)
-        self._broadcast.restore(state.scheme)
+        self._broadcaster.restore(state.scheme)
 
     def _kept(self) -> dict[str, Tensor]:
         """What must outlive the process beside the model and the optimizer."""
-        return {**self._scheme.state(), **self._broadcast.state()}
+        return {**self._scheme.state(), **self._broadcaster.state()}
 
     def _state_after(self, server_round: int, vector: Tensor) -> ServerState:
         """All that the next round depends on; that round changes nothing of it."""
@@ -179,9 +194,21 @@ class TieredStrategy(Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """A message for each client of the round's cohort, in ascending order of client number."""
-        self._started = time.perf_counter()
-        self._vector = from_arrays(arrays)
+        """Draw the round's cohort and begin its broadcast; a message for each client, in ascending order.
+
+        Messages are encoded as they are taken from the result, which can be gone through once.
+        """
+        started = time.perf_counter()
+        self._meet_clients(grid)
+        vector = from_arrays(arrays)
+        cohort = self._scheme.active(self._draw(server_round))
+        gathering = self._scheme.begin(server_round, cohort, vector)
+        broadcast = self._broadcaster.begin(server_round, gathering.points)
+        self._open = OpenRound(server_round, started, vector, tuple(cohort), gathering, broadcast)
+        return map(partial(self._message, self._open), cohort)  # an engine may ask for them one by one
+
+    def _meet_clients(self, grid: Grid) -> None:
+        """Ask nodes that are new which clients they host, and wait until there are enough of them."""
         if self.roster.is_empty:
             # A memory's share counts all clients; other runs begin without devices that are down.
             is_real = isinstance(grid, DeviceGrid)
@@ -191,57 +218,64 @@ class TieredStrategy(Strategy):
         self.roster.refresh(grid)
         if len(self.roster.clients) < self._least:
             self.roster.wait(grid, self._least, self.config.cohort.round_timeout)
-        self._sent = {}
-        return self._messages(server_round)
 
     @property
     def _least(self) -> int:
         return self.config.cohort.least_replies(self.config.cohort.clients_per_round)
 
-    def _messages(self, server_round: int) -> Iterator[Message]:
-        cohort = self._scheme.active(self._cohort(server_round))
-        self._broadcast.start(server_round, self._scheme.start(server_round, cohort, self._vector))
-        for client in cohort:
-            seat = self.roster.seat(client, server_round)
-            own = self._plan(client, server_round)
-            payloads = dict(self._broadcast.arrays(own))
-            if moved := self._scheme.movement(client):
-                payloads[MOVEMENT] = moved
-            task = self._task(client, seat.tier, server_round)
-            downlink_bytes = sum(map(len, payloads.values()))
-            self._sent[client] = Sent(task, seat, own, downlink_bytes, len(payloads.get(ANCHOR, b"")))
-            arrays = {name: Array("float32", (own.size,), PAYLOAD_STYPE, payload) for name, payload in payloads.items()}
-            content = RecordDict({ARRAYS: ArrayRecord(arrays), CONFIG: ConfigRecord(task.to_config())})
-            yield Message(
-                content,
-                dst_node_id=seat.node_id,
-                message_type=MessageType.TRAIN,
-                group_id=f"{server_round}/{client}",  # comes back on error replies too
-                ttl=2 * self.config.cohort.round_timeout,  # what is late is counted, if it is not later than this
-            )
+    @property
+    def _opened(self) -> OpenRound:
+        if self._open is None:
+            raise RuntimeError("no round is under way: configure_train begins one")
+        return self._open
 
-    def _task(self, client: int, tier: Tier, server_round: int) -> TrainTask:
-        state = str(self.round_log.directory / MEMORIES) if self._scheme.remembers else ""
-        turn = self._scheme.turn(client)
-        meta = self._data_meta
-        return TrainTask(server_round, client, tier.name, tier.width, self._data, state, data_meta=meta, **turn)
-
-    def _cohort(self, server_round: int) -> list[int]:
+    def _draw(self, server_round: int) -> list[int]:
         clients = self.roster.clients
-        count = min(self.config.cohort.num_asked, len(clients))
-        if self._private:
-            # From all, wherever they are: the privacy of a sample counts on its being uniform, and a secret.
-            drawn = secret_generator().choice(
-                self.config.cohort.num_clients, self.config.cohort.clients_per_round, replace=False
-            )
-            return sorted(set(drawn.tolist()).intersection(clients))
-        rng = stream(self.config.seed, "cohort", server_round)
-        if self.config.cohort.least_coverage == 0:
-            return sorted(clients[index] for index in rng.choice(len(clients), count, replace=False))
-        order = [clients[index] for index in rng.permutation(len(clients))]
-        return guarded_cohort(
-            order, count, lambda client: self._plan(client, server_round), self.config.cohort.least_coverage
+        return draw_cohort(
+            self.config.cohort,
+            self._private is not None,
+            self.config.seed,
+            server_round,
+            clients,
+            lambda client: self._plan(client, server_round),
         )
+
+    def _message(self, opened: OpenRound, client: int) -> Message:
+        """The message that asks `client` for its part in the round; from here on a reply to it is awaited."""
+        task = self._task(opened, client)
+        payloads = dict(opened.broadcast.arrays(task.plan))
+        if moved := self._scheme.movement(client):
+            payloads[MOVEMENT] = moved
+        opened.sent[client] = replace(
+            task,
+            downlink_bytes=sum(map(len, payloads.values())),
+            anchor_bytes=len(payloads.get(ANCHOR, b"")),
+        )
+        shape = (task.plan.size,)
+        arrays = {name: Array("float32", shape, PAYLOAD_STYPE, payload) for name, payload in payloads.items()}
+        content = RecordDict({ARRAYS: ArrayRecord(arrays), CONFIG: ConfigRecord(task.task.to_config())})
+        return Message(
+            content,
+            dst_node_id=task.seat.node_id,
+            message_type=MessageType.TRAIN,
+            group_id=opened.group_id(client),
+            ttl=2 * self.config.cohort.round_timeout,  # what is late is counted, if it is not later than this
+        )
+
+    def _task(self, opened: OpenRound, client: int) -> Sent:
+        """A client's task in a round, before anything was sent."""
+        seat = self.roster.seat(client, opened.number)
+        task = TrainTask(
+            opened.number,
+            client,
+            seat.tier.name,
+            seat.tier.width,
+            self._data,
+            str(self.round_log.directory / MEMORIES) if self._scheme.remembers else "",
+            data_meta=self._data_meta,
+            **self._scheme.task_fields(opened.gathering, client),
+        )
+        return Sent(task, seat, self._plan(client, opened.number))
 
     def _plan(self, client: int, server_round: int) -> IndexPlan:
         width = self.roster.seat(client, server_round).tier.width
@@ -250,56 +284,66 @@ class TieredStrategy(Strategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Average the good updates and step the model; every sampled client gets its row in the log."""
-        rows: list[Row] = []
-        aggregating = _Stopwatch()
+        """Average the good updates and step the model; every sampled client gets its row in the log.
+
+        QuorumError if too few are good, NotFiniteError if the model would not stay finite; both leave a row, too.
+        """
+        opened = self._opened
         with threads():  # an engine's clients compute meanwhile, on all processors
-            for client, reply in in_client_order(self._sent, replies):
-                with aggregating:
-                    rows.append(self._fold(self._sent[client], reply))
-        self.round_log.append_clients(rows)
-        num_ok = sum(row["status"] == "ok" for row in rows)
-        with aggregating:
-            result = self._scheme.estimate(self._vector)
+            for client, reply in in_client_order(opened, replies):
+                with opened.aggregating:
+                    opened.client_rows.append(self._fold(opened, client, reply))
+        self.round_log.append_clients(opened.client_rows)
+        with opened.aggregating:
+            mean = self._scheme.estimate(opened.gathering, opened.vector)
+        opened.row |= self._round_row(opened, mean)
+        self._cumulative_uplink_bytes = opened.row["cumulative_uplink_bytes"]
+        self._warn_of_uncovered(mean.coverage, server_round)
+        try:
+            self._check_quorum(opened)
+            with opened.aggregating:
+                stepped = self._step(opened, mean)
+        except (QuorumError, NotFiniteError):
+            self._close_round(opened)
+            raise
+        self._close_round(opened, done=self._evaluate_model is None)
+        return to_arrays(stepped), None
+
+    def _round_row(self, opened: OpenRound, mean: Mean) -> Row:
+        """What the log says of a round before it is stepped; a strategy of its own may add to it."""
+        rows, held = opened.client_rows, coverage_by_tensor(self.model.spec, mean.coverage)
         uplink_bytes = sum(row["payload_bytes"] for row in rows)
-        self._cumulative_uplink_bytes += uplink_bytes
-        self._row = {
-            "round": server_round,
+        found: Row = {
+            "round": opened.number,
             "num_sampled": len(rows),
-            "num_ok": num_ok,
-            "num_late": self._num_late,
-            "coverage_min": int(result.coverage.min()),
-            "coverage_mean": int(result.coverage.sum()) / result.coverage.numel(),
+            "num_ok": len(opened.good_rows),
+            "num_late": opened.num_late,
+            "coverage_min": int(mean.coverage.min()),
+            "coverage_mean": int(mean.coverage.sum()) / mean.coverage.numel(),
             "uplink_bytes": uplink_bytes,
             "downlink_bytes": sum(row["downlink_bytes"] for row in rows),
-            "cumulative_uplink_bytes": self._cumulative_uplink_bytes,
+            "cumulative_uplink_bytes": self._cumulative_uplink_bytes + uplink_bytes,
             "simulated_seconds": max((row["simulated_seconds"] or 0.0 for row in rows), default=None),
-            "update_norm": float(torch.linalg.vector_norm(result.update, dtype=torch.float64)),
-            "coverage_by_tensor": {
-                name: [held.least, held.mean]
-                for name, held in coverage_by_tensor(self.model.spec, result.coverage).items()
-            },
+            "update_norm": float(torch.linalg.vector_norm(mean.update, dtype=torch.float64)),
+            "coverage_by_tensor": {name: [part.least, part.mean] for name, part in held.items()},
         }
         if self._private and self._ledger is not None:
-            self._row["epsilon"] = self._ledger.epsilon(self._private.delta)
-        self._row |= self._round_row(result)
-        self._warn_of_uncovered(result.coverage, server_round)
+            found["epsilon"] = self._ledger.epsilon(self._private.delta)
+        return found
+
+    def _check_quorum(self, opened: OpenRound) -> None:
+        rows, num_ok = opened.client_rows, len(opened.good_rows)
         needed = self.config.cohort.least_replies(min(len(rows), self.config.cohort.clients_per_round))
         if num_ok < needed:
-            self._close_round(aggregating)
             reasons = sorted({row["status"] for row in rows if row["status"] != "ok"})
             raise QuorumError(
-                f"round {server_round} has {num_ok} good replies of {len(rows)}, the quorum is {needed}: "
+                f"round {opened.number} has {num_ok} good replies of {len(rows)}, the quorum is {needed}: "
                 + ("; ".join(reasons[:3]) or "no client was sampled")
             )
-        try:
-            with aggregating:
-                stepped = self._optimizer.step(self._vector, result)
-        except NotFiniteError:
-            self._close_round(aggregating)
-            raise
-        self._close_round(aggregating, done=self._evaluate_model is None)
-        return to_arrays(stepped), None
+
+    def _step(self, opened: OpenRound, mean: Mean) -> Tensor:
+        """The model after the round, flat float32."""
+        return self._optimizer.step(opened.vector, mean)
 
     def _warn_of_uncovered(self, coverage: Tensor, server_round: int) -> None:
         if not (window := self.config.cohort.coverage_warning):
@@ -309,24 +353,32 @@ class TieredStrategy(Strategy):
             tensors = ", ".join(f"{name} ({count})" for name, count in stale.items())
             log(WARNING, "coordinates that no client held in the last %d rounds: %s", window, tensors)
 
-    def _close_round(self, aggregating: "_Stopwatch", done: bool = True) -> None:
-        self._row |= {"seconds": time.perf_counter() - self._started, "aggregate_seconds": aggregating.seconds}
+    def _close_round(self, opened: OpenRound, done: bool = True) -> None:
+        opened.row |= {
+            "seconds": time.perf_counter() - opened.started,
+            "aggregate_seconds": opened.aggregating.seconds,
+        }
         if done:
-            self.round_log.append_round(self._row)
+            self.round_log.append_round(opened.row)
 
-    def _fold(self, sent: Sent, reply: Message | None) -> Row:
-        """Add one reply to the means, if it keeps the rules; its row in the log."""
+    def _fold(self, opened: OpenRound, client: int, reply: Message | None) -> Row:
+        """Add a client's reply to the means, if it keeps the rules; its row in the log."""
+        if client not in opened.sent:
+            row = blank_row(self._task(opened, client), self.config.compression.compressor)
+            return row | {"status": "dropped: the round was over before it was asked"}
+        sent = opened.sent[client]
         row = blank_row(sent, self.config.compression.compressor)
         try:
             row |= sizes(reply)
             update, payloads = read_update(reply, sent, self.config.aggregation, self._scheme.scheme.num_messages)
             labels = update.labels if self.config.aggregation.average_by_label else None
             weight = 1 if self.config.aggregation.weighting == "clients" else update.num_examples
-            self._scheme.add(sent.task.client, sent.plan, payloads, weight, labels)
+            self._scheme.add(opened.gathering, client, sent.plan, payloads, weight, labels)
         except ValueError as error:
             reason = printable(error)
-            log(WARNING, "client %d dropped in round %d: %s", sent.task.client, sent.task.server_round, reason)
-            return row | {"status": f"dropped: {reason}"}
+            log(WARNING, "client %d dropped in round %d: %s", client, opened.number, reason)
+            said = self._failure_row(error.failure) if isinstance(error, ClientFailed) else {}
+            return row | {"status": f"dropped: {reason}", **said}
         return row | {
             "num_examples": update.num_examples,
             "compressor": update.compressor or self.config.compression.compressor,
@@ -348,8 +400,8 @@ class TieredStrategy(Strategy):
         """What a strategy of its own adds to a client's row."""
         return {}
 
-    def _round_row(self, result: Mean) -> Row:
-        """What a strategy of its own adds to a round's row."""
+    def _failure_row(self, failure: TrainFailure) -> Row:
+        """What a strategy of its own adds to the row of a client that has no update to send."""
         return {}
 
     def evaluate(self, server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
@@ -359,7 +411,7 @@ class TieredStrategy(Strategy):
         metrics: dict[str, float] = {"loss": float("nan"), "accuracy": float("nan")}
         if server_round % self.config.output.evaluate_every == 0 or server_round == self.config.num_rounds:
             metrics |= self._evaluate_model(from_arrays(arrays))
-        self.round_log.append_round(self._row | metrics)
+        self.round_log.append_round(self._opened.row | metrics)
         return MetricRecord(dict(metrics))
 
     def configure_evaluate(
@@ -371,19 +423,6 @@ class TieredStrategy(Strategy):
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Nothing was asked."""
         return None
-
-
-class _Stopwatch:
-    """Adds up the seconds spent inside its `with` blocks."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def __enter__(self) -> None:
-        self._start = time.perf_counter()
-
-    def __exit__(self, *reason: object) -> None:
-        self.seconds += time.perf_counter() - self._start
 
 
 def to_arrays(vector: Tensor) -> ArrayRecord:

@@ -29,14 +29,14 @@ class Folding:
     ) -> None:
         if private and ledger is None:
             raise ValueError("a private run writes every noisy model down: give the ledger of its releases")
-        self._aggregation, self._size, self._largest = aggregation, size, largest
+        self._aggregation, self.size, self._largest = aggregation, size, largest
         self._private, self._ledger = private, ledger
         self._expected = torch.zeros(0, dtype=torch.float64)
 
     def meet(self, plans: Iterable[IndexPlan]) -> None:
         """Hear what the clients hold that are there before the first round; a private mean divides by their number."""
         if self._private:
-            self._expected = self._private.expected_holders(self._size, plans)
+            self._expected = self._private.expected_holders(self.size, plans)
 
     def start(self, server_round: int) -> Fold:
         """The empty fold of a round."""
@@ -44,4 +44,4 @@ class Folding:
         if private and ledger is not None:
             note = partial(ledger.add, server_round, private.mechanism)
             return PrivateMean(private.clip, private.noise, self._expected, self._largest, note)
-        return self._aggregation.start(self._size, self._largest)
+        return self._aggregation.start(self.size, self._largest)

@@ -124,6 +124,10 @@ class Scheme(ABC):
     """Whether what a client finds is a step along one minibatch's gradient, whatever the run's local steps are."""
     hears_back: ClassVar[bool] = False
     """Whether a client must learn what its round came to, by `settle`, before its next one."""
+    sets_workloads: ClassVar[bool] = False
+    """Whether each client does in a round what `workloads` says, by its pace."""
+    takes_any_compressor: ClassVar[bool] = False
+    """Whether a client may use another compressor than the run's: no step, weight or memory follows from it."""
 
     def resolve(self, compressor: Compressor, size: int, num_clients: int) -> Self:
         """The scheme with every open option set by its theorem; ValueError if it cannot work with `compressor`.
@@ -139,6 +143,13 @@ class Scheme(ABC):
                 f"scheme {self.name} needs every client in every round, {cohort_size} of {num_clients} are sampled: "
                 "sample all, or take a scheme for any cohort, such as diana, ef21 or tamuna"
             )
+
+    def workloads(self, compute: Sequence[float], message: Sequence[float]) -> list[Workload]:
+        """What each client does in a round, from its seconds for a gradient and for a message.
+
+        Only where the scheme `sets_workloads`.
+        """
+        raise NotImplementedError(f"scheme {self.name} has the same workload for all clients")
 
     def init_client(self, like: Tensor) -> State:
         """The memory of a client that never took part; vectors are shaped as `like`."""

@@ -20,6 +20,7 @@ class Direct(Scheme):
 
     name = "direct"
     has_memory = False
+    takes_any_compressor = True
 
     def encode(
         self, find: Find, points: Sequence[Tensor], memory: State, turn: Turn

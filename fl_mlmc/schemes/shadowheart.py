@@ -32,6 +32,7 @@ class Shadowheart(Scheme):
     allows_partial = False
     has_memory = False
     takes_minibatches = True
+    sets_workloads = True
 
     noise: float
     omega: float | None = None

@@ -17,15 +17,15 @@ from fl_mlmc.schemes import SCHEMES
 from fl_mlmc.schemes.docofl import DoCoFL
 from fl_mlmc.submodels import plan
 from simulations.app.launch import RunResult, execute, load_config, load_run
-from strategies.broadcast import Broadcast
+from strategies.broadcast import Broadcaster
 
 
 def run(config: RunConfig) -> RunResult:
     return execute(load_config(None, config.to_flower()))
 
 
-def broadcast_of(config: RunConfig) -> Broadcast:
-    return Broadcast(config.compression, config.seed)
+def broadcaster_of(config: RunConfig) -> Broadcaster:
+    return Broadcaster(config.compression, config.seed)
 
 
 def vector_of(result: RunResult) -> torch.Tensor:
@@ -38,10 +38,10 @@ def vector_of(result: RunResult) -> torch.Tensor:
 def test_an_unbiased_broadcast_is_the_model_in_the_mean_and_smaller(small: RunConfig, compressor: str) -> None:
     model = build_model(small.training.model, (1, 8, 8), 10)
     vector, own = model.initial(0), plan(model.spec, "nested", 0.5)
-    broadcast = broadcast_of(small.changed(downlink_compressor=compressor))
+    broadcaster = broadcaster_of(small.changed(downlink_compressor=compressor))
     total = torch.zeros(own.size, dtype=torch.float64)
     for number in range(1, 401):
-        broadcast.start(number, [vector])
+        broadcast = broadcaster.begin(number, [vector])
         payload = broadcast.arrays(own)[PAYLOAD]
         assert len(payload) < 0.7 * 4 * own.size
         total += decode(payload, own.size)
@@ -129,15 +129,15 @@ def test_clients_have_the_anchor_that_was_newest_when_they_heard() -> None:
 def test_anchor_and_correction_make_the_model(small: RunConfig) -> None:
     model = build_model(small.training.model, (1, 8, 8), 10)
     own = plan(model.spec, "nested", 0.5)
-    exact = broadcast_of(small.changed(downlink_scheme="docofl(ECUQ(bits=2), every=2, lead=1)"))
-    rough = broadcast_of(
+    exact = broadcaster_of(small.changed(downlink_scheme="docofl(ECUQ(bits=2), every=2, lead=1)"))
+    rough = broadcaster_of(
         small.changed(downlink_scheme="docofl(ECUQ(bits=4), every=2, lead=1)", downlink_compressor="ECUQ(bits=2)")
     )
     start, drift = model.initial(0), model.initial(1)
     for number in range(1, 8):
         vector = start + 0.01 * number * drift
-        for broadcast, allowed in ((exact, 1e-6), (rough, 0.05)):
-            broadcast.start(number, [vector])
+        for broadcaster, allowed in ((exact, 1e-6), (rough, 0.05)):
+            broadcast = broadcaster.begin(number, [vector])
             arrays = broadcast.arrays(own)
             received = decode(arrays[ANCHOR], own.size) + decode(arrays[PAYLOAD], own.size)
             wanted = own.gather(vector)
@@ -147,15 +147,15 @@ def test_anchor_and_correction_make_the_model(small: RunConfig) -> None:
 def test_every_anchor_is_kept_while_clients_have_it_and_drawn_on_its_own(small: RunConfig) -> None:
     model = build_model(small.training.model, (1, 8, 8), 10)
     own = plan(model.spec, "nested", 1.0)
-    broadcast = broadcast_of(small.changed(downlink_scheme="docofl(QSGD(levels=4), every=2, lead=3)"))
+    broadcaster = broadcaster_of(small.changed(downlink_scheme="docofl(QSGD(levels=4), every=2, lead=3)"))
     docofl = DoCoFL(every=2, lead=3)
     start, sent = model.initial(0), {}
     for number in range(1, 10):
-        broadcast.start(number, [start * number])  # by its length an anchor says of which round it is
+        broadcast = broadcaster.begin(number, [start * number])  # by its length an anchor says of which round it is
         anchor = decode(broadcast.arrays(own)[ANCHOR], own.size)
         round_of = docofl.anchor_round(number)
         assert float(anchor.abs().max() / (start.norm() / 4)) == pytest.approx(round_of, rel=1e-4)
-        assert sorted(broadcast.state()) == sorted(f"anchor/{kept}" for kept in range(round_of, number + 1, 2))
+        assert sorted(broadcaster.state()) == sorted(f"anchor/{kept}" for kept in range(round_of, number + 1, 2))
         sent[round_of] = anchor / round_of
     assert len(sent) > 2
     assert not torch.allclose(sent[1], sent[3], rtol=1e-3)
@@ -164,8 +164,8 @@ def test_every_anchor_is_kept_while_clients_have_it_and_drawn_on_its_own(small: 
 def test_points_of_one_round_are_rounded_independently(small: RunConfig) -> None:
     model = build_model(small.training.model, (1, 8, 8), 10)
     own, vector = plan(model.spec, "nested", 1.0), model.initial(0)
-    broadcast = broadcast_of(small.changed(downlink_compressor="QSGD(levels=4)"))
-    broadcast.start(1, [vector, vector])
+    broadcaster = broadcaster_of(small.changed(downlink_compressor="QSGD(levels=4)"))
+    broadcast = broadcaster.begin(1, [vector, vector])
     first, second = broadcast.arrays(own).values()
     assert first != second
 

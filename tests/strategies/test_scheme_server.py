@@ -15,7 +15,7 @@ from clients import client_app
 from clients.data import FederatedData
 from clients.memory import ClientMemory
 from fl_mlmc import decode
-from fl_mlmc.aggregation import NotFiniteError
+from fl_mlmc.aggregation import Folding, NotFiniteError
 from fl_mlmc.compression.blocks import DenseBlock, Payload, SparseBlock
 from fl_mlmc.compression.wire import decode_payload
 from fl_mlmc.frames import read_clients
@@ -79,7 +79,7 @@ def remembered(config: RunConfig, strategy: TieredStrategy, name: str) -> torch.
     for client in range(config.cohort.num_clients):
         own = strategy._plan(client, 1)
         holders[own.indices] += 1
-        if server_round := strategy._scheme.turn_of(client)[0]:
+        if server_round := strategy._scheme.memory_of(client).number:
             with np.load(directory(config) / MEMORIES / str(client) / f"{server_round}.npz") as file:
                 total[own.indices] += torch.from_numpy(file[name]).double()
     return total / holders.clamp(min=1)
@@ -125,7 +125,7 @@ def test_control_variates_sum_to_zero_on_every_coordinate_of_tiers_and_with_lost
     _, strategy = run(config, losing=((1, 1), (3, 0), (3, 2), (6, 4)))
     total, largest = torch.zeros(strategy.model.spec.size), 0.0
     for client in range(config.cohort.num_clients):
-        own, server_round = strategy._plan(client, 1), strategy._scheme.turn_of(client)[0]
+        own, server_round = strategy._plan(client, 1), strategy._scheme.memory_of(client).number
         moved = strategy._scheme.movement(client)
         assert moved
         memory = ClientMemory(directory(config) / MEMORIES, client).load(server_round, torch.zeros(own.size))
@@ -135,7 +135,7 @@ def test_control_variates_sum_to_zero_on_every_coordinate_of_tiers_and_with_lost
     assert largest > 0.01
     assert float(total.abs().max()) < 1e-5 * largest
     before = [strategy._scheme.movement(client) for client in range(config.cohort.num_clients)]
-    strategy._scheme.start(7, [0, 1], torch.zeros(strategy.model.spec.size))  # what was sent stays what it was
+    strategy._scheme.begin(7, [0, 1], torch.zeros(strategy.model.spec.size))  # what was sent stays what it was
     assert [strategy._scheme.movement(client) for client in range(config.cohort.num_clients)] == before
 
 
@@ -259,7 +259,12 @@ def test_a_compressor_that_the_scheme_does_not_admit_is_refused_before_anything_
 def alone(config: RunConfig, size: int = 8) -> tuple[SchemeServer, IndexPlan]:
     """The scheme server of `config` over a model of `size` weights that every client holds, and their plan."""
     own = IndexPlan(WidthSpec({}, {"weight": (size,)}, {"weight": (None,)}), {})
-    return SchemeServer(config, size, lambda client: own), own
+    return server_of(config, size, own), own
+
+
+def server_of(config: RunConfig, size: int, own: IndexPlan) -> SchemeServer:
+    folding = Folding(config.aggregation.parsed_rule, size)
+    return SchemeServer(config.compression, config.cohort, config.seed, folding, lambda client: own)
 
 
 def test_a_task_says_how_many_are_in_its_round_and_what_the_client_has_time_for(small: RunConfig) -> None:
@@ -272,8 +277,8 @@ def test_a_task_says_how_many_are_in_its_round_and_what_the_client_has_time_for(
     tier_of = [fast, slow, never, fast, slow, fast]
     server.meet(range(6), tier_of.__getitem__)
     assert server.active(range(6)) == [0, 1, 3, 4, 5]
-    server.start(1, server.active(range(6)), torch.zeros(1210))
-    told = [server.turn(client) for client in (0, 1)]
+    opened = server.begin(1, server.active(range(6)), torch.zeros(1210))
+    told = [server.task_fields(opened, client) for client in (0, 1)]
     assert [task["cohort_size"] for task in told] == [5, 5]
     assert told[0]["gradients"] != told[1]["gradients"]
     scheme = server.scheme
@@ -289,12 +294,12 @@ def test_a_task_says_how_many_are_in_its_round_and_what_the_client_has_time_for(
 def test_a_client_hears_of_the_coordinates_that_it_sent_only(small: RunConfig) -> None:
     config = everyone(small, **OWN_STEPS, tiers="full:1:1").changed(scheme="compressed_scaffnew(0.1, 0.5)")
     server, own = alone(config, size=60)
-    server.start(1, range(6), torch.zeros(60))
+    opened = server.begin(1, range(6), torch.zeros(60))
     spoken = server.scheme.speaks_of(60, Round(config.seed, 1, 6, 6), 2)
     assert spoken is not None
     for client in range(6):
-        server.add(client, own, [Payload(60, (DenseBlock(torch.ones(60)),))], 1.0, None)
-    server.estimate(torch.zeros(60))
+        server.add(opened, client, own, [Payload(60, (DenseBlock(torch.ones(60)),))], 1.0, None)
+    server.estimate(opened, torch.zeros(60))
     heard = server.movement(2)
     assert heard is not None
     [block] = decode_payload(heard, 60).blocks
@@ -306,19 +311,20 @@ def test_a_client_hears_of_the_coordinates_that_it_sent_only(small: RunConfig) -
 def test_a_server_goes_on_from_its_state_with_all_that_it_knew(small: RunConfig) -> None:
     config = everyone(small, **OWN_STEPS, tiers="full:1:1").changed(scheme="compressed_scaffnew(0.1, 0.5)")
     server, own = alone(config, size=60)
-    server.start(1, range(6), torch.zeros(60))
+    opened = server.begin(1, range(6), torch.zeros(60))
     for client in range(6):
-        server.add(client, own, [Payload(60, (DenseBlock(torch.full((60,), client + 1.0)),))], 1.0, None)
-    server.estimate(torch.zeros(60))
+        server.add(opened, client, own, [Payload(60, (DenseBlock(torch.full((60,), client + 1.0)),))], 1.0, None)
+    server.estimate(opened, torch.zeros(60))
     other, _ = alone(config, size=60)
     other.restore(server.state())
     assert [other.movement(client) for client in range(6)] == [server.movement(client) for client in range(6)]
     assert other.movement(3)
-    other.start(2, range(6), torch.zeros(60))
+    heard = other.begin(2, range(6), torch.zeros(60))
     server.saved()
-    server.start(2, range(6), torch.zeros(60))
-    assert [other.turn(client) for client in range(6)] == [server.turn(client) for client in range(6)]
-    assert other.turn(3)["checkpoint_round"] == 1
+    opened = server.begin(2, range(6), torch.zeros(60))
+    told = [other.task_fields(heard, client) for client in range(6)]
+    assert told == [server.task_fields(opened, client) for client in range(6)]
+    assert told[3]["checkpoint_round"] == 1
 
 
 def test_a_server_with_memory_works_on_the_model_in_float64(small: RunConfig) -> None:
@@ -326,16 +332,16 @@ def test_a_server_with_memory_works_on_the_model_in_float64(small: RunConfig) ->
     server, own = alone(config.changed(scheme="adiana(1.0, 0.01, step=0.2)"), size=5000)
     rng = torch.Generator().manual_seed(0)
     vector = torch.randn(5000, generator=rng)
-    server.start(1, range(6), vector)
+    opened = server.begin(1, range(6), vector)
     state = {name: torch.randn(5000, generator=rng, dtype=torch.float64) for name in ("shift", "z", "anchor")}
     server.restore({**server.state(), **state})
-    points = server.start(2, range(6), vector)
+    opened = server.begin(2, range(6), vector)
     expected = server.scheme.points(vector.double(), state)
-    assert all(torch.equal(point, wanted.float()) for point, wanted in zip(points, expected, strict=True))
+    assert all(torch.equal(point, wanted.float()) for point, wanted in zip(opened.points, expected, strict=True))
     means = [torch.randn(5000, generator=rng) for _ in range(2)]
     for client in range(6):
-        server.add(client, own, [Payload(5000, (DenseBlock(mean),)) for mean in means], 1.0, None)
-    server.estimate(vector)
+        server.add(opened, client, own, [Payload(5000, (DenseBlock(mean),)) for mean in means], 1.0, None)
+    server.estimate(opened, vector)
     share = 6 * torch.ones(5000, dtype=torch.float64)  # nobody was met
     _, after = server.scheme.estimate(
         [mean.double() for mean in means], vector.double(), state, Round(config.seed, 2, 6, 6), share
@@ -346,10 +352,10 @@ def test_a_server_with_memory_works_on_the_model_in_float64(small: RunConfig) ->
 def test_a_server_keeps_its_estimate_in_float64(small: RunConfig) -> None:
     config = everyone(small, compressor="RandK(fraction=0.5)", local_steps=0).changed(scheme="marina(1.0)")
     server, own = alone(config)
-    server.start(1, range(6), torch.zeros(8))
+    opened = server.begin(1, range(6), torch.zeros(8))
     for client in range(6):
-        server.add(client, own, [Payload(8, (DenseBlock(torch.ones(8)),))], 1.0, None)
-    server.estimate(torch.zeros(8))
+        server.add(opened, client, own, [Payload(8, (DenseBlock(torch.ones(8)),))], 1.0, None)
+    server.estimate(opened, torch.zeros(8))
     assert server.state()["estimate"].dtype == torch.float64
 
 
@@ -358,10 +364,10 @@ def test_movements_are_kept_until_nobody_has_to_hear_of_them(small: RunConfig) -
     server, own = alone(config.changed(scheme="tamuna(0.1, 0.5)"))
     kept = []
     for number, cohort in enumerate([(0, 1), (0, 2), (1, 2), (0, 1)], start=1):
-        server.start(number, cohort, torch.zeros(8))
+        opened = server.begin(number, cohort, torch.zeros(8))
         for client in cohort:
-            server.add(client, own, [Payload(8, (DenseBlock(torch.ones(8)),))], 1.0, None)
-        server.estimate(torch.zeros(8))
+            server.add(opened, client, own, [Payload(8, (DenseBlock(torch.ones(8)),))], 1.0, None)
+        server.estimate(opened, torch.zeros(8))
         kept.append(sorted(name for name in server.state() if name.startswith("movement/")))
     assert kept == [
         ["movement/1"],
@@ -389,19 +395,19 @@ def test_a_direction_or_a_memory_that_is_not_finite_is_refused_and_the_scheme_ke
     spec = WidthSpec({}, {"x": (4,)}, {"x": (None,)})
     own = IndexPlan(spec, {})
     config = small.changed(scheme="ef21", compressor="TopK(fraction=0.5)", tiers="full:1.0:1.0")
-    server = SchemeServer(config, 4, lambda client: own)
+    server = server_of(config, 4, own)
     server.meet(range(6), lambda client: config.cohort.tier_list[0])
-    server.start(1, [0, 1], torch.zeros(4))
-    server.add(0, own, [Payload(4, (DenseBlock(torch.ones(4)),))], 1, None)
+    opened = server.begin(1, [0, 1], torch.zeros(4))
+    server.add(opened, 0, own, [Payload(4, (DenseBlock(torch.ones(4)),))], 1, None)
     before = server.state()["estimate"].clone()
     spoilt = torch.full((4,), 1e300, dtype=torch.float64)
     with monkeypatch.context() as patch:
         patch.setattr(EF21, "estimate", lambda self, means, model, state, *rest: (spoilt, {"estimate": spoilt}))
         with pytest.raises(NotFiniteError, match="scheme ef21 would make its direction and estimate not finite"):
-            server.estimate(torch.zeros(4))
+            server.estimate(opened, torch.zeros(4))
     assert torch.equal(server.state()["estimate"], before)
-    server.start(2, [0, 1], torch.zeros(4))
-    assert server.estimate(torch.zeros(4)).update.isfinite().all()
+    opened = server.begin(2, [0, 1], torch.zeros(4))
+    assert server.estimate(opened, torch.zeros(4)).update.isfinite().all()
 
 
 def test_of_two_messages_both_are_taken_or_none(small: RunConfig) -> None:
@@ -410,11 +416,11 @@ def test_of_two_messages_both_are_taken_or_none(small: RunConfig) -> None:
     config = everyone(
         small, scheme="adiana(5.0, 0.1)", tiers="full:1:1", **{**OWN_STEPS, "compressor": "RandK(fraction=0.5)"}
     )
-    server = SchemeServer(config, 4, lambda client: own)
+    server = server_of(config, 4, own)
     server.meet(range(6), lambda client: config.cohort.tier_list[0])
-    server.start(1, [0, 1], torch.zeros(4))
+    opened = server.begin(1, [0, 1], torch.zeros(4))
     good, bad = (Payload(4, (DenseBlock(torch.full((4,), value)),)) for value in (1.0, float("inf")))
     with pytest.raises(ValueError, match="a coordinate of the update is inf"):
-        server.add(0, own, [good, bad], 1, None)
-    assert server.estimate(torch.zeros(4)).coverage.tolist() == [0, 0, 0, 0]
-    assert server.turn_of(0) == (0, 0, 0)
+        server.add(opened, 0, own, [good, bad], 1, None)
+    assert server.estimate(opened, torch.zeros(4)).coverage.tolist() == [0, 0, 0, 0]
+    assert server.memory_of(0) == (0, 0, 0)

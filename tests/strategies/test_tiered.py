@@ -1,8 +1,9 @@
 """The strategy against clients that behave, fail and lie, in this process."""
 
+import itertools
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -395,3 +396,57 @@ def test_a_private_mean_is_the_clipped_one_when_there_is_no_noise(
     before = build_model(config.training.model, (1, 8, 8), 10).initial(config.seed)
     moved = float((run(config) - before).norm())
     assert 1e-4 < moved <= 1.0001e-3
+
+
+def test_a_round_is_drawn_and_broadcast_when_it_is_configured_however_late_its_messages_are_taken(
+    small: RunConfig,
+) -> None:
+    config = small.changed(downlink_compressor="QSGD(levels=127)")
+    strategy, grid, arrays = prepared(config)
+    taken = [told(strategy.configure_train(number, arrays, ConfigRecord(), grid)) for number in (1, 2)]
+    strategy, grid, arrays = prepared(config.changed(run_name="late"))
+    messages = [strategy.configure_train(number, arrays, ConfigRecord(), grid) for number in (1, 2)]
+    assert strategy._opened.cohort == tuple(client for client, _, _ in taken[1])
+    assert [told(each) for each in messages] == taken
+    assert [number for _, number, _ in taken[0]] == [1] * 4
+
+
+def prepared(config: RunConfig) -> tuple[TieredStrategy, LocalGrid, ArrayRecord]:
+    """A strategy before its first round, its grid and its model."""
+    data = prepare_data(config)
+    spec = FederatedData.open(data).spec
+    model = build_model(config.training.model, spec.input_shape, spec.num_classes)
+    strategy = TieredStrategy(config, model, RoundLog.create(directory(config), {}), str(data))
+    grid = LocalGrid(client_app.app, config.cohort.num_clients, config.to_flower())
+    return strategy, grid, to_arrays(model.initial(config.seed))
+
+
+def told(messages: Iterable[Message]) -> list[tuple[int, int, bytes]]:
+    """Client, round and payload of each message."""
+    records = [(message.content.config_records[CONFIG], message.content.array_records[ARRAYS]) for message in messages]
+    return [(facts["client"], facts["server-round"], arrays[PAYLOAD].data) for facts, arrays in records]  # type: ignore[misc]
+
+
+class Impatient(LocalGrid):
+    """Asks one client and then nobody."""
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+        return itertools.islice(super().send_and_receive(messages, timeout=timeout), 1)
+
+
+def test_clients_that_a_round_never_asked_are_sampled_all_the_same(small: RunConfig) -> None:
+    strategy, grid, arrays = prepared(small)
+    strategy.roster.refresh(grid)
+    impatient = Impatient(client_app.app, small.cohort.num_clients, small.to_flower())
+    with pytest.raises(QuorumError, match="1 good replies of 4, the quorum is 2: dropped: the round was over before"):
+        strategy.start(impatient, arrays, 1)
+    rows = read_clients(directory(small))
+    assert rows["status"].tolist() == ["ok", *["dropped: the round was over before it was asked"] * 3]
+    assert (rows["downlink_bytes"] > 0).tolist() == [True, False, False, False]
+    assert (rows["num_parameters"] > 0).all()
+
+
+def test_a_round_that_was_not_begun_cannot_be_aggregated(small: RunConfig) -> None:
+    strategy, _, _ = prepared(small)
+    with pytest.raises(RuntimeError, match="no round is under way: configure_train begins one"):
+        strategy.aggregate_train(1, [])

@@ -74,7 +74,8 @@ class RayGrid(SimulatedGrid):
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         server_round, broadcast = next(self._rounds), _Broadcast()
         self._crew.recruit()
-        source = (Job(turn, self.number(message), self._needs.of(message)) for turn, message in enumerate(messages))
+        numbered = enumerate(map(self.number, messages))
+        source = (Job(position, message, self._needs.of(message)) for position, message in numbered)
         queue = Queue()
         try:
             while time.monotonic() < deadline:

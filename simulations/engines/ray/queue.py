@@ -21,7 +21,7 @@ QUEUED_BATCHES = 2  # one runs, the next one waits in the worker
 class Job:
     """A message until its reply is there."""
 
-    turn: int
+    position: int
     """Its place among the round's messages."""
     message: Message
     need: Need
@@ -70,9 +70,9 @@ class Queue:
         return self._lines.setdefault(need, deque())
 
     def first_need(self, gpu: bool) -> Need | None:
-        """Of the jobs that want a GPU, or of those that do not, the need of the one whose turn it is."""
+        """Of the jobs that want a GPU, or of those that do not, the need of the first."""
         waiting = [line[0] for need, line in self._lines.items() if line and bool(need.gpus) == gpu]
-        return min(waiting, key=lambda job: job.turn).need if waiting else None
+        return min(waiting, key=lambda job: job.position).need if waiting else None
 
 
 class Cost:

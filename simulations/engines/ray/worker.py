@@ -32,7 +32,7 @@ from .spool import Spool
 
 SHARED_BYTES = 16_384
 
-Job = tuple[Message, RecordDict | None]
+Request = tuple[Message, RecordDict | None]
 """A message and its node's state, None if that is empty."""
 
 
@@ -70,9 +70,10 @@ class Worker:
 
     def run(self, parcel: "Parcel") -> "Return":
         """The packed Answers to a batch."""
-        jobs = [(message, self._context(message, state)) for message, state in parcel.open(self._broadcasts.of(parcel))]
-        answers = self._at_once(parcel.number, jobs) if parcel.at_once else None
-        answers = answers or self._one_by_one(parcel.number, jobs)
+        requests = parcel.open(self._broadcasts.of(parcel))
+        calls = [(message, self._context(message, state)) for message, state in requests]
+        answers = self._at_once(parcel.number, calls) if parcel.at_once else None
+        answers = answers or self._one_by_one(parcel.number, calls)
         self._limit.lift()
         return Return.pack(answers, self._spool, parcel.place)
 
@@ -80,9 +81,9 @@ class Worker:
         setting = self._setting
         return context_of(message, setting.num_nodes, setting.run_config, state or RecordDict(), self._data_path)
 
-    def _one_by_one(self, number: int, jobs: "list[tuple[Message, Context]]") -> list[Answer]:
+    def _one_by_one(self, number: int, calls: "list[tuple[Message, Context]]") -> list[Answer]:
         answers = []
-        for index, (message, context) in enumerate(jobs):
+        for index, (message, context) in enumerate(calls):
             start = time.monotonic()
             self._limit.renew(start)
             self._progress.write(number, index, start)
@@ -90,18 +91,18 @@ class Worker:
             answers.append(Answer(reply, context.state or None, time.monotonic() - start))
         return answers
 
-    def _at_once(self, number: int, jobs: "list[tuple[Message, Context]]") -> list[Answer] | None:
+    def _at_once(self, number: int, calls: "list[tuple[Message, Context]]") -> list[Answer] | None:
         """The answers of the setting's `at_once`; None, and a line in the log, if it raises."""
         start = time.monotonic()
-        self._limit.renew(start, len(jobs))
+        self._limit.renew(start, len(calls))
         self._progress.write(number, -1, start)
-        messages, contexts = zip(*jobs, strict=True)
+        messages, contexts = zip(*calls, strict=True)
         try:
             replies = self._setting.at_once(messages, contexts)  # type: ignore[misc]
         except Exception:
             logging.getLogger(__name__).exception("clients could not be run at once; they run one by one")
             return None
-        seconds = (time.monotonic() - start) / len(jobs)
+        seconds = (time.monotonic() - start) / len(calls)
         return [Answer(reply, context.state or None, seconds) for reply, context in zip(replies, contexts, strict=True)]
 
 
@@ -116,15 +117,15 @@ class Setting(NamedTuple):
 
 
 class Parcel(NamedTuple):
-    """A batch on its way: pickled jobs, and the large arrays that they share."""
+    """A batch on its way: pickled requests, and the large arrays that they share."""
 
     number: int
     server_round: int
     """Which call of the grid it belongs to; its broadcast holds that long."""
-    jobs: bytes
+    requests: bytes
     shared: list[ray.ObjectRef]
     order: list[int]
-    """Indices into `shared`: which of them each large array of the jobs is, in the order of unpickling."""
+    """Indices into `shared`: which of them each large array of the requests is, in the order of unpickling."""
     at_once: bool
     """Whether its clients are run at the same time."""
     place: int = 0
@@ -135,19 +136,19 @@ class Parcel(NamedTuple):
         cls,
         number: int,
         server_round: int,
-        jobs: Sequence[Job],
+        requests: Sequence[Request],
         put: Callable[[bytes], ray.ObjectRef],
         at_once: bool = False,
     ) -> "Parcel":
-        """Pack jobs; `put` lays bytes into the object store, once for the same bytes object."""
+        """Pack requests; `put` lays bytes into the object store, once for the same bytes object."""
         shared: dict[ray.ObjectRef, int] = {}
-        pickled, large = _pickled_apart(list(jobs))
+        pickled, large = _pickled_apart(list(requests))
         order = [shared.setdefault(put(data), len(shared)) for data in large]
         return cls(number, server_round, pickled, list(shared), order, at_once)
 
-    def open(self, shared: Sequence[bytes]) -> list[Job]:
-        """The jobs, given the bytes of `shared`."""
-        return pickle.loads(self.jobs, buffers=[shared[index] for index in self.order])
+    def open(self, shared: Sequence[bytes]) -> list[Request]:
+        """The requests, given the bytes of `shared`."""
+        return pickle.loads(self.requests, buffers=[shared[index] for index in self.order])
 
 
 class Return(NamedTuple):

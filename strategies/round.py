@@ -1,0 +1,90 @@
+"""A round under way: all that the server knows of it, from the draw of its cohort until its row is in the log."""
+
+import time
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from flwr.app import Message
+from torch import Tensor
+
+from fl_mlmc.run.protocol import TrainTask
+from fl_mlmc.submodels import IndexPlan
+
+from .broadcast import Broadcast
+from .roster import Seat
+from .scheme_server import Gathering
+
+Row = dict[str, Any]
+"""A row of the round log, by column."""
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A client's task in a round, and what was sent along with it."""
+
+    task: TrainTask
+    seat: Seat
+    plan: IndexPlan
+    downlink_bytes: int = 0
+    anchor_bytes: int = 0
+    """The part of them that the client fetched before the round."""
+
+
+class Stopwatch:
+    """Adds up the seconds spent inside its `with` blocks."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __exit__(self, *reason: object) -> None:
+        self.seconds += time.perf_counter() - self._start
+
+
+@dataclass(eq=False)
+class OpenRound:
+    """One round of a strategy. Its cohort, model and broadcast are set when it begins; the rest comes in."""
+
+    number: int
+    """From 1."""
+    started: float
+    """By `time.perf_counter`."""
+    vector: Tensor
+    """The model that is broadcast: flat, float32 of shape (size,)."""
+    cohort: tuple[int, ...]
+    """The clients sampled, ascending."""
+    gathering: Gathering
+    broadcast: Broadcast
+    sent: dict[int, Sent] = field(default_factory=dict)
+    """What each client was sent; an engine may ask for messages one by one, so it may still grow."""
+    num_late: int = 0
+    """Replies to earlier rounds that came since the last one."""
+    aggregating: Stopwatch = field(default_factory=Stopwatch)
+    client_rows: list[Row] = field(default_factory=list)
+    """The log's rows of the cohort, in its order, once all replies are in."""
+    row: Row = field(default_factory=dict)
+    """The log's row of the round, once it is aggregated."""
+
+    @property
+    def good_rows(self) -> list[Row]:
+        """Those of the client rows whose updates were taken."""
+        return [row for row in self.client_rows if row["status"] == "ok"]
+
+    def group_id(self, client: int) -> str:
+        """The name of a client's task, which comes back on every reply, errors included."""
+        return f"{self.number}/{client}"
+
+    def client_of(self, reply: Message) -> int | None:
+        """The client whose task `reply` answers; None if it answers none of this round, or comes from elsewhere."""
+        # Looked up, not read: a reply calls itself what it likes.
+        client = self._clients.get(reply.metadata.group_id)
+        if client is None or client not in self.sent:
+            return None
+        return client if self.sent[client].seat.node_id == reply.metadata.src_node_id else None
+
+    @cached_property
+    def _clients(self) -> dict[str, int]:
+        return {self.group_id(client): client for client in self.cohort}
