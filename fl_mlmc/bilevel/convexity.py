@@ -16,7 +16,8 @@ class NotStronglyConvexError(DivergenceError):
 class ConvexityWatch:
     """Watches the curvature vᵀHv / ‖v‖², which every finite difference measures at no cost.
 
-    A μ-strongly convex g never shows less than μ. Noise may, once: the error comes after `patience` rounds in a row.
+    A μ-strongly convex g never shows less than μ. Noise may, once: the error comes after `patience` rounds in a row of
+    less than half of μ, or of nothing to be seen.
     """
 
     def __init__(self, problem: BilevelProblem, patience: int = 3) -> None:
@@ -27,7 +28,10 @@ class ConvexityWatch:
         self._lost = 0
 
     def add(self, server_round: int, curvature: float, point: Point) -> None:
-        """Take in a round; NotStronglyConvexError or DivergenceError if this cannot go on."""
+        """Take in a round: the mean `curvature` that its clients saw (NaN: none did), and the full `point` after it.
+
+        NotStronglyConvexError or DivergenceError if this cannot go on.
+        """
         if curvature <= self._ridge / 2:
             self._low.append(curvature)
         elif not math.isnan(curvature):

@@ -19,7 +19,10 @@ PHASES = ("y", "v", "x")
 
 @dataclass(frozen=True)
 class Fednest:
-    """One phase: `num_steps` local steps of one variable, the others as they came."""
+    """One phase: `num_steps` local steps of one variable, the others as they came.
+
+    `gain` is what the server multiplies the mean change by. Products are finite differences alone.
+    """
 
     phase: Literal["y", "v", "x"]
     num_steps: int = 5
@@ -29,11 +32,11 @@ class Fednest:
 
     @classmethod
     def of_round(cls, server_round: int, num_steps: int, steps: Steps) -> "Fednest":
-        """y in rounds 1, 4, …, v in 2, 5, …, x in 3, 6, …"""
+        """The phase of a round, from 1: y in rounds 1, 4, …, v in 2, 5, …, x in 3, 6, …"""
         return cls(PHASES[(server_round - 1) % 3], num_steps, steps)  # type: ignore[arg-type]
 
     def client(self, held: Held, point: Point, data: ClientData, rng: np.random.Generator) -> Reply:
-        """Local steps of the phase's variable."""
+        """Local steps of the phase's variable from the client's own point; the update of the other two is zero."""
         here, bound = point, held.problem.multiplier_bound
         loss = curvature = point.x.new_tensor(torch.nan)
         for _ in range(self.num_steps):

@@ -18,7 +18,7 @@ from .problem import ClientData, Held, Point
 
 
 class Directions(NamedTuple):
-    """Where y, v and x would go against, and what was seen on the way."""
+    """What x, y and v would go against, each of the shape of its variable, and what was seen on the way."""
 
     outer: Tensor
     """h = ∇_x f − Jv."""
@@ -29,7 +29,7 @@ class Directions(NamedTuple):
     curvature: Tensor
     """vᵀHv / ‖v‖², at least the strong convexity of g; NaN at v = 0 or where it cannot be seen."""
     loss: Tensor
-    """f on the minibatch."""
+    """f on the minibatch, a scalar."""
 
 
 class Estimator(Protocol):
@@ -53,7 +53,7 @@ class _LinearSystem(ABC):
 
     @abstractmethod
     def products(self, held: Held, x: Tensor, y: Tensor, v: Tensor, batch: object) -> tuple[Tensor, Tensor]:
-        """Hv and Jv."""
+        """Hv (|m^y|,) and Jv (|m^x|,) of g on `batch`."""
 
     def directions(self, held: Held, point: Point, data: ClientData, rng: np.random.Generator) -> Directions:
         x, y, _ = point
@@ -66,7 +66,7 @@ class _LinearSystem(ABC):
         return Directions(outer - jv, inner, hv - slope, self.curvature(y, v, hv), loss)
 
     def curvature(self, y: Tensor, v: Tensor, hv: Tensor) -> Tensor:
-        """vᵀHv / ‖v‖²."""
+        """vᵀHv / ‖v‖², a scalar; NaN at v = 0."""
         return (v @ hv) / (v @ v)
 
     def first_multiplier(self, y: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ class _LinearSystem(ABC):
         return torch.zeros_like(y)
 
     def project(self, v: Tensor, bound: float) -> Tensor:
-        """The nearest point of the ball of radius `bound`."""
+        """The nearest point of the ball of radius `bound`, in the Euclidean norm; `v` itself where that is infinite."""
         return v if math.isinf(bound) else v * (bound / v.norm().clamp(min=bound))
 
 
@@ -164,7 +164,10 @@ class Penalty:
 
 
 def gradients(loss: Callable[..., Tensor], *at: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """A loss at tensors, and its gradient in each of them: one backward pass."""
+    """A loss at tensors, detached, and its gradient in each of them: one backward pass.
+
+    Gradients have the shapes of `at`; zero in a tensor that the loss does not look at.
+    """
     leaves = [part.detach().requires_grad_() for part in at]
     value = loss(*leaves)
     return value.detach(), torch.autograd.grad(value, leaves, materialize_grads=True)

@@ -23,7 +23,10 @@ ESTIMATORS: Mapping[str, Callable[..., Any]] = {
 
 @dataclass(frozen=True)
 class BilevelScheme:
-    """A bilevel method by name, its estimator, and the rule of its uploads."""
+    """A bilevel method by name, its estimator, and the rule of its uploads.
+
+    `name` is a key of `METHODS`. ValueError if `uploads` is no scheme, or `estimator` no estimator.
+    """
 
     name: str
     uploads: Scheme = field(default_factory=Direct)

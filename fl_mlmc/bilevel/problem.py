@@ -27,9 +27,10 @@ Loss = Callable[[Tensors, Tensors, Any], Tensor]
 
 
 class Point(NamedTuple):
-    """Outer x, inner y and the multiplier v, each flat; v solves ∇²_yy g · v = ∇_y f and has the shape of y.
+    """Outer x (m,), inner y (n,) and the multiplier v (n,), each flat; v solves ∇²_yy g · v = ∇_y f.
 
-    The same three of a change, a step or a mean.
+    The same three of a change, a step or a mean; of a client's own, cut part, (|m^x|,), (|m^y|,), (|m^y|,). All are of
+    one dtype, float32 in federated runs.
     """
 
     x: Tensor
@@ -55,15 +56,20 @@ class ClientData(Protocol):
 
 
 class Shard(NamedTuple):
-    """What a run gives one client: its examples, and what the run config says of sharing them out and drawing them."""
+    """What a run gives one client: its examples, and what the run config says of sharing them out and drawing them.
+
+    `features` (examples, *input shape) float32, `labels` (examples,) int64.
+    """
 
     client: int
+    """Its number, from 0."""
     features: Tensor
     labels: Tensor
     seed: int = 0
     outer_share: float = 0.5
     """The part of the examples that is for the outer loss."""
     batch_size: int = 32
+    """Examples of a minibatch, of either loss."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,17 +78,24 @@ class BilevelProblem:
 
     Hidden dimensions of the same name in both specs are one: the inputs of an inner head follow the outer backbone's
     outputs. With `sliced` the losses get tensors of the submodel's shapes; without, full shapes that are zero outside
-    of the submodel, for losses that cannot be evaluated otherwise.
+    of the submodel, for losses that cannot be evaluated otherwise. ValueError if options are out of range, contradict
+    each other, or the specs disagree on a hidden dimension's units.
     """
 
     outer_loss: Loss
+    """f_i, of x and y by tensor name and a minibatch of `ClientData.outer`, to a scalar; differentiable once."""
     inner_loss: Loss
+    """g_i, likewise, on a minibatch of `ClientData.inner`."""
     outer_spec: WidthSpec
+    """The tensors of x, m coordinates in all."""
     inner_spec: WidthSpec
+    """The tensors of y, n coordinates in all; v has the same."""
     strong_convexity: float = 0.0
     """λ: (λ/2)‖y‖² is added to `inner_loss`, which makes a convex one λ-strongly convex. 0: it is so by itself."""
     lower: Literal["global", "personal"] = "global"
+    """Whether all clients share y and v, or each has its own."""
     outer: Literal["global", "personal"] = "global"
+    """Likewise of x."""
     outer_gradient_bound: float = math.inf
     """A bound B on ‖∇_y f‖: v is kept in the ball of radius B / λ, where its solution lies."""
     sliced: bool = True
@@ -137,7 +150,7 @@ class BilevelProblem:
         )
 
     def start(self, seed: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-        """The flat x and y of before the first round."""
+        """x (m,) and y (n,) before the first round, flat, in `dtype`; `seed` decides what is drawn."""
         if self.initial is None:
             return torch.zeros(self.outer_spec.size, dtype=dtype), torch.zeros(self.inner_spec.size, dtype=dtype)
         x, y = self.initial(seed)
@@ -146,17 +159,25 @@ class BilevelProblem:
 
 @dataclass(frozen=True, eq=False)
 class Held:
-    """What one client holds in one round, as plans for x and for y (and v)."""
+    """What one client holds in one round, as plans for x and for y (and v).
+
+    Below m and n are the sizes of the full x and y, |m^x| and |m^y| those of the client's parts.
+    """
 
     problem: BilevelProblem
     outer: IndexPlan
+    """Of x: |m^x| of m coordinates."""
     inner: IndexPlan
+    """Of y and of v: |m^y| of n coordinates."""
 
     @classmethod
     def of(
         cls, problem: BilevelProblem, rule: str, width: float, server_round: int = 0, client: int = 0, seed: int = 0
     ) -> "Held":
-        """By a width rule. Units of a dimension are drawn by its name, so x and y keep the same ones."""
+        """By a width rule, at a `width` in (0, 1]; ValueError if `rule` is unknown.
+
+        Units of a dimension are drawn by its name, so x and y keep the same ones.
+        """
         specs = problem.outer_spec, problem.inner_spec
         return cls(problem, *(plan(spec, rule, width, server_round, client, seed) for spec in specs))
 
@@ -171,37 +192,40 @@ class Held:
         return sum(plan.size for plan, sent in zip(self.plans, self.problem.travels, strict=True) if sent)
 
     def gather(self, point: Point) -> Point:
-        """The client's part of a full point."""
+        """The client's part of a full point: (m,), (n,), (n,) to (|m^x|,), (|m^y|,), (|m^y|,)."""
         return Point(*(plan.gather(part) for plan, part in zip(self.plans, point, strict=True)))
 
     def scatter(self, point: Point) -> Point:
-        """A client's part in its places of a full point, zeros around it."""
+        """A client's part in its places of a full point, zeros around it: the adjoint of `gather`."""
         full = Point(*(part.new_zeros(own.spec.size) for own, part in zip(self.plans, point, strict=True)))
         for own, part, out in zip(self.plans, point, full, strict=True):
             own.scatter_add(out, part)
         return full
 
     def pack(self, point: Point) -> Tensor:
-        """What travels of a client's part, as one vector of `num_values`."""
+        """What travels of a client's part, as one vector (num_values,): x, y and v, x alone, or y and v."""
         return torch.cat([part for part, sent in zip(point, self.problem.travels, strict=True) if sent])
 
     def unpack(self, vector: Tensor, own: Point) -> Point:
-        """What `pack` packed, with the parts of `own` that do not travel."""
+        """What `pack` packed, with the parts of `own` that do not travel; RuntimeError unless it is (num_values,)."""
         sizes = [plan.size if sent else 0 for plan, sent in zip(self.plans, self.problem.travels, strict=True)]
         parts = zip(vector.split(sizes), own, self.problem.travels, strict=True)
         return Point(*(part if sent else mine for part, mine, sent in parts))
 
     def inner_loss(self, x: Tensor, y: Tensor, batch: Any) -> Tensor:
-        """g_i at the client's own x and y, strong convexity term included."""
+        """g_i at the client's own x (|m^x|,) and y (|m^y|,), (λ/2)‖y‖² included: a scalar for autograd."""
         loss = self.problem.inner_loss(*self._tensors(x, y), batch)
         return loss + 0.5 * self.problem.strong_convexity * y.square().sum() if self.problem.strong_convexity else loss
 
     def outer_loss(self, x: Tensor, y: Tensor, batch: Any) -> Tensor:
-        """f_i at the client's own x and y."""
+        """f_i at the client's own x (|m^x|,) and y (|m^y|,): a scalar for autograd."""
         return self.problem.outer_loss(*self._tensors(x, y), batch)
 
     def accuracy(self, x: Tensor, y: Tensor, features: Tensor, labels: Tensor) -> float:
-        """The share of examples that the problem's `predict` gets right; ValueError if it has none."""
+        """The share of examples, in [0, 1], that the problem's `predict` gets right.
+
+        `features` (examples, *input shape), `labels` (examples,). ValueError if the problem predicts nothing.
+        """
         if self.problem.predict is None:
             raise ValueError("this problem has no `predict`, so there is no accuracy")
         with torch.no_grad():
@@ -227,13 +251,13 @@ class Held:
 
 
 def named(spec: WidthSpec, vector: Tensor) -> dict[str, Tensor]:
-    """Views of a flat vector as the tensors of `spec`."""
+    """Views of a flat vector (spec.size,) as the tensors of `spec`, by name; RuntimeError at another size."""
     parts = vector.split([math.prod(shape) for shape in spec.shapes.values()])
     return {name: part.view(shape) for (name, shape), part in zip(spec.shapes.items(), parts, strict=True)}
 
 
 def cut_only(problem: BilevelProblem, which: Literal["outer", "inner"]) -> BilevelProblem:
-    """The ablation in which clients cut x alone, or y alone, and hold the other whole."""
+    """The ablation in which clients cut x alone ("outer"), or y alone ("inner"), and hold the other whole."""
     spec = problem.inner_spec if which == "outer" else problem.outer_spec
     whole = WidthSpec({}, spec.shapes, {name: (None,) * len(shape) for name, shape in spec.shapes.items()})
     changed = {"inner_spec" if which == "outer" else "outer_spec": whole}

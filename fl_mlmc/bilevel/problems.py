@@ -46,7 +46,8 @@ def check_problem(text: str) -> None:
 def build_problem(text: str, model_text: str, input_shape: tuple[int, ...], num_classes: int) -> BilevelProblem:
     """The problem that `text` names, over the model that `model_text` names.
 
-    Equal arguments give the same object, until the file of a problem of one's own changes.
+    `input_shape` is that of an example, such as (1, 8, 8). Equal arguments give the same object, until the file of a
+    problem of one's own changes. ValueError if there is no such problem, or what is found is none.
     """
     file = file_of_problem(text)
     stat = file.stat() if file and file.exists() else None

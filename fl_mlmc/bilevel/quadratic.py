@@ -20,7 +20,7 @@ RHO = 0.5
 
 
 class Batch(NamedTuple):
-    """A client's coefficients, and the noise of this minibatch's gradients."""
+    """A client's coefficients, and the noise of this minibatch's gradients: (m,) and (n,), or 0.0."""
 
     client: "QuadraticClient"
     noise_x: Tensor | float
@@ -67,11 +67,11 @@ class Quadratic:
     clients: tuple[QuadraticClient, ...]
 
     def hypergradient(self, x: Tensor) -> Tensor:
-        """∇F(x), exactly; for quartic = 0."""
+        """∇F at x (m,), exactly, (m,) float64; for quartic = 0. Implicit function theorem: the module's formula."""
         return torch.stack([_hypergradient(group, x) for group in self._groups]).mean(0)
 
     def objective(self, x: Tensor) -> Tensor:
-        """F(x), likewise."""
+        """F at x (m,), a scalar, likewise."""
         values = [
             outer_loss({"x": x}, {"y": y}, Batch(client, 0.0, 0.0))
             for group in self._groups
@@ -98,7 +98,8 @@ def quadratic(
 ) -> Quadratic:
     """A problem of `size` outer and as many inner coordinates; one hidden dimension, "units", cuts both.
 
-    `heterogeneity` 0: all clients are alike. `separable`: A_i and B_i are diagonal, so coordinates do not mix.
+    `heterogeneity` 0: all clients are alike. `separable`: A_i and B_i are diagonal, so coordinates do not mix. `noise`:
+    deviation of each gradient's coordinates. `quartic`: c ≥ 0. Coefficients are drawn from `seed`.
     """
     common = _coefficients(size, separable, stream(seed, "quadratic", "common"))
     clients = []
@@ -127,14 +128,14 @@ def quadratic(
 
 
 def outer_loss(x: Tensors, y: Tensors, batch: Any) -> Tensor:
-    """f_i with linear noise."""
+    """f_i with linear noise, a scalar."""
     at, to, client = x["x"], y["y"], batch.client
     loss = 0.5 * (to - client.t).square().sum() + RHO / 2 * (at - client.s).square().sum()
     return loss + (batch.noise_x * at).sum() + (batch.noise_y * to).sum()
 
 
 def inner_loss(x: Tensors, y: Tensors, batch: Any) -> Tensor:
-    """g_i with linear noise."""
+    """g_i with linear noise, a scalar."""
     at, to, client = x["x"], y["y"], batch.client
     loss = 0.5 * to @ (client.A @ to) - to @ (client.B @ at + client.b) + (batch.noise_y * to).sum()
     return loss + client.quartic / 4 * to.pow(4).sum() if client.quartic else loss

@@ -16,7 +16,10 @@ from .problem import ClientData, Held, Point
 
 @dataclass(frozen=True)
 class Rafbo:
-    """Clients step `num_steps` times, which may differ; the server adds `gain` times the mean change."""
+    """Clients step `num_steps` times, which may differ; the server adds `gain` times the mean change.
+
+    `steps` are the clients' η of x, β of y and λ of v. ValueError if `num_steps` is below 1.
+    """
 
     num_steps: int = 5
     steps: Steps = field(default_factory=Steps)
@@ -28,7 +31,10 @@ class Rafbo:
             raise ValueError(f"num_steps is at least 1, got {self.num_steps}")
 
     def client(self, held: Held, point: Point, data: ClientData, rng: np.random.Generator) -> Reply:
-        """Local steps from the client's own point, fresh minibatches at each."""
+        """Local steps from the client's own point, fresh minibatches at each; the update is (after − before) / τ.
+
+        The curvature is the last one that was finite, the loss the last step's. v stays in its ball at every step.
+        """
         here, bound, curvature = point, held.problem.multiplier_bound, point.y.new_tensor(torch.nan)
         for _ in range(self.num_steps):
             seen = self.estimator.directions(held, here, data, rng)

@@ -22,7 +22,10 @@ from .tasks.rows import Batch
 
 
 def problem_of(config: RunConfig, input_shape: tuple[int, ...], num_classes: int) -> BilevelProblem:
-    """The run's problem. Equal arguments give the same object; ValueError if a run cannot have it."""
+    """The run's problem, over examples of `input_shape`, such as (1, 8, 8), in `num_classes` classes.
+
+    Equal arguments give the same object. ValueError if the run cannot have it.
+    """
     problem = build_problem(config.training.problem, config.training.model, input_shape, num_classes)
     if problem.num_clients not in (0, config.cohort.num_clients):
         raise ValueError(
@@ -44,13 +47,17 @@ def data_of(problem: BilevelProblem, shard: Shard) -> ClientData:
 def held_of(
     config: RunConfig, problem: BilevelProblem, data: ClientData, width: float, server_round: int, client: int
 ) -> Held:
-    """What a client holds in a round, of the problem as it fits its data."""
+    """What a client of this `width`, in (0, 1], holds in a round, of the problem as it fits its data."""
     own = problem.of_client(data) if problem.of_client else problem
     return Held.of(own, config.cohort.width_rule, width, server_round, client, config.seed)
 
 
 def method_of(config: RunConfig, num_examples: int = 1, server_round: int = 1) -> Method:
-    """The method of a client with so many examples, who makes local-steps, or as many as local-epochs make of them."""
+    """The method of a client with so many examples in a round, from 1; FedNest's depends on the round.
+
+    It makes local-steps, or as many as local-epochs make of its examples. The server asks for `gain` and `estimator`
+    alone, which are the same for all.
+    """
     chosen, rate = parse_bilevel(config.compression.scheme), config.training.learning_rate
     steps = Steps(config.training.outer_learning_rate, rate, config.training.multiplier_learning_rate or rate)
     num_steps = num_steps_of(config, num_examples)
@@ -62,7 +69,7 @@ def method_of(config: RunConfig, num_examples: int = 1, server_round: int = 1) -
 
 
 def num_steps_of(config: RunConfig, num_examples: int) -> int:
-    """Local steps of a client with so many examples."""
+    """Local steps of a client with so many examples: 1 of RABO, local-steps, or those of local-epochs."""
     if parse_bilevel(config.compression.scheme).name == "rabo":
         return 1
     return config.training.local_steps or config.training.local_epochs * math.ceil(
@@ -77,12 +84,12 @@ class StateModel(Model):
     start: Callable[[int], Tensor] = torch.zeros
 
     def initial(self, seed: int) -> Tensor:
-        """The state before the first round."""
+        """The state before the first round, (size,) float32."""
         return self.start(seed)
 
 
 def state_model(config: RunConfig, problem: BilevelProblem) -> StateModel:
-    """The state of a run's problem: what travels, one after the other."""
+    """The state of a run's problem as a model: what travels of x, y and v, one after the other, cut alike by tiers."""
 
     def build(units: Mapping[str, int]) -> torch.nn.Module:
         raise TypeError("the state of a bilevel problem is no module")
@@ -92,7 +99,7 @@ def state_model(config: RunConfig, problem: BilevelProblem) -> StateModel:
 
 
 def first_point(config: RunConfig, problem: BilevelProblem, seed: int) -> Point:
-    """x, y and v before the first round."""
+    """x (m,), y (n,) and v (n,) before the first round, float32; v as the run's estimator begins."""
     x, y = problem.start(seed)
     return Point(x, y, parse_bilevel(config.compression.scheme).estimator.first_multiplier(y))
 
@@ -102,7 +109,9 @@ def metrics(
 ) -> Mapping[str, float]:
     """What the problem makes of the test split; by default the outer loss and, if it predicts, the accuracy.
 
-    Where y is personal, those of a y fitted to a random half of these examples, on the other half.
+    `state` (size,) is the vector that travels, `features` (examples, *input shape) and `labels` (examples,) the split.
+    Where y is personal, the metrics are those of a y fitted to a random half of these examples, on the other half.
+    Nothing where the losses take data that only the problem can make.
     """
     held = Held.of(problem, "nested", 1.0)
     x, y, _ = held.unpack(state, first_point(config, problem, config.seed))

@@ -28,8 +28,11 @@ class RoundRow:
     """None where x is personal, as the next where y is."""
     coverage_inner_min: int | None
     uplink_values: int
+    """Numbers that all clients sent together, uncompressed."""
     loss: float
+    """f on minibatches, the plain mean over clients."""
     curvature: float
+    """vᵀHv / ‖v‖², likewise, over the clients that saw one; NaN if none did."""
 
 
 @dataclass
@@ -37,6 +40,7 @@ class Trace:
     """How a simulation ended, and how it went."""
 
     point: Point
+    """x (m,), y (n,) and v (n,) after the last round, in the simulation's dtype."""
     personal: dict[int, Point] = field(default_factory=dict)
     """The clients' own points, full size, where a part of them is personal."""
     rows: list[RoundRow] = field(default_factory=list)
@@ -60,8 +64,10 @@ def simulate(
 ) -> Trace:
     """Rounds of `method` (or one of each client) over a random cohort, or over all clients.
 
-    `held_of(server_round, client)` says what a client holds. `compressor` goes over a client's whole upload, in
-    float32. `observe` hears the round and the point after it.
+    `clients` are the clients' data, `held_of(server_round, client)` says what one holds, rounds from 1 and clients from
+    0. `cohort_size`: so many are drawn in each round; None: all. `compressor` goes over a client's whole upload, in
+    float32. `observe` hears the round and the point after it. `start`: x (m,) and y (n,), instead of the problem's own
+    from `seed` in `dtype`. DivergenceError or NotStronglyConvexError as in `ConvexityWatch`.
     """
     methods = list(method) if isinstance(method, Sequence) else [method] * len(clients)
     x, y = start or problem.start(seed, dtype)
@@ -112,7 +118,8 @@ def simulate(
 def covered_mean(plans: Sequence[IndexPlan], updates: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """The plain mean of every coordinate over the clients that hold it, zero where nobody does, and their number.
 
-    What `CoverageMean` computes with equal weights, in the precision of the updates.
+    What `CoverageMean` computes with equal weights, in the precision of the updates: the slow version. `updates` are of
+    the sizes of `plans`, one at least; both results have the full size.
     """
     total = updates[0].new_zeros(plans[0].spec.size)
     count = torch.zeros_like(total)

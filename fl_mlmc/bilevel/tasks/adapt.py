@@ -14,7 +14,11 @@ from .rows import Rows
 def adapted(
     held: Held, x: Tensor, y: Tensor, rows: Rows, num_steps: int = 50, step: float = 0.5
 ) -> tuple[Tensor, Mapping[str, float]]:
-    """y after gradient steps on the inner examples, from `y`; loss and accuracy on the outer ones."""
+    """y (|m^y|,) after `num_steps` gradient steps of length `step` on the inner examples; metrics on the outer ones.
+
+    The metrics are "loss" and "accuracy", in [0, 1]. Minibatches are the same in every call. ValueError if the problem
+    predicts nothing.
+    """
     rng: np.random.Generator = stream(0, "adapt")
     for _ in range(num_steps):
         leaf = y.detach().requires_grad_()
@@ -25,5 +29,5 @@ def adapted(
 
 
 def mean_of(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Metric by metric."""
+    """The plain mean, metric by metric; all of `found`, at least one, have the same."""
     return {name: sum(each[name] for each in found) / len(found) for name in found[0]}

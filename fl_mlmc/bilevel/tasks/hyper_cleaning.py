@@ -25,7 +25,7 @@ from .rows import Batch, Rows, draw
 
 
 class WeightedBatch(NamedTuple):
-    """A minibatch, and which of the client's weights are its examples'."""
+    """A minibatch as `Batch`, and which of the client's weights are its examples': `places` (batch,) int64."""
 
     features: Tensor
     labels: Tensor
@@ -56,20 +56,23 @@ class CleaningRows:
         return len(self.noisy.labels) + len(self.clean.labels)
 
     def inner(self, rng: np.random.Generator) -> WeightedBatch:
-        """Noisy examples."""
+        """Noisy examples, `batch_size` different ones or all."""
         size = min(self.batch_size, len(self.noisy.labels))
         picked = torch.from_numpy(rng.choice(len(self.noisy.labels), size, replace=False))
         return WeightedBatch(self.noisy.features[picked], self.noisy.labels[picked], picked)
 
     def outer(self, rng: np.random.Generator) -> Batch:
-        """Clean examples."""
+        """Clean examples, likewise."""
         return draw(self.clean, self.batch_size, rng)
 
 
 def with_wrong_labels(
     labels: Tensor, share: float, num_classes: int, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Labels of which each is replaced, with probability `share`, by another class at random; and which were."""
+    """Labels of which each is replaced, with probability `share`, by another class at random; and which were, bool.
+
+    `labels`, both results: (examples,), of classes 0 to `num_classes` − 1.
+    """
     is_wrong = torch.from_numpy(rng.random(len(labels)) < share).to(labels.device)
     shift = torch.from_numpy(rng.integers(1, num_classes, len(labels))).to(labels.device)
     return torch.where(is_wrong, (labels + shift) % num_classes, labels), is_wrong
@@ -81,8 +84,8 @@ def hyper_cleaning(
     """A weight σ(x_n) for each of a client's training examples, from σ(`start`) on; all at one with `start` = 20.
 
     A model without hidden layers keeps g strongly convex. In a run `wrong_share` of the training labels are made
-    wrong, as an experiment; `outer-share` of a client's examples are the clean ones.
-    ValueError if all labels would be wrong.
+    wrong, as an experiment; `outer-share` of a client's examples are the clean ones. ValueError if `wrong_share` lies
+    outside [0, 1), or the model keeps statistics.
     """
     if not 0 <= wrong_share < 1:
         raise ValueError(f"wrong_share lies in [0, 1), got {wrong_share}")
@@ -111,7 +114,7 @@ def hyper_cleaning(
 
 
 def log_ridge(model: Model, strong_convexity: float = 1e-3, start: float = -6.0) -> BilevelProblem:
-    """A ridge of exp(x_j) on each parameter, from exp(`start`) on."""
+    """A ridge of exp(x_j) on each parameter, from exp(`start`) on; ValueError if the model keeps statistics."""
     network = Network(model)
 
     def inner(x: Tensors, y: Tensors, batch: Any) -> Tensor:
@@ -130,7 +133,10 @@ def log_ridge(model: Model, strong_convexity: float = 1e-3, start: float = -6.0)
 
 
 def detection_auc(weights: Tensor, is_wrong: Tensor) -> float:
-    """The chance that a wrong example has a smaller weight than a right one, ties counting half."""
+    """The chance that a wrong example has a smaller weight than a right one, ties counting half: the ROC's area.
+
+    `weights` (examples,) and `is_wrong` (examples,) bool, with one of each kind at least; NaN without.
+    """
     order = torch.unique(weights, return_inverse=True)[1]
     wrong, right = (
         torch.bincount(order[part], minlength=int(order.max()) + 1).double() for part in (is_wrong, ~is_wrong)

@@ -23,8 +23,8 @@ def hyper_representation(
 ) -> BilevelProblem:
     """The head is every tensor whose first axis counts classes; its inputs are cut as the backbone's last outputs.
 
-    `cut` = "outer" or "inner" is the ablation in which clients cut x alone, or y alone.
-    ValueError if the model has no backbone, or its head is not linear.
+    `strong_convexity` is λ. `cut` = "outer" or "inner" is the ablation in which clients cut x alone, or y alone.
+    ValueError if the model has no backbone, no such head, or keeps statistics.
     """
     if cut not in ("both", "outer", "inner"):
         raise ValueError(f"cut is 'both', 'outer' or 'inner', got {cut!r}")

@@ -31,7 +31,8 @@ def meta_learning(
 ) -> BilevelProblem:
     """In a run each client draws its task from its own examples, once for all rounds; `num_ways` ≤ the model's classes.
 
-    Evaluated on `num_new_tasks` tasks out of the test split, each met with a head trained from zero.
+    A task has `num_shots` examples of each class for the inner loss and `num_queries` for the outer. Evaluated on
+    `num_new_tasks` tasks out of the test split, each met with a head trained from zero.
     """
     base = hyper_representation(model, strong_convexity, lower="personal")
     assert base.predict is not None
@@ -69,7 +70,7 @@ def few_shot_tasks(
 ) -> list[Rows]:
     """Tasks of `num_ways` classes, numbered anew; `num_shots` inner and `num_queries` outer examples of each.
 
-    ValueError if too few classes have so many.
+    ValueError if too few classes of `labels` (examples,) have so many.
     """
     groups = [torch.nonzero(labels == label).flatten() for label in labels.unique()]
     groups = [group for group in groups if len(group) >= num_shots + num_queries]

@@ -12,7 +12,10 @@ from ..problem import Tensors, named
 
 
 class Network:
-    """Logits of a model from its tensors by name; the width follows from their shapes."""
+    """Logits of a model from its tensors by name; the width follows from their shapes.
+
+    ValueError if the model keeps statistics, which no loss could differentiate.
+    """
 
     def __init__(self, model: Model) -> None:
         self.spec = model.spec
@@ -26,7 +29,7 @@ class Network:
         self._module = lru_cache(maxsize=16)(lambda units: model.build(dict(units)))
 
     def __call__(self, tensors: Tensors, features: Tensor) -> Tensor:
-        """Logits of shape (batch, num_classes)."""
+        """Logits (batch, num_classes) of `features` (batch, *input shape)."""
         module: nn.Module = self._module(self._units(tensors))
         return torch.func.functional_call(module, dict(tensors), features)
 
@@ -43,7 +46,7 @@ class Network:
         return sub_spec(self.spec, [name for name in self.spec.shapes if keep(name)])
 
     def initial(self, seed: int, names: Collection[str]) -> Tensor:
-        """Some of the tensors before training, flat."""
+        """Some of the tensors before training, one after the other, flat, float32."""
         tensors = named(self.spec, self._model.initial(seed))
         return torch.cat([tensors[name].reshape(-1) for name in names])
 

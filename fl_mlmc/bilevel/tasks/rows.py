@@ -12,7 +12,7 @@ from ..problem import Shard
 
 
 class Batch(NamedTuple):
-    """A minibatch."""
+    """Examples: `features` (examples, *input shape) float32, `labels` (examples,) int64."""
 
     features: Tensor
     labels: Tensor
@@ -36,7 +36,10 @@ class Rows:
     def split(
         cls, features: Tensor, labels: Tensor, rng: np.random.Generator, outer_share: float = 0.5, batch_size: int = 32
     ) -> Self:
-        """Share out the examples at random, at least one to each side; ValueError if there are not two."""
+        """Share out the examples at random: `outer_share` of them to the outer loss, at least one to each side.
+
+        ValueError with fewer than two examples, or a share outside (0, 1).
+        """
         if len(labels) < 2 or not 0 < outer_share < 1:
             raise ValueError(
                 f"an inner and an outer part need two examples and a share in (0, 1), got {len(labels)} examples and "
@@ -53,11 +56,11 @@ class Rows:
         return len(self.inner_rows.labels) + len(self.outer_rows.labels)
 
     def inner(self, rng: np.random.Generator) -> Batch:
-        """Training examples."""
+        """Training examples: `batch_size` of them, or all if there are fewer."""
         return draw(self.inner_rows, self.batch_size, rng)
 
     def outer(self, rng: np.random.Generator) -> Batch:
-        """Validation examples."""
+        """Validation examples, likewise."""
         return draw(self.outer_rows, self.batch_size, rng)
 
 
