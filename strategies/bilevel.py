@@ -37,6 +37,17 @@ class FedBilevel(TieredStrategy):
 
     Logs C_x* and C_y* of each round, the fewest clients that held a coordinate of x and of y, and how many coordinates
     of x no client has held yet. NotStronglyConvexError ends a run whose inner problem has no solution to speak of.
+
+    Parameters
+    ----------
+    config : RunConfig
+        As in `TieredStrategy`, of task "bilevel": scheme and problem say which method steps what.
+    problem : BilevelProblem
+        The outer and the inner loss, and which of x, y and v travel; what does not is kept by clients.
+    model : Model
+        The state of the problem: what travels of x, y and v, one after the other, as `state_model` makes it.
+    round_log, data, evaluate_model, data_meta
+        As in `TieredStrategy`; `evaluate_model` gets the state's flat vector.
     """
 
     def __init__(

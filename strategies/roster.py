@@ -37,7 +37,22 @@ OnRefused = Callable[[str, str], None]
 class Roster:
     """Clients 0 to num_clients − 1 of a run and the nodes that host them.
 
-    `on_refused` hears the name and the reason of a node that gets no seat.
+    Parameters
+    ----------
+    tiers : Sequence[Tier]
+        The run's tiers; a node may declare one of them, by name.
+    num_clients : int
+        Clients of the run, all rounds together.
+    seed : int
+        Of the run: it decides the tiers of clients whose nodes declare none.
+    assignment : str (default: "shares")
+        How it decides: as `assign_tiers` reads it.
+    data : str (default: "")
+        Told to nodes that measure their tier: where the data lies, for those on the server's disk.
+    meta : str (default: "")
+        Told to them likewise: what the data set is, as JSON, for those with examples of their own.
+    on_refused : Callable[[str, str], None]
+        Hears the name and the reason of each node that gets no seat.
     """
 
     def __init__(

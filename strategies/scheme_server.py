@@ -49,10 +49,24 @@ class Gathering:
 class SchemeServer:
     """Turns the means of a round's messages into the model's update.
 
-    `folding` makes the means; `plan_of` gives a client's plan. A coordinate's share is that of its holders in the
-    cohort among all its holders; clients with memory weigh the same, as in the theorems. `remembers`: clients keep
-    something from round to round. Where clients must hear what their round came to, its movement is kept until they
-    have all been in a later one.
+    A coordinate's share is that of its holders in the cohort among all its holders; clients with memory weigh the same,
+    as in the theorems. Where clients must hear what their round came to, its movement is kept until they have all been
+    in a later one.
+
+    Parameters
+    ----------
+    compression : CompressionConfig
+        Names the scheme and the compressor of updates. ValueError if they do not go together.
+    cohort : CohortConfig
+        Says how many clients there are.
+    seed : int
+        Of the run; both sides draw what a scheme shares from it.
+    folding : Folding
+        Makes the means of each round, over all `folding.size` coordinates of the model.
+    plan_of : Callable[[int], IndexPlan]
+        A client's plan, of a round that does not matter: schemes with memory need plans that stay.
+    remembers : bool (default: False)
+        Whether clients keep something from round to round that the scheme does not ask for.
     """
 
     def __init__(

@@ -65,6 +65,40 @@ class TieredStrategy(Strategy):
     Replies that break a rule are dropped and logged with the reason; the round goes on. Fewer good replies than the
     quorum end the run (`QuorumError`), as does a step that would make the model infinite (`NotFiniteError`): what was
     before the round is then the checkpoint. Pass `evaluate` to `start` as `evaluate_fn`: it also closes a round's log.
+
+    Parameters
+    ----------
+    config : RunConfig
+        What decides the run. The strategy reads the seed, the number of rounds and the sections cohort, compression,
+        aggregation, privacy and output; clients get the same config from Flower. `start` refuses over-sampling on a
+        simulated grid, which loses no client.
+    model : Model
+        The global model: its builder, and the spec by which tiers cut it. It has `model.spec.size` coordinates, and
+        the strategy holds it as one flat float32 vector of that shape, in the array "model" of Flower's records.
+    round_log : RoundLog
+        Where every sampled client and every round gets its row. Checkpoints, the memories of clients on this disk and
+        the ledger of a private run lie in the same folder, `round_log.directory`.
+    data : str (default: "")
+        Where the prepared data lies, for clients that share the server's disk: the path of its partition directory.
+        Empty: every client has its own `data-path`.
+    evaluate_model : Callable[[Tensor], Mapping[str, float]] | None (default: None)
+        Metrics of a model, given as its flat float32 vector: loss, accuracy, … It is called every `evaluate-every`
+        rounds and after the last. None: the log has no metrics, and `evaluate` does nothing.
+    data_meta : str (default: "")
+        What the run's data set is (shape and kind of an example, classes, means), as JSON, for devices that bring
+        examples of their own. Empty: all clients read the data directory.
+    remembers : bool (default: False)
+        Whether clients keep something from round to round that the scheme does not ask for, such as the personal part
+        of a bilevel problem. Clients with a scheme's memory keep it anyway.
+
+    Examples
+    --------
+    ::
+
+        strategy = TieredStrategy(config, model, RoundLog.create(Path("runs/mine"), {}), str(prepare_data(config)))
+        grid = LocalGrid(client_app, config.cohort.num_clients, config.to_flower())
+        result = strategy.start(grid, to_arrays(model.initial(config.seed)), config.num_rounds)
+        model_vector = from_arrays(result.arrays)
     """
 
     def __init__(
@@ -134,7 +168,37 @@ class TieredStrategy(Strategy):
         evaluate_config: ConfigRecord | None = None,
         evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
     ) -> Result:
-        """Flower's loop of rounds with a checkpoint at the end of each, from the one after `restore`."""
+        """Flower's loop of rounds with checkpoints in between, from the round after `restore`.
+
+        Parameters
+        ----------
+        grid : Grid
+            Reaches the nodes: simulated ones, or a `DeviceGrid` of real ones, which keeps deadlines.
+        initial_arrays : ArrayRecord
+            The first model, as `to_arrays` makes it; after `restore`, that of the checkpoint.
+        num_rounds : int (default: 3)
+            The last round's number; the rounds before it that a restored run has done count.
+        timeout : float (default: 3600)
+            Seconds to wait for the replies of a round.
+        train_config, evaluate_config : ConfigRecord | None (default: None)
+            Not used: clients get the run config. They are Flower's.
+        evaluate_fn : Callable[[int, ArrayRecord], MetricRecord | None] | None (default: None)
+            Called with the round and its model; `evaluate`, wherever there is an `evaluate_model`.
+
+        Returns
+        -------
+        Result
+            The last model, and what `evaluate_fn` said of each round.
+
+        Raises
+        ------
+        QuorumError
+            A round got too few good replies.
+        NotFiniteError
+            A step would have made the model infinite.
+        RosterError
+            The federation has too few clients.
+        """
         self.summary()
         result = Result(arrays=initial_arrays)
         for server_round in range(self._rounds_done + 1, num_rounds + 1):
