@@ -24,15 +24,17 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from fl_mlmc import MLMC, Compressor, Identity, RandK, TopK, parse
-from fl_mlmc.theory import bench, crowd, steps
+from fl_mlmc.theory import bench, crowd, theorems
 from fl_mlmc.theory.problems import Logistic, Problem, heterogeneous, homogeneous
-from fl_mlmc.theory.steps import Method
+from fl_mlmc.theory.theorems import Setup
 
 from . import theory_clock
 
 Row = dict[str, Any]
 ACCURATE = 1e-6
+"""The ‖x − x*‖² to which bits are counted."""
 EXACT = 1e-20
+"""The ‖x − x*‖² below which a method is at the solution, in float64."""
 MAX_ROUNDS = 200_000
 PROBLEMS = ("quadratic", "breast-cancer", "digits", "homogeneous", "clock")
 
@@ -93,8 +95,8 @@ def _tasks(name: str, max_rounds: int) -> Iterator[_Task]:
             yield _Task(10_000, partial(theory_clock.best, cell))
     else:
         problem = problem_named(name)
-        for index, method in enumerate(methods(problem)):
-            yield _Task(min(rounds_of(problem, method), max_rounds), partial(_measured, name, max_rounds, index))
+        for index, setup in enumerate(setups(problem)):
+            yield _Task(min(rounds_to_run(problem, setup), max_rounds), partial(_measured, name, max_rounds, index))
 
 
 def problem_named(name: str) -> Problem:
@@ -121,56 +123,62 @@ def logistic(name: str, features: np.ndarray, labels: np.ndarray, num_clients: i
     return Logistic(name, torch.from_numpy(rows[order]), torch.from_numpy(signs[order]), num_clients, ridge)
 
 
-def methods(problem: Problem) -> list[Method]:
-    """Every method with its theorem's step size, on a tenth of the coordinates."""
+def setups(problem: Problem) -> list[Setup]:
+    """The rows of a problem's table: each method with its theorem's step, a tenth of the coordinates a message."""
     known, size, clients = problem.constants, problem.size, problem.num_clients
     count = max(1, size // 10)
     rand, multi, top = RandK(count=count), MLMC(TopK(count=count)), TopK(count=count)
-    unbiased: Iterable[Callable[..., Method]] = (steps.direct, steps.diana, steps.marina, steps.dasha, steps.ef_bv)
+    unbiased: Iterable[Callable[..., Setup]] = (
+        theorems.direct,
+        theorems.diana,
+        theorems.marina,
+        theorems.dasha,
+        theorems.ef_bv,
+    )
     rows = [make(known, compressor, size) for make in unbiased for compressor in (rand, multi)]
     return [
-        steps.direct(known, Identity(), size),
+        theorems.direct(known, Identity(), size),
         *rows,
-        *(steps.adiana(known, compressor, size) for compressor in (rand, multi)),
-        steps.marina_permuted(known, Identity(), size),
-        steps.ef14(known, top, size),
-        steps.ef21(known, top, size),
-        steps.ef_bv(known, top, size),
-        steps.ef21_sgdm(known, top, size),
-        steps.proxskip(known),
-        *(steps.compressed_scaffnew(known, overlap) for overlap in (2, clients // 2, clients)),
-        steps.tamuna(known, clients // 2, 2, 0.15),
+        *(theorems.adiana(known, compressor, size) for compressor in (rand, multi)),
+        theorems.marina_permuted(known, Identity(), size),
+        theorems.ef14(known, top, size),
+        theorems.ef21(known, top, size),
+        theorems.ef_bv(known, top, size),
+        theorems.ef21_sgdm(known, top, size),
+        theorems.proxskip(known),
+        *(theorems.compressed_scaffnew(known, overlap) for overlap in (2, clients // 2, clients)),
+        theorems.tamuna(known, clients // 2, 2, 0.15),
     ]
 
 
-def rounds_of(problem: Problem, method: Method) -> int:
-    """Rounds after which a method is at the solution, or at its floor; local methods without a bound get 5,000."""
-    if method.bound:
-        return bench.rounds_for(method)
-    if method.scheme.moves_itself:
+def rounds_to_run(problem: Problem, setup: Setup) -> int:
+    """Rounds after which a setup is at the solution, or at its floor; local methods without a bound get 5,000."""
+    if setup.bound:
+        return bench.rounds_for(setup)
+    if setup.scheme.moves_itself:
         return 5_000
-    decades = 24 if method.is_exact else 4
-    return max(4000, math.ceil(decades * math.log(10) / (method.step * problem.constants.convexity)))
+    decades = 24 if setup.is_exact else 4
+    return max(4000, math.ceil(decades * math.log(10) / (setup.step * problem.constants.convexity)))
 
 
 def _measured(name: str, max_rounds: int, index: int) -> tuple[Row, Mapping[str, np.ndarray]]:
     problem = problem_named(name)
-    method = methods(problem)[index]
-    wanted = rounds_of(problem, method)
-    run = partial(bench.run_at_once, with_loss=False) if crowd.moves_as_one(method.scheme) else bench.run
-    trace = run(problem, method, min(wanted, max_rounds))
+    setup = setups(problem)[index]
+    wanted = rounds_to_run(problem, setup)
+    run = partial(bench.run_at_once, with_loss=False) if crowd.moves_as_one(setup.scheme) else bench.run
+    trace = run(problem, setup, min(wanted, max_rounds))
     last = float(trace.errors[-1])
-    is_cut = method.is_exact and last > EXACT and max_rounds < wanted
+    is_cut = setup.is_exact and last > EXACT and max_rounds < wanted
     row = {
         "problem": name,
-        "method": repr(method.scheme),
-        "compressor": repr(method.compressor),
-        "step": method.step,
+        "method": repr(setup.scheme),
+        "compressor": repr(setup.compressor),
+        "step": setup.step,
         "measured_rate": trace.rate,
-        "bound": method.bound,
+        "bound": setup.bound,
         "floor": trace.floor,
         "last_error": last,
-        "exact_by_theorem": method.is_exact,
+        "exact_by_theorem": setup.is_exact,
         "cut": is_cut,
         "rounds": len(trace.errors) - 1,
         "expected_bits_to_1e-6": trace.bits_to(ACCURATE),
@@ -207,11 +215,11 @@ def averaged(
 ) -> tuple[float, float]:
     """(mean of f(x_t) − f* over the rounds, its bound) on the homogeneous quadratic with noise, Theorem 4.1."""
     problem = homogeneous(clients)
-    omega = steps.known_omega(compressor, problem.size)
-    step = steps.convex_step(1.0, omega, 5.0, sigma, clients, rounds)
-    method = Method(steps.Direct(), compressor, step, None, False)
-    trace = bench.run_at_once(problem, method, rounds, seed, sigma)
-    return float(trace.suboptimality[:-1].mean()), steps.convex_bound(1.0, omega, 5.0, sigma, clients, rounds)
+    omega = theorems.known_omega(compressor, problem.size)
+    step = theorems.convex_step(1.0, omega, 5.0, sigma, clients, rounds)
+    setup = Setup(theorems.Direct(), compressor, step, None, False)
+    trace = bench.run_at_once(problem, setup, rounds, seed, sigma)
+    return float(trace.suboptimality[:-1].mean()), theorems.convex_bound(1.0, omega, 5.0, sigma, clients, rounds)
 
 
 def summaries(table: pd.DataFrame) -> Iterator[Table]:

@@ -18,7 +18,7 @@ from fl_mlmc.schemes.ef21_sgdm import EF21SGDM
 from fl_mlmc.schemes.shadowheart import Shadowheart
 from fl_mlmc.theory.bench import run
 from fl_mlmc.theory.problems import homogeneous
-from fl_mlmc.theory.steps import Method
+from fl_mlmc.theory.theorems import Setup
 
 CLIENTS, SIZE = 8, 40
 TARGET, SIGMA = 0.05, 1.0
@@ -96,7 +96,7 @@ def _measured(
         "ef21_sgdm": EF21SGDM(0.1),
         "shadowheart": Shadowheart(load),
     }
-    method = Method(schemes[scheme], compressor, step, None, False)
-    trace = run(homogeneous(CLIENTS, SIZE), method, max_rounds, seed, sigma, paces=paces, target=TARGET)
+    setup = Setup(schemes[scheme], compressor, step, None, False)
+    trace = run(homogeneous(CLIENTS, SIZE), setup, max_rounds, seed, sigma, paces=paces, target=TARGET)
     seconds = trace.seconds_to(TARGET)
     return (float("inf") if seconds is None else seconds), len(trace.errors) - 1

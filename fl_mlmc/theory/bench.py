@@ -17,7 +17,7 @@ from ..schemes.controlled import ControlledSteps
 from ..schemes.shadowheart import Shadowheart
 from .crowd import CrowdTurn, mean_of, moves_as_one, sender
 from .problems import Problem
-from .steps import Method
+from .theorems import Setup
 
 DIVERGED = 1e12
 WINDOW = 20
@@ -68,7 +68,7 @@ class Trace:
 
 def run(
     problem: Problem,
-    method: Method,
+    setup: Setup,
     num_rounds: int,
     seed: int = 0,
     sigma: float = 0.0,
@@ -76,18 +76,18 @@ def run(
     paces: Sequence[Pace] | None = None,
     target: float = 0.0,
 ) -> Trace:
-    """Run `method` for `num_rounds` rounds, until ‖x − x*‖² is below `enough` or f − f* was at `target` for a while.
+    """Run `setup` for `num_rounds` rounds, until ‖x − x*‖² is below `enough` or f − f* was at `target` for a while.
 
     `sigma`: gradients carry fresh normal noise with E‖noise‖² = σ². `paces`, one a client, give the trace its seconds:
     a round lasts until its slowest client has sent. `run_at_once` is a faster way to some of the same.
     """
     size, everyone = problem.size, problem.num_clients
-    scheme = method.scheme.resolve(method.compressor, size, everyone)
-    cohort_size = method.cohort or everyone
+    scheme = setup.scheme.resolve(setup.compressor, size, everyone)
+    cohort_size = setup.cohort or everyone
     scheme.check_cohort(cohort_size, everyone)
     model, server = problem.start.clone(), scheme.init_server(problem.start)
     memories: dict[int, State] = {}
-    workloads = _workloads(scheme, method.compressor, paces, problem)
+    workloads = _workloads(scheme, setup.compressor, paces, problem)
     streams = [stream(seed, "client", client) for client in range(everyone)]
     best, sent, steps, seconds = problem.loss(problem.solution), 0.0, 0, 0.0
     rows = [(_error(model, problem), problem.loss(model) - best, 0.0, 0, 0.0)]
@@ -98,7 +98,7 @@ def run(
         gathered = Gathered(size, scheme.num_messages)
         turns = {
             client: turn
-            for client, turn in _turns(round, method.compressor, workloads, streams)
+            for client, turn in _turns(round, setup.compressor, workloads, streams)
             if turn.workload is None or turn.workload.messages
         }
         slowest = 0.0
@@ -114,8 +114,8 @@ def run(
                 slowest = max(slowest, paces[client].seconds(num_gradients, bits / 8))
         direction, server = scheme.estimate(gathered.means(), model, server, round, round.share)
         for client in turns:
-            memories[client] = scheme.settle(memories[client], -method.step * direction)
-        model = model - method.step * direction
+            memories[client] = scheme.settle(memories[client], -setup.step * direction)
+        model = model - setup.step * direction
         steps += num_iterations(scheme, round)
         seconds += slowest
         rows.append((_error(model, problem), problem.loss(model) - best, sent, steps, seconds))
@@ -128,7 +128,7 @@ def run(
 
 def run_at_once(
     problem: Problem,
-    method: Method,
+    setup: Setup,
     num_rounds: int,
     seed: int = 0,
     sigma: float = 0.0,
@@ -142,10 +142,10 @@ def run_at_once(
     that `crowd.sender` does not know.
     """
     size, everyone = problem.size, problem.num_clients
-    scheme = method.scheme.resolve(method.compressor, size, everyone)
-    if not moves_as_one(scheme) or method.cohort not in (None, everyone) or isinstance(scheme, Shadowheart):
-        raise ValueError(f"clients of {scheme!r} with a cohort of {method.cohort or 'all'} are not alike: use run()")
-    send = sender(method.compressor, size)
+    scheme = setup.scheme.resolve(setup.compressor, size, everyone)
+    if not moves_as_one(scheme) or setup.cohort not in (None, everyone) or isinstance(scheme, Shadowheart):
+        raise ValueError(f"clients of {scheme!r} with a cohort of {setup.cohort or 'all'} are not alike: use run()")
+    send = sender(setup.compressor, size)
     model, server = problem.start.clone(), scheme.init_server(problem.start)
     memory = scheme.init_client(model.expand(everyone, -1))
     streams = [stream(seed, "client", client) for client in range(everyone)]
@@ -158,11 +158,11 @@ def run_at_once(
     for number in range(1, num_rounds + 1):
         round = Round(seed, number, everyone, everyone)
         points = [point.expand(everyone, -1) for point in scheme.points(model, server)]
-        turn = CrowdTurn(round, 0, method.compressor, streams[0], sender=send, rngs=streams)
+        turn = CrowdTurn(round, 0, setup.compressor, streams[0], sender=send, rngs=streams)
         messages, memory = scheme.encode(_Oracle(problem, points, sigma, round).find_all, points, memory, turn)
         sent += sum(message.unseeded_bits for message in messages) / everyone
         direction, server = scheme.estimate([mean_of(message) for message in messages], model, server, round)
-        model = model - method.step * direction
+        model = model - setup.step * direction
         rows.append((_error(model, problem), gap(), sent, number, 0.0))
         if rows[-1][0] < enough or not rows[-1][0] < DIVERGED:
             break
@@ -192,12 +192,12 @@ def num_iterations(scheme: Scheme, round: Round) -> int:
     return scheme.num_steps(round) if isinstance(scheme, ControlledSteps) else 1
 
 
-def rounds_for(method: Method, decades: float = 24) -> int:
+def rounds_for(setup: Setup, decades: float = 24) -> int:
     """Rounds in which the bound, met exactly, gains so many decades of ‖x − x*‖²; 4000 without a bound."""
-    if not method.bound:
+    if not setup.bound:
         return 4000
-    per_round = 1 / method.scheme.probability if isinstance(method.scheme, ControlledSteps) else 1
-    return math.ceil(decades * math.log(10) / method.bound / per_round)
+    per_round = 1 / setup.scheme.probability if isinstance(setup.scheme, ControlledSteps) else 1
+    return math.ceil(decades * math.log(10) / setup.bound / per_round)
 
 
 def _workloads(

@@ -33,7 +33,7 @@ def moves_as_one(scheme: Scheme) -> bool:
     return not scheme.deals_out and not scheme.hears_back
 
 
-class Rows(DenseBlock):
+class RowsBlock(DenseBlock):
     """One dense vector a client: `values` is float32 of shape (n, d)."""
 
 
@@ -50,7 +50,7 @@ class CrowdTurn(Turn):
         if self.sender is None:
             return exact(vector)
         values, bits = self.sender(vector.float(), self.rngs)
-        return Compressed(Payload(values.numel(), (Rows(values),)), bits)
+        return Compressed(Payload(values.numel(), (RowsBlock(values),)), bits)
 
 
 def mean_of(message: Compressed) -> Tensor:

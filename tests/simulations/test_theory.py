@@ -10,7 +10,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from fl_mlmc import MLMC, Compressor, Identity, RandK, TopK
-from fl_mlmc.theory import bench, steps
+from fl_mlmc.theory import bench, theorems
 from simulations import cli, theory, theory_clock
 from simulations.cli import app
 
@@ -64,7 +64,7 @@ def test_what_all_clients_share_is_no_part_of_what_their_hessians_differ_by() ->
 def test_diana_is_exact_and_no_slower_than_its_bound_on_real_data() -> None:
     rows = np.random.default_rng(1).standard_normal((64, 6))
     problem = theory.logistic("small", rows, rows[:, 0] + rows[:, 1] > 0.3, num_clients=4, ridge=0.1)
-    method = steps.diana(problem.constants, RandK(count=4), problem.size)
+    method = theorems.diana(problem.constants, RandK(count=4), problem.size)
     trace = bench.run(problem, method, bench.rounds_for(method))
     assert trace.errors[-1] < 1e-20
     assert trace.rate is not None
@@ -78,7 +78,7 @@ def test_the_command_writes_tables_and_a_picture(tmp_path: Path, monkeypatch: py
     assert result.exit_code == 0, result.output
     table = pd.read_csv(tmp_path / "theory.csv")
     assert {"method", "measured_rate", "bound", "floor", "expected_bits_to_1e-6"} <= set(table.columns)
-    assert len(table) == len(theory.methods(theory.problem_named("quadratic")))
+    assert len(table) == len(theory.setups(theory.problem_named("quadratic")))
     assert (tmp_path / "theory.md").read_text().count("\n") == len(table) + 2
     assert (tmp_path / "quadratic.png").stat().st_size > 10_000
     assert "compressed_scaffnew overlap=4" in result.output.replace("\n", " ")

@@ -22,7 +22,7 @@ from fl_mlmc.run.config import ConfigError, RunConfig
 from fl_mlmc.run.protocol import TrainTask
 from fl_mlmc.schemes import parse_scheme
 from fl_mlmc.testing import check_compressor, check_draws, check_hostile, edge_vectors
-from fl_mlmc.theory import steps
+from fl_mlmc.theory import theorems
 from fl_mlmc.theory.problems import Constants
 from fl_mlmc.training.local import TrainingError
 
@@ -188,13 +188,13 @@ def test_ef_bv_takes_the_constants_that_it_says() -> None:
 
 
 def test_theorems_give_steps_for_what_is_known_and_refuse_the_rest_by_name() -> None:
-    for theorem in (steps.direct, steps.diana, steps.marina, steps.dasha):
+    for theorem in (theorems.direct, theorems.diana, theorems.marina, theorems.dasha):
         with pytest.raises(ValueError, match=r"no bound on ω of Coins\(\) is known"):
             theorem(KNOWN, Coins(), 10)
-    for theorem in (steps.ef14, steps.ef21, steps.ef21_sgdm):
+    for theorem in (theorems.ef14, theorems.ef21, theorems.ef21_sgdm):
         with pytest.raises(ValueError, match=r"no bound on α of Shout\(\) is known"):
             theorem(KNOWN, Shout(), 10)
-    assert steps.direct(KNOWN, KnownCoins(), 10).step == pytest.approx(1 / (1 + 2 / CLIENTS))
-    assert steps.ef14(KNOWN, Half(), 10).step == pytest.approx(3 / 4 / 8)
+    assert theorems.direct(KNOWN, KnownCoins(), 10).step == pytest.approx(1 / (1 + 2 / CLIENTS))
+    assert theorems.ef14(KNOWN, Half(), 10).step == pytest.approx(3 / 4 / 8)
     root = math.sqrt(1 - 3 / 4)
-    assert steps.ef21(KNOWN, Half(), 10).step == pytest.approx(1 / (1 + math.sqrt(2) * root / (1 - root)))
+    assert theorems.ef21(KNOWN, Half(), 10).step == pytest.approx(1 / (1 + math.sqrt(2) * root / (1 - root)))

@@ -14,7 +14,7 @@ from fl_mlmc.schemes.base import decoded
 from fl_mlmc.schemes.shadowheart import Shadowheart, equilibrium_time
 from fl_mlmc.theory import bench
 from fl_mlmc.theory.problems import homogeneous
-from fl_mlmc.theory.steps import Method
+from fl_mlmc.theory.theorems import Setup
 
 
 def test_the_equilibrium_of_equal_clients_solves_its_quadratic() -> None:
@@ -69,12 +69,12 @@ def test_a_round_lasts_until_the_slowest_client_has_computed_and_then_sent() -> 
     # Messages are compressions of the finished sum, so a client's two times add up: max_i (b_i h_i + m_i τ_i) ≤ 2 t*.
     problem, compressor = homogeneous(3, 10, convexity=0.1), RandK(count=2)
     paces = [Pace(1.0, up=40.0), Pace(2.0, up=13.0), Pace(5.0, up=1e9)]
-    plain = Method(parse_scheme("direct"), compressor, 0.1, None, False)
+    plain = Setup(parse_scheme("direct"), compressor, 0.1, None, False)
     message_bytes = bench.run(problem, plain, 1).bits[1] / 8
     compute, message = [pace.step for pace in paces], [message_bytes / pace.up for pace in paces]
     scheme = Shadowheart(noise=4.0)
     loads = scheme.resolve(compressor, 10, 3).workloads(compute, message)
-    trace = bench.run(problem, Method(scheme, compressor, 0.1, None, False), 4, paces=paces)
+    trace = bench.run(problem, Setup(scheme, compressor, 0.1, None, False), 4, paces=paces)
     parts = [(load.gradients * h, load.messages * t) for load, h, t in zip(loads, compute, message, strict=True)]
     assert trace.seconds == pytest.approx(np.arange(5) * max(map(sum, parts)))
     time = equilibrium_time(compute, message, 4.0, 4.0)
@@ -111,7 +111,7 @@ def test_a_straggler_costs_synchronous_rounds_and_not_shadowheart() -> None:
     problem, compressor = homogeneous(4, 12, convexity=0.1), RandK(count=4)
     paces = [[Pace(step, up=12.5) for step in (1.0, 1.0, 1.0, slow)] for slow in (1.0, 300.0)]
     for scheme, ratio in ((Shadowheart(8.0), 2.0), (parse_scheme("direct"), 40.0)):
-        method = Method(scheme, compressor, 0.25, None, False)
+        method = Setup(scheme, compressor, 0.25, None, False)
         seconds = [bench.run(problem, method, 400, sigma=0.5, paces=each, target=0.1).seconds_to(0.1) for each in paces]
         assert seconds[0] is not None
         assert seconds[1] is not None
@@ -120,4 +120,4 @@ def test_a_straggler_costs_synchronous_rounds_and_not_shadowheart() -> None:
 
 def test_it_needs_the_clients_paces() -> None:
     with pytest.raises(ValueError, match="by the clients' paces"):
-        bench.run(homogeneous(2, 4), Method(Shadowheart(1.0), RandK(count=2), 0.1, None, False), 1)
+        bench.run(homogeneous(2, 4), Setup(Shadowheart(1.0), RandK(count=2), 0.1, None, False), 1)

@@ -11,7 +11,7 @@ from fl_mlmc.schemes import Scheme, parse_scheme
 from fl_mlmc.schemes.shadowheart import Shadowheart
 from fl_mlmc.theory import bench
 from fl_mlmc.theory.problems import homogeneous
-from fl_mlmc.theory.steps import Method
+from fl_mlmc.theory.theorems import Setup
 
 SIZE = 40
 VALUE, INDEX = 32, 6
@@ -21,7 +21,7 @@ def sent(scheme: Scheme, compressor: Compressor, rounds: int = 1) -> float:
     """Bits of an average client after some rounds with 4 clients."""
     paces = [Pace(1.0, up=1e9)] * 4
     return float(
-        bench.run(homogeneous(4, SIZE), Method(scheme, compressor, 0.1, None, False), rounds, paces=paces).bits[-1]
+        bench.run(homogeneous(4, SIZE), Setup(scheme, compressor, 0.1, None, False), rounds, paces=paces).bits[-1]
     )
 
 

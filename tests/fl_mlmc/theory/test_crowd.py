@@ -7,10 +7,10 @@ import torch
 from fl_mlmc import MLMC, QSGD, RandK, TopK
 from fl_mlmc.compression.compressors.base import Compressor
 from fl_mlmc.schemes import parse_scheme
-from fl_mlmc.theory import bench, steps
+from fl_mlmc.theory import bench, theorems
 from fl_mlmc.theory.crowd import sender
 from fl_mlmc.theory.problems import Logistic, Problem, heterogeneous
-from fl_mlmc.theory.steps import Method
+from fl_mlmc.theory.theorems import Setup
 
 QUADRATIC = heterogeneous(num_clients=4, size=13, convexity=0.2)  # 13: neither a group nor a register fits
 _rng = np.random.default_rng(0)
@@ -25,7 +25,7 @@ RAND, MANY, MULTI, TOP = RandK(count=3), RandK(count=9), MLMC(TopK(count=3)), To
     ("text", "compressor"),
     [
         *((text, each) for text in ("direct", "diana", "marina", "dasha", "ef_bv") for each in (RAND, MULTI)),
-        ("direct", steps.Identity()),
+        ("direct", theorems.Identity()),
         ("direct", MANY),
         ("direct", MLMC(TopK(count=1, growth=2))),
         ("adiana(1.0, 0.2)", RAND),
@@ -35,7 +35,7 @@ RAND, MANY, MULTI, TOP = RandK(count=3), RandK(count=9), MLMC(TopK(count=3)), To
     ],
 )
 def test_both_ways_are_one_run(problem: Problem, text: str, compressor: Compressor, sigma: float) -> None:
-    method = Method(parse_scheme(text), compressor, 1.0 if "adiana" in text else 0.02, None, False)
+    method = Setup(parse_scheme(text), compressor, 1.0 if "adiana" in text else 0.02, None, False)
     slow, fast = (each(problem, method, 25, seed=3, sigma=sigma) for each in (bench.run, bench.run_at_once))
     assert slow.errors.tolist() == fast.errors.tolist()
     assert slow.suboptimality.tolist() == fast.suboptimality.tolist()
@@ -62,9 +62,9 @@ def test_rows_go_through_the_compressor_as_each_alone(compressor: Compressor) ->
 
 def test_what_cannot_go_at_once_is_refused() -> None:
     with pytest.raises(ValueError, match=r"rows of QSGD\(levels=2\) are not known"):
-        bench.run_at_once(QUADRATIC, Method(parse_scheme("direct"), QSGD(levels=2), 0.1, None, False), 1)
+        bench.run_at_once(QUADRATIC, Setup(parse_scheme("direct"), QSGD(levels=2), 0.1, None, False), 1)
     with pytest.raises(ValueError, match="are not alike: use run"):
-        bench.run_at_once(QUADRATIC, steps.proxskip(QUADRATIC.constants), 1)
-    half = Method(parse_scheme("diana"), RAND, 0.1, None, False, cohort=2)
+        bench.run_at_once(QUADRATIC, theorems.proxskip(QUADRATIC.constants), 1)
+    half = Setup(parse_scheme("diana"), RAND, 0.1, None, False, cohort=2)
     with pytest.raises(ValueError, match="cohort of 2 are not alike"):
         bench.run_at_once(QUADRATIC, half, 1)

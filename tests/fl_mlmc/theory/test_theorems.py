@@ -7,34 +7,34 @@ import pytest
 
 from fl_mlmc import MLMC, Identity, Natural, RandK, TopK
 from fl_mlmc.compression.compressors.base import Compressor
-from fl_mlmc.theory import steps
+from fl_mlmc.theory import theorems
 from fl_mlmc.theory.problems import Constants
-from fl_mlmc.theory.steps import Method
+from fl_mlmc.theory.theorems import Setup
 
 SIZE = 40
 # A quadratic of eight clients with spectra from 0.01 to 1: L, L_i, μ, μ_i, L±, ξ² (not used here).
 KNOWN = Constants(0.459, (1.0,) * 8, 0.0882, 0.01, 0.407, 1.0)
 RAND, MULTI, TOP = RandK(count=4), MLMC(TopK(count=4)), TopK(count=4)  # ω = 9, α = 0.1
 
-Theorem = Callable[[Constants, Compressor, int], Method]
+Theorem = Callable[[Constants, Compressor, int], Setup]
 
 
 @pytest.mark.parametrize(
     ("theorem", "compressor", "step", "bound"),
     [
-        (steps.direct, RAND, 1 / (0.459 + 2 * 9 / 8), None),
-        (steps.direct, Identity(), 1 / 0.459, 0.0882 / 0.459),
-        (steps.diana, RAND, 1 / (1 + 6 * 9 / 8), 0.0114),
-        (steps.diana, MULTI, 1 / (1 + 6 * 9 / 8), 0.0114),
-        (steps.adiana, RAND, 1.0, 0.0020),
-        (steps.marina, RAND, 1 / (1 + 9 * math.sqrt(2 / 8)), 0.0160),
-        (steps.marina_permuted, Identity(), 1 / (0.459 + 0.407 * math.sqrt(2 * 7)), 0.0445),
-        (steps.dasha, RAND, 1 / (0.459 + math.sqrt(16 * 9 * 19 / 8)), 0.0047),
-        (steps.ef14, TOP, 0.1 / (8 * 0.459), None),
-        (steps.ef21, TOP, 0.0376, 0.0033),
-        (steps.ef21_sgdm, TOP, 0.1 / 20, None),
-        (steps.ef_bv, RAND, 0.0352, 0.0031),
-        (steps.ef_bv, TOP, 0.0271, 0.0024),
+        (theorems.direct, RAND, 1 / (0.459 + 2 * 9 / 8), None),
+        (theorems.direct, Identity(), 1 / 0.459, 0.0882 / 0.459),
+        (theorems.diana, RAND, 1 / (1 + 6 * 9 / 8), 0.0114),
+        (theorems.diana, MULTI, 1 / (1 + 6 * 9 / 8), 0.0114),
+        (theorems.adiana, RAND, 1.0, 0.0020),
+        (theorems.marina, RAND, 1 / (1 + 9 * math.sqrt(2 / 8)), 0.0160),
+        (theorems.marina_permuted, Identity(), 1 / (0.459 + 0.407 * math.sqrt(2 * 7)), 0.0445),
+        (theorems.dasha, RAND, 1 / (0.459 + math.sqrt(16 * 9 * 19 / 8)), 0.0047),
+        (theorems.ef14, TOP, 0.1 / (8 * 0.459), None),
+        (theorems.ef21, TOP, 0.0376, 0.0033),
+        (theorems.ef21_sgdm, TOP, 0.1 / 20, None),
+        (theorems.ef_bv, RAND, 0.0352, 0.0031),
+        (theorems.ef_bv, TOP, 0.0271, 0.0024),
     ],
 )
 def test_steps_and_bounds_of_a_known_instance(
@@ -43,21 +43,23 @@ def test_steps_and_bounds_of_a_known_instance(
     method = theorem(KNOWN, compressor, SIZE)
     assert method.step == pytest.approx(step, rel=3e-3)
     assert method.bound == (None if bound is None else pytest.approx(bound, rel=0.03))
-    assert method.is_exact == (theorem is not steps.ef14 and (theorem is not steps.direct or compressor == Identity()))
+    assert method.is_exact == (
+        theorem is not theorems.ef14 and (theorem is not theorems.direct or compressor == Identity())
+    )
 
 
 def test_steps_and_chances_of_local_methods() -> None:
-    plain = steps.proxskip(KNOWN)
-    assert plain.scheme == steps.ProxSkip(1.0, 0.1)
+    plain = theorems.proxskip(KNOWN)
+    assert plain.scheme == theorems.ProxSkip(1.0, 0.1)
     assert plain.bound == pytest.approx(0.01)
     for overlap, chance in ((8, 0.198), (4, 0.327), (2, 0.693)):
-        method = steps.compressed_scaffnew(KNOWN, overlap)
-        assert isinstance(method.scheme, steps.CompressedScaffnew)
+        method = theorems.compressed_scaffnew(KNOWN, overlap)
+        assert isinstance(method.scheme, theorems.CompressedScaffnew)
         assert method.scheme.step == pytest.approx(2 / 1.01)
         assert method.scheme.probability == pytest.approx(chance, rel=3e-3)
         assert method.bound == pytest.approx(0.0392, rel=3e-3)
-    method = steps.tamuna(KNOWN, cohort=4, overlap=2, probability=0.15)
-    assert method.scheme == steps.TAMUNA(2 / 1.01, 0.15, 2)
+    method = theorems.tamuna(KNOWN, cohort=4, overlap=2, probability=0.15)
+    assert method.scheme == theorems.TAMUNA(2 / 1.01, 0.15, 2)
     assert method.cohort == 4
 
 
@@ -68,13 +70,13 @@ ROUND = Constants(1.0, (1.0,) * 8, 1.0, 1.0, 0.0, 0.0)
 @pytest.mark.parametrize(
     ("theorem", "compressor", "step", "bound"),
     [
-        (steps.ef21, Identity(), 1 / 2, 1 / 2),  # θ / (2μ)
-        (steps.marina, RAND, 0.1 / 2, 0.1 / 2),  # p / (2μ)
-        (steps.marina_permuted, Identity(), 1 / 16, 1 / 16),  # p / (2μ)
-        (steps.diana, RandK(count=20), 1 / 1.75, 1 / 4),  # a / 2
-        (steps.ef_bv, Natural(), 1 / (1 + math.sqrt(9 / 65) / (math.sqrt(5) - 1)), 4 / 9),  # (1 − r) / 2, r = 1/9
-        (steps.adiana, Natural(), 1.0, 1 / 9),  # θ p = 1/4 · 4/9
-        (steps.dasha, RandK(count=1), 1 / (1 + math.sqrt(16 * 39 * 79 / 8)), 1 / (2 * 79)),  # a / 2
+        (theorems.ef21, Identity(), 1 / 2, 1 / 2),  # θ / (2μ)
+        (theorems.marina, RAND, 0.1 / 2, 0.1 / 2),  # p / (2μ)
+        (theorems.marina_permuted, Identity(), 1 / 16, 1 / 16),  # p / (2μ)
+        (theorems.diana, RandK(count=20), 1 / 1.75, 1 / 4),  # a / 2
+        (theorems.ef_bv, Natural(), 1 / (1 + math.sqrt(9 / 65) / (math.sqrt(5) - 1)), 4 / 9),  # (1 − r) / 2, r = 1/9
+        (theorems.adiana, Natural(), 1.0, 1 / 9),  # θ p = 1/4 · 4/9
+        (theorems.dasha, RandK(count=1), 1 / (1 + math.sqrt(16 * 39 * 79 / 8)), 1 / (2 * 79)),  # a / 2
     ],
 )
 def test_the_other_term_of_a_minimum(theorem: Theorem, compressor: Compressor, step: float, bound: float) -> None:
@@ -84,7 +86,7 @@ def test_the_other_term_of_a_minimum(theorem: Theorem, compressor: Compressor, s
 
 
 def test_a_small_momentum_asks_for_a_small_step() -> None:
-    assert steps.ef21_sgdm(KNOWN, TOP, SIZE, momentum=0.01).step == pytest.approx(0.01 / (7 * 0.459))
+    assert theorems.ef21_sgdm(KNOWN, TOP, SIZE, momentum=0.01).step == pytest.approx(0.01 / (7 * 0.459))
 
 
 @pytest.mark.parametrize(
@@ -95,7 +97,7 @@ def test_theorem_4_1_has_the_published_bound_but_for_its_last_constant(
     omega: float, clients: int, rounds: int, published: float
 ) -> None:
     # The published constant of the noise term is 2, ours 4: halfway to the bound without noise.
-    ours, silent = (steps.convex_bound(1.0, omega, 5.0, sigma, clients, rounds) for sigma in (1.0, 0.0))
+    ours, silent = (theorems.convex_bound(1.0, omega, 5.0, sigma, clients, rounds) for sigma in (1.0, 0.0))
     assert (ours + silent) / 2 == pytest.approx(published, rel=0.03)
 
 
@@ -112,4 +114,4 @@ def test_theorem_4_1_has_the_published_bound_but_for_its_last_constant(
 def test_theorem_4_1_takes_the_least_of_three_steps(
     omega: float, sigma: float, clients: int, rounds: int, step: float
 ) -> None:
-    assert steps.convex_step(1.0, omega, 5.0, sigma, clients, rounds) == pytest.approx(min(step, 0.5))
+    assert theorems.convex_step(1.0, omega, 5.0, sigma, clients, rounds) == pytest.approx(min(step, 0.5))
