@@ -20,14 +20,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
 from clients.bilevel_client import PERSONAL
 from clients.data import FederatedData
 from clients.memory import ClientMemory
-from fl_mlmc.bilevel import Shard
+from fl_mlmc.bilevel import BilevelProblem, Shard
 from fl_mlmc.bilevel.run import data_of, first_point, held_of, method_of, num_steps_of, problem_of
 from fl_mlmc.bilevel.tasks import CleaningRows, detection_auc
+from fl_mlmc.models import build_model
 from fl_mlmc.run.config import RunConfig
 from simulations.app.launch import RunResult, execute, load_config
 from simulations.app.prepare import prepare_data
@@ -103,9 +105,13 @@ def representation(data: Settings, seed: int, names: list[str]) -> Iterator[tupl
         yield name, {**own, "num_rounds": rounds}
 
 
+CLEAN_ALONE = "clean examples alone"
+"""The baseline of hyper-cleaning: what the clean examples teach without the others."""
+
+
 def cleaning(data: Settings, seed: int, names: list[str]) -> Iterator[tuple[str, Settings]]:
-    """A linear model on labels of which 40 % are wrong: with all weights at one, and with learned ones."""
-    for name, start in (("plain training", 20.0), ("hyper-cleaning", 0.0)):
+    """A linear model on labels of which 40 % are wrong: all weights at one, learned ones, the clean examples alone."""
+    for name, start in (("plain training", 20.0), ("hyper-cleaning", 0.0), (CLEAN_ALONE, 0.0)):
         problem = f"hyper_cleaning(strong_convexity=0.003, wrong_share=0.4, start={start})"
         yield name, {**COMMON, **CLEANING, **data, "problem": problem, "seed": seed}
 
@@ -127,10 +133,39 @@ def figures(settings: Settings) -> dict[str, Any]:
         }
 
 
+def clean_alone(settings: Settings) -> dict[str, Any]:
+    """The accuracy of the same model with the same ridge, fitted to the clients' clean examples alone.
+
+    They are put together in one place, which no federation is allowed to, and the fit is the exact minimum: an upper
+    bound of what training on them in rounds could reach.
+    """
+    config = load_config(None, settings)
+    data, problem = _opened(config)
+    clean = [own.clean for own in _cleaning_rows(config, data, problem)]
+    few, truth = torch.cat([part.features for part in clean]), torch.cat([part.labels for part in clean])
+    model = build_model(config.training.model, data.spec.input_shape, data.spec.num_classes)
+    module = model.build(model.spec.units)
+    optimizer = torch.optim.LBFGS(
+        module.parameters(), max_iter=1000, tolerance_grad=1e-6, tolerance_change=0, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        ridge = sum(tensor.square().sum() for tensor in module.parameters())
+        loss = cross_entropy(module(few), truth) + problem.strong_convexity / 2 * ridge
+        loss.backward()
+        return loss.item()
+
+    optimizer.step(closure)
+    features, labels = map(torch.from_numpy, data.test())
+    with torch.no_grad():
+        hits = module(features).argmax(dim=1) == labels
+    return {"rounds": 0, "accuracy": float(hits.double().mean())}
+
+
 def _flops(config: RunConfig, result: RunResult) -> float:
     """Of the clients' local steps, by torch's counter on one client of each width."""
-    data = FederatedData.open(prepare_data(config))
-    problem = problem_of(config, data.spec.input_shape, data.spec.num_classes)
+    data, problem = _opened(config)
     features, labels = map(torch.from_numpy, data.client(0))
     own = data_of(
         problem, Shard(0, features, labels, config.seed, config.training.outer_share, config.training.batch_size)
@@ -155,22 +190,32 @@ def _flops(config: RunConfig, result: RunResult) -> float:
 
 def _auc(config: RunConfig, result: RunResult) -> float | None:
     """Of the clients' learned weights, as a detector of wrong labels."""
-    data = FederatedData.open(prepare_data(config))
-    problem = problem_of(config, data.spec.input_shape, data.spec.num_classes)
+    data, problem = _opened(config)
     if problem.outer == "global":
         return None
     weights, is_wrong = [], []
-    for client in range(config.cohort.num_clients):
-        features, labels = map(torch.from_numpy, data.client(client))
-        shard = Shard(client, features, labels, config.seed, config.training.outer_share, config.training.batch_size)
-        own = data_of(problem, shard)
-        assert isinstance(own, CleaningRows)
+    for client, own in enumerate(_cleaning_rows(config, data, problem)):
         assert own.is_wrong is not None
         memory = ClientMemory(result.directory / MEMORIES / PERSONAL, client)
         last = int(result.clients.loc[result.clients["client"] == client, "round"].max())
         weights.append(memory.load(last, torch.empty(len(own.is_wrong)))["x"])
         is_wrong.append(own.is_wrong)
     return detection_auc(torch.cat(weights), torch.cat(is_wrong))
+
+
+def _opened(config: RunConfig) -> tuple[FederatedData, BilevelProblem]:
+    data = FederatedData.open(prepare_data(config))
+    return data, problem_of(config, data.spec.input_shape, data.spec.num_classes)
+
+
+def _cleaning_rows(config: RunConfig, data: FederatedData, problem: BilevelProblem) -> Iterator[CleaningRows]:
+    """Each client's noisy and clean examples, as in the run."""
+    for client in range(config.cohort.num_clients):
+        features, labels = map(torch.from_numpy, data.client(client))
+        shard = Shard(client, features, labels, config.seed, config.training.outer_share, config.training.batch_size)
+        own = data_of(problem, shard)
+        assert isinstance(own, CleaningRows)
+        yield own
 
 
 def table(rows: pd.DataFrame) -> str:
@@ -183,7 +228,8 @@ def table(rows: pd.DataFrame) -> str:
         accuracy = 100 * group["accuracy"]
         spread = f" ± {accuracy.std():.1f}" if len(group) > 1 else ""
         auc = "" if group["auc"].isna().all() else f"{group['auc'].min():.3f}–{group['auc'].max():.3f}"
-        costs = (f"{group[name].mean():.4g}" for name in ("gigaflops", "uplink_megabytes", "downlink_megabytes"))
+        means = (group[name].mean() for name in ("gigaflops", "uplink_megabytes", "downlink_megabytes"))
+        costs = ("" if np.isnan(mean) else f"{mean:.4g}" for mean in means)
         cells = [data, run, len(group), group["rounds"].iloc[0], f"{accuracy.mean():.1f}{spread}", auc, *costs]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
@@ -214,7 +260,7 @@ def main() -> None:
                 continue
             if time.monotonic() > end:
                 return
-            row = {**key, **figures(settings)}
+            row = {**key, **(clean_alone(settings) if name == CLEAN_ALONE else figures(settings))}
             done = pd.concat([done, pd.DataFrame([row])], ignore_index=True)
             done.to_csv(arguments.csv, index=False)
             print(
