@@ -65,7 +65,7 @@ class Health:
         for name, part in self.parts.items():
             silence = now - part.seen
             state = f"SILENT for {silence:.0f} s" if silence > part.patience else part.state
-            ended = f", ended {part.ends} times, the last time by {part.reason}" if part.ends else ""
+            ended = f", ended {part.ends} ×, the last time by {part.reason}" if part.ends else ""
             since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(part.since))
             lines.append(f"{name:<14} {state} since {since}{ended}")
         return lines

@@ -1,5 +1,6 @@
 """Who speaks is who signs: forged pushes are refused, honest ones pass, in Flower's own messages."""
 
+import random
 from typing import Any
 
 import pytest
@@ -150,3 +151,21 @@ def test_what_is_remembered_of_a_node_is_bounded() -> None:
         give(mail, "client-0", ANNE)
     with pytest.raises(Forged, match="which it was not given"):
         mail.check("push-messages", "client-0", push(answer(first), ANNE))
+
+
+def test_damaged_calls_are_refused_or_pass_and_nothing_else_happens() -> None:
+    mail, rng = Mail(), random.Random(0)
+    reply = answer(give(mail, "client-0", ANNE))
+    calls = [("push-messages", push(reply, ANNE)), *(("push-object", part) for part in parts(reply, ANNE))]
+    refused = 0
+    for _ in range(3000):
+        call, body = rng.choice(calls)
+        damaged = bytearray(body)
+        for _ in range(rng.randint(1, 3)):
+            damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+        damaged = damaged[: rng.choice([len(damaged), rng.randrange(len(damaged))])]
+        try:
+            mail.check(call, "client-0", bytes(damaged))
+        except Forged:
+            refused += 1
+    assert 1000 < refused < 3000

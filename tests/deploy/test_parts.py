@@ -90,7 +90,7 @@ def test_death_and_silence_of_a_part_are_told() -> None:
     assert gate.startswith("gate           running since 1970-01-")
     assert registrar.startswith("registrar      SILENT for 16 s since ")
     assert superlink.startswith("superlink      waiting since ")
-    assert superlink.endswith(", ended 2 times, the last time by OSError: x")
+    assert superlink.endswith(", ended 2 ×, the last time by OSError: x")
     (said,) = health.lines(start + 100.0)
     assert said == "the server has shown no sign of life for 100 s; is `deploy server` running?"
 
