@@ -21,11 +21,10 @@ from fl_mlmc.bilevel.server_step import advance
 from fl_mlmc.models import Model
 from fl_mlmc.run.config import RunConfig
 from fl_mlmc.run.log import RoundLog
-from fl_mlmc.run.protocol import TrainFailure, TrainUpdate
 from fl_mlmc.submodels.coverage import coverage_by_tensor
 
 from .checkpoint import ServerState
-from .round import OpenRound, Row
+from .round import Answer, OpenRound, Row
 from .tiered import Evaluate, QuorumError, TieredStrategy, from_arrays
 
 WAS_HELD = "outer-was-held"
@@ -95,7 +94,8 @@ class FedBilevel(TieredStrategy):
         try:
             stepped, metrics = super().aggregate_train(server_round, replies)
         except QuorumError as error:
-            if diverged := [row["curvature"] for row in self._opened.client_rows if _has_diverged(row)]:
+            failures = [answer.failure for answer in self._opened.answers if answer.failure is not None]
+            if diverged := [failure.curvature for failure in failures if not math.isinf(failure.curvature)]:
                 seen = [curvature for curvature in diverged if math.isfinite(curvature)]
                 raise self._convexity.diverged(server_round, min(seen, default=math.nan)) from error
             raise
@@ -120,22 +120,23 @@ class FedBilevel(TieredStrategy):
     def _num_steps(self, opened: OpenRound) -> float:
         """Local steps of the mean's clients, weighted as their updates are."""
         alike = self._scheme.scheme.has_memory or self.config.aggregation.weighting == "clients"
-        counts = [row["num_examples"] for row in opened.good_rows]
+        counts = [update.num_examples for update in opened.taken]
         weights = [1 if alike else count for count in counts]
         total = sum(weight * num_steps_of(self.config, count) for weight, count in zip(weights, counts, strict=True))
         return total / sum(weights) if counts else 0.0  # a quorum of 0 may be met by nobody
 
-    def _client_row(self, update: TrainUpdate) -> Row:
-        return {"curvature": update.curvature}
+    def _client_row(self, answer: Answer) -> Row:
+        if answer.update is not None:
+            return {"curvature": answer.update.curvature}
+        if answer.failure is not None and not math.isinf(answer.failure.curvature):  # its steps diverged
+            return {"curvature": answer.failure.curvature}
+        return {}
 
-    def _failure_row(self, failure: TrainFailure) -> Row:
-        return {} if math.isinf(failure.curvature) else {"curvature": failure.curvature}
-
-    def _round_row(self, opened: OpenRound, mean: Mean) -> Row:
+    def _round_row(self, opened: OpenRound, mean: Mean, client_rows: list[Row]) -> Row:
         outer, inner, _ = self._held.unpack(mean.coverage, NOTHING)
         self._was_held = self._was_held | (outer > 0)
-        measured = [row["curvature"] for row in opened.good_rows if math.isfinite(row["curvature"])]
-        return super()._round_row(opened, mean) | {
+        measured = [update.curvature for update in opened.taken if math.isfinite(update.curvature)]
+        return super()._round_row(opened, mean, client_rows) | {
             "coverage_outer_min": int(outer.min()) if len(outer) else None,
             "coverage_inner_min": int(inner.min()) if len(inner) else None,
             "outer_never_held": int((~self._was_held).sum()),
@@ -148,8 +149,3 @@ class FedBilevel(TieredStrategy):
         held = coverage_by_tensor(self._held.outer.spec, self._was_held.int())
         missing = [name for name, coverage in held.items() if coverage.least == 0]
         log(WARNING, "outer coordinates that no client held in the whole run, in %s", ", ".join(missing))
-
-
-def _has_diverged(row: Row) -> bool:
-    """Whether a client's row is of steps that led nowhere; it then holds the curvature seen last, NaN if none was."""
-    return row["status"] != "ok" and "curvature" in row

@@ -26,7 +26,7 @@ from fl_mlmc.run.protocol import (
     payload_name,
 )
 
-from .round import OpenRound, Row, Sent
+from .round import OpenRound, Sent
 
 
 class ClientFailed(ProtocolError):
@@ -63,43 +63,17 @@ def in_client_order(opened: OpenRound, replies: Iterable[Message]) -> Iterator[t
         yield client, waiting.pop(client, None)
 
 
-def sizes(reply: Message | None) -> dict[str, int]:
-    """`payload_bytes` and `message_bytes` of a reply with content; ProtocolError if Flower cannot tell."""
+def sizes(reply: Message | None) -> tuple[int, int]:
+    """Bytes of a reply's payloads, and of all that it holds; ProtocolError if Flower cannot tell."""
     if reply is None or not reply.has_content():
-        return {}
+        return 0, 0
     records = list(reply.content.values())
     arrays = (array for record in records if isinstance(record, ArrayRecord) for array in record.values())
     try:
         message_bytes = sum(record.count_bytes() for record in records)
     except IndexError:  # Flower looks at the first item of every list
         raise ProtocolError("it holds an empty list, and has no length by Flower's count") from None
-    return {"payload_bytes": sum(len(array.data) for array in arrays), "message_bytes": message_bytes}
-
-
-def blank_row(sent: Sent, compressor: str) -> Row:
-    """A task's row in the log before its reply is looked at."""
-    return {
-        "round": sent.task.server_round,
-        "client": sent.task.client,
-        "node": sent.seat.node,
-        "tier": sent.task.tier,
-        "width": sent.task.width,
-        "num_examples": None,
-        "num_parameters": sent.plan.size,
-        "compressor": compressor,
-        "level": None,
-        "probability": None,
-        "payload_bytes": 0,
-        "message_bytes": 0,
-        "downlink_bytes": sent.downlink_bytes,
-        "anchor_bytes": sent.anchor_bytes,
-        "expected_bits": None,
-        "train_seconds": None,
-        "encode_seconds": None,
-        "simulated_seconds": None,
-        "train_loss": None,
-        "status": "ok",
-    }
+    return sum(len(array.data) for array in arrays), message_bytes
 
 
 def read_update(

@@ -1,6 +1,5 @@
 """A round under way: all that the server knows of it, from the draw of its cohort until its row is in the log."""
 
-import time
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -8,7 +7,8 @@ from typing import Any
 from flwr.app import Message
 from torch import Tensor
 
-from fl_mlmc.run.protocol import TrainTask
+from fl_mlmc.aggregation import Mean
+from fl_mlmc.run.protocol import TrainFailure, TrainTask, TrainUpdate
 from fl_mlmc.submodels import IndexPlan
 
 from .broadcast import Broadcast
@@ -31,17 +31,18 @@ class Sent:
     """The part of them that the client fetched before the round."""
 
 
-class Stopwatch:
-    """Adds up the seconds spent inside its `with` blocks."""
+@dataclass(frozen=True)
+class Answer:
+    """What came of a client's task: an update that is in the round's means, or the reason why there is none."""
 
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def __enter__(self) -> None:
-        self._start = time.perf_counter()
-
-    def __exit__(self, *reason: object) -> None:
-        self.seconds += time.perf_counter() - self._start
+    sent: Sent
+    payload_bytes: int = 0
+    message_bytes: int = 0
+    update: TrainUpdate | None = None
+    reason: str = ""
+    """Why there is no update; empty if there is one."""
+    failure: TrainFailure | None = None
+    """What the client says, where it says itself that it has no update."""
 
 
 @dataclass(eq=False)
@@ -58,20 +59,25 @@ class OpenRound:
     """The clients sampled, ascending."""
     gathering: Gathering
     broadcast: Broadcast
+    quorum: int
+    """Updates that must be taken."""
     sent: dict[int, Sent] = field(default_factory=dict)
     """What each client was sent; an engine may ask for messages one by one, so it may still grow."""
     num_late: int = 0
     """Replies to earlier rounds that came since the last one."""
-    aggregating: Stopwatch = field(default_factory=Stopwatch)
-    client_rows: list[Row] = field(default_factory=list)
-    """The log's rows of the cohort, in its order, once all replies are in."""
+    answers: list[Answer] = field(default_factory=list)
+    """Of the cohort, in its order, as far as they are in."""
+    mean: Mean | None = None
+    """What all updates come to, once it is known."""
+    aggregate_seconds: float = 0.0
+    """Spent on answers, the mean and the step."""
     row: Row = field(default_factory=dict)
     """The log's row of the round, once it is aggregated."""
 
     @property
-    def good_rows(self) -> list[Row]:
-        """Those of the client rows whose updates were taken."""
-        return [row for row in self.client_rows if row["status"] == "ok"]
+    def taken(self) -> list[TrainUpdate]:
+        """The updates that are in the means."""
+        return [answer.update for answer in self.answers if answer.update is not None]
 
     def group_id(self, client: int) -> str:
         """The name of a client's task, which comes back on every reply, errors included."""

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from logging import INFO, WARNING
-from typing import Any
 
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
@@ -26,22 +25,21 @@ from fl_mlmc.run.protocol import (
     CONFIG,
     MOVEMENT,
     PAYLOAD_STYPE,
-    TrainFailure,
     TrainTask,
-    TrainUpdate,
     printable,
 )
 from fl_mlmc.submodels import IndexPlan, plan
-from fl_mlmc.submodels.coverage import CoverageWatch, coverage_by_tensor
+from fl_mlmc.submodels.coverage import CoverageWatch
 from fl_mlmc.training.threads import threads
 
 from .broadcast import Broadcaster
 from .checkpoint import CHECKPOINT, ServerState, save_state
 from .cohort import draw_cohort
 from .device_grid import DeviceGrid
-from .replies import ClientFailed, blank_row, in_client_order, read_update, sizes
+from .replies import ClientFailed, in_client_order, read_update, sizes
 from .roster import Roster
-from .round import OpenRound, Row, Sent
+from .round import Answer, OpenRound, Row, Sent
+from .rows import client_row, round_row
 from .scheme_server import SchemeServer
 
 Evaluate = Callable[[Tensor], Mapping[str, float]]
@@ -268,7 +266,8 @@ class TieredStrategy(Strategy):
         cohort = self._scheme.active(self._draw(server_round))
         gathering = self._scheme.begin(server_round, cohort, vector)
         broadcast = self._broadcaster.begin(server_round, gathering.points)
-        self._open = OpenRound(server_round, started, vector, tuple(cohort), gathering, broadcast)
+        quorum = self.config.cohort.least_replies(min(len(cohort), self.config.cohort.clients_per_round))
+        self._open = OpenRound(server_round, started, vector, tuple(cohort), gathering, broadcast, quorum)
         return map(partial(self._message, self._open), cohort)  # an engine may ask for them one by one
 
     def _meet_clients(self, grid: Grid) -> None:
@@ -355,59 +354,78 @@ class TieredStrategy(Strategy):
         opened = self._opened
         with threads():  # an engine's clients compute meanwhile, on all processors
             for client, reply in in_client_order(opened, replies):
-                with opened.aggregating:
-                    opened.client_rows.append(self._fold(opened, client, reply))
-        self.round_log.append_clients(opened.client_rows)
-        with opened.aggregating:
-            mean = self._scheme.estimate(opened.gathering, opened.vector)
-        opened.row |= self._round_row(opened, mean)
-        self._cumulative_uplink_bytes = opened.row["cumulative_uplink_bytes"]
-        self._warn_of_uncovered(mean.coverage, server_round)
+                start = time.perf_counter()
+                opened.answers.append(self._take(opened, client, reply))
+                opened.aggregate_seconds += time.perf_counter() - start
+        start, is_over = time.perf_counter(), True
         try:
+            opened.mean = self._scheme.estimate(opened.gathering, opened.vector)
             self._check_quorum(opened)
-            with opened.aggregating:
-                stepped = self._step(opened, mean)
-        except (QuorumError, NotFiniteError):
-            self._close_round(opened)
-            raise
-        self._close_round(opened, done=self._evaluate_model is None)
+            stepped = self._step(opened, opened.mean)
+            is_over = self._evaluate_model is None
+        finally:
+            opened.aggregate_seconds += time.perf_counter() - start
+            self._log(opened, is_over)
         return to_arrays(stepped), None
 
-    def _round_row(self, opened: OpenRound, mean: Mean) -> Row:
-        """What the log says of a round before it is stepped; a strategy of its own may add to it."""
-        rows, held = opened.client_rows, coverage_by_tensor(self.model.spec, mean.coverage)
-        uplink_bytes = sum(row["payload_bytes"] for row in rows)
-        found: Row = {
-            "round": opened.number,
-            "num_sampled": len(rows),
-            "num_ok": len(opened.good_rows),
-            "num_late": opened.num_late,
-            "coverage_min": int(mean.coverage.min()),
-            "coverage_mean": int(mean.coverage.sum()) / mean.coverage.numel(),
-            "uplink_bytes": uplink_bytes,
-            "downlink_bytes": sum(row["downlink_bytes"] for row in rows),
-            "cumulative_uplink_bytes": self._cumulative_uplink_bytes + uplink_bytes,
-            "simulated_seconds": max((row["simulated_seconds"] or 0.0 for row in rows), default=None),
-            "update_norm": float(torch.linalg.vector_norm(mean.update, dtype=torch.float64)),
-            "coverage_by_tensor": {name: [part.least, part.mean] for name, part in held.items()},
-        }
-        if self._private and self._ledger is not None:
-            found["epsilon"] = self._ledger.epsilon(self._private.delta)
-        return found
+    def _take(self, opened: OpenRound, client: int, reply: Message | None) -> Answer:
+        """What came of a client's task: its reply is in the means, if it keeps the rules."""
+        if client not in opened.sent:
+            return Answer(self._task(opened, client), reason="the round was over before it was asked")
+        answer, aggregation = Answer(opened.sent[client]), self.config.aggregation
+        try:
+            payload_bytes, message_bytes = sizes(reply)
+            answer = replace(answer, payload_bytes=payload_bytes, message_bytes=message_bytes)
+            update, payloads = read_update(reply, answer.sent, aggregation, self._scheme.scheme.num_messages)
+            labels = update.labels if aggregation.average_by_label else None
+            weight = 1 if aggregation.weighting == "clients" else update.num_examples
+            self._scheme.add(opened.gathering, client, answer.sent.plan, payloads, weight, labels)
+        except ValueError as error:
+            reason = printable(error)
+            log(WARNING, "client %d dropped in round %d: %s", client, opened.number, reason)
+            return replace(answer, reason=reason, failure=error.failure if isinstance(error, ClientFailed) else None)
+        return replace(answer, update=update)
 
     def _check_quorum(self, opened: OpenRound) -> None:
-        rows, num_ok = opened.client_rows, len(opened.good_rows)
-        needed = self.config.cohort.least_replies(min(len(rows), self.config.cohort.clients_per_round))
-        if num_ok < needed:
-            reasons = sorted({row["status"] for row in rows if row["status"] != "ok"})
+        num_taken = len(opened.taken)
+        if num_taken < opened.quorum:
+            reasons = sorted({f"dropped: {answer.reason}" for answer in opened.answers if answer.update is None})
             raise QuorumError(
-                f"round {opened.number} has {num_ok} good replies of {len(rows)}, the quorum is {needed}: "
-                + ("; ".join(reasons[:3]) or "no client was sampled")
+                f"round {opened.number} has {num_taken} good replies of {len(opened.answers)}, the quorum is "
+                f"{opened.quorum}: " + ("; ".join(reasons[:3]) or "no client was sampled")
             )
 
     def _step(self, opened: OpenRound, mean: Mean) -> Tensor:
         """The model after the round, flat float32."""
         return self._optimizer.step(opened.vector, mean)
+
+    def _log(self, opened: OpenRound, is_over: bool) -> None:
+        """Write the clients' rows, and the round's unless its evaluation is to come."""
+        compressor = self.config.compression.compressor
+        rows = [client_row(answer, compressor) | self._client_row(answer) for answer in opened.answers]
+        self.round_log.append_clients(rows)
+        if opened.mean is None:
+            return
+        opened.row = self._round_row(opened, opened.mean, rows)
+        self._cumulative_uplink_bytes = opened.row["cumulative_uplink_bytes"]
+        self._warn_of_uncovered(opened.mean.coverage, opened.number)
+        opened.row |= {
+            "seconds": time.perf_counter() - opened.started,
+            "aggregate_seconds": opened.aggregate_seconds,
+        }
+        if is_over:
+            self.round_log.append_round(opened.row)
+
+    def _client_row(self, answer: Answer) -> Row:
+        """What a strategy of its own adds to a client's row."""
+        return {}
+
+    def _round_row(self, opened: OpenRound, mean: Mean, client_rows: list[Row]) -> Row:
+        """The round's row before it is evaluated; a strategy of its own may add to it."""
+        row = round_row(opened, mean, self.model.spec, client_rows, self._cumulative_uplink_bytes)
+        if self._private and self._ledger is not None:
+            row["epsilon"] = self._ledger.epsilon(self._private.delta)
+        return row
 
     def _warn_of_uncovered(self, coverage: Tensor, server_round: int) -> None:
         if not (window := self.config.cohort.coverage_warning):
@@ -416,57 +434,6 @@ class TieredStrategy(Strategy):
         if server_round % window == 0 and (stale := self._watch.uncovered(server_round, window)):
             tensors = ", ".join(f"{name} ({count})" for name, count in stale.items())
             log(WARNING, "coordinates that no client held in the last %d rounds: %s", window, tensors)
-
-    def _close_round(self, opened: OpenRound, done: bool = True) -> None:
-        opened.row |= {
-            "seconds": time.perf_counter() - opened.started,
-            "aggregate_seconds": opened.aggregating.seconds,
-        }
-        if done:
-            self.round_log.append_round(opened.row)
-
-    def _fold(self, opened: OpenRound, client: int, reply: Message | None) -> Row:
-        """Add a client's reply to the means, if it keeps the rules; its row in the log."""
-        if client not in opened.sent:
-            row = blank_row(self._task(opened, client), self.config.compression.compressor)
-            return row | {"status": "dropped: the round was over before it was asked"}
-        sent = opened.sent[client]
-        row = blank_row(sent, self.config.compression.compressor)
-        try:
-            row |= sizes(reply)
-            update, payloads = read_update(reply, sent, self.config.aggregation, self._scheme.scheme.num_messages)
-            labels = update.labels if self.config.aggregation.average_by_label else None
-            weight = 1 if self.config.aggregation.weighting == "clients" else update.num_examples
-            self._scheme.add(opened.gathering, client, sent.plan, payloads, weight, labels)
-        except ValueError as error:
-            reason = printable(error)
-            log(WARNING, "client %d dropped in round %d: %s", client, opened.number, reason)
-            said = self._failure_row(error.failure) if isinstance(error, ClientFailed) else {}
-            return row | {"status": f"dropped: {reason}", **said}
-        return row | {
-            "num_examples": update.num_examples,
-            "compressor": update.compressor or self.config.compression.compressor,
-            "level": _one_or_all(update.levels),
-            "probability": _one_or_all(update.probabilities),
-            "expected_bits": update.expected_bits,
-            "train_seconds": update.train_seconds,
-            "encode_seconds": update.encode_seconds,
-            "simulated_seconds": self._simulated_seconds(sent, update.num_steps, row["payload_bytes"]),
-            "train_loss": update.train_loss,
-            **self._client_row(update),
-        }
-
-    def _simulated_seconds(self, sent: Sent, num_steps: int, uplink_bytes: int) -> float:
-        downlink_bytes = sent.downlink_bytes - sent.anchor_bytes  # an anchor was fetched before the round began
-        return sent.seat.tier.pace(sent.plan.size).seconds(num_steps, uplink_bytes, downlink_bytes)
-
-    def _client_row(self, update: TrainUpdate) -> Row:
-        """What a strategy of its own adds to a client's row."""
-        return {}
-
-    def _failure_row(self, failure: TrainFailure) -> Row:
-        """What a strategy of its own adds to the row of a client that has no update to send."""
-        return {}
 
     def evaluate(self, server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
         """Evaluate the global model, every `evaluate-every` rounds and at the end, and close the round's row."""
@@ -497,8 +464,3 @@ def to_arrays(vector: Tensor) -> ArrayRecord:
 def from_arrays(arrays: ArrayRecord) -> Tensor:
     """The flat model in an ArrayRecord."""
     return torch.from_numpy(arrays[MODEL].numpy())
-
-
-def _one_or_all(values: list[Any]) -> Any:
-    """A single draw is logged as a plain number, several as a list, none as null."""
-    return values if len(values) > 1 else next(iter(values), None)

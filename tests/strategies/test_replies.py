@@ -27,7 +27,7 @@ def opened(*cohort: int) -> OpenRound:
         client: Sent(TrainTask(1, client, "full", 1.0, ""), Seat(10 + client, str(client), TIER), UNUSED)
         for client in cohort
     }
-    return OpenRound(1, 0.0, UNUSED, cohort, UNUSED, UNUSED, sent)
+    return OpenRound(1, 0.0, UNUSED, cohort, UNUSED, UNUSED, 1, sent)
 
 
 def said(under_way: OpenRound, *replies: Message) -> list[tuple[int, str | None]]:

@@ -1,0 +1,84 @@
+"""The rows that a round leaves in the log: one for each client of its cohort, and its own."""
+
+from typing import Any
+
+import torch
+
+from fl_mlmc.aggregation import Mean
+from fl_mlmc.submodels import WidthSpec
+from fl_mlmc.submodels.coverage import coverage_by_tensor
+
+from .round import Answer, OpenRound, Row, Sent
+
+
+def client_row(answer: Answer, compressor: str) -> Row:
+    """A client's row; what only an update tells is None where none was taken. `compressor`: the run's own, as text."""
+    sent, update = answer.sent, answer.update
+    row: Row = {
+        "round": sent.task.server_round,
+        "client": sent.task.client,
+        "node": sent.seat.node,
+        "tier": sent.task.tier,
+        "width": sent.task.width,
+        "num_examples": None,
+        "num_parameters": sent.plan.size,
+        "compressor": compressor,
+        "level": None,
+        "probability": None,
+        "payload_bytes": answer.payload_bytes,
+        "message_bytes": answer.message_bytes,
+        "downlink_bytes": sent.downlink_bytes,
+        "anchor_bytes": sent.anchor_bytes,
+        "expected_bits": None,
+        "train_seconds": None,
+        "encode_seconds": None,
+        "simulated_seconds": None,
+        "train_loss": None,
+        "status": "ok",
+    }
+    if update is None:
+        return row | {"status": f"dropped: {answer.reason}"}
+    return row | {
+        "num_examples": update.num_examples,
+        "compressor": update.compressor or compressor,
+        "level": _one_or_all(update.levels),
+        "probability": _one_or_all(update.probabilities),
+        "expected_bits": update.expected_bits,
+        "train_seconds": update.train_seconds,
+        "encode_seconds": update.encode_seconds,
+        "simulated_seconds": _simulated_seconds(sent, update.num_steps, answer.payload_bytes),
+        "train_loss": update.train_loss,
+    }
+
+
+def round_row(opened: OpenRound, mean: Mean, spec: WidthSpec, client_rows: list[Row], uplink_bytes_before: int) -> Row:
+    """The round's row before it is evaluated, with the `mean` of updates of `spec`'s model.
+
+    `uplink_bytes_before`: those of all earlier rounds.
+    """
+    held = coverage_by_tensor(spec, mean.coverage)
+    uplink_bytes = sum(row["payload_bytes"] for row in client_rows)
+    return {
+        "round": opened.number,
+        "num_sampled": len(client_rows),
+        "num_ok": len(opened.taken),
+        "num_late": opened.num_late,
+        "coverage_min": int(mean.coverage.min()),
+        "coverage_mean": int(mean.coverage.sum()) / mean.coverage.numel(),
+        "uplink_bytes": uplink_bytes,
+        "downlink_bytes": sum(row["downlink_bytes"] for row in client_rows),
+        "cumulative_uplink_bytes": uplink_bytes_before + uplink_bytes,
+        "simulated_seconds": max((row["simulated_seconds"] or 0.0 for row in client_rows), default=None),
+        "update_norm": float(torch.linalg.vector_norm(mean.update, dtype=torch.float64)),
+        "coverage_by_tensor": {name: [part.least, part.mean] for name, part in held.items()},
+    }
+
+
+def _simulated_seconds(sent: Sent, num_steps: int, uplink_bytes: int) -> float:
+    downlink_bytes = sent.downlink_bytes - sent.anchor_bytes  # an anchor was fetched before the round began
+    return sent.seat.tier.pace(sent.plan.size).seconds(num_steps, uplink_bytes, downlink_bytes)
+
+
+def _one_or_all(values: list[Any]) -> Any:
+    """A single draw is logged as a plain number, several as a list, none as null."""
+    return values if len(values) > 1 else next(iter(values), None)
