@@ -1,11 +1,12 @@
-"""Which small faults in a module its tests notice.
+"""Which small faults in a module, or in all of a folder, its tests notice.
 
-    python benchmarks/mutants.py MODULE.py TEST… [-m MARKERS] [--count N]
+    python benchmarks/mutants.py MODULE.py TEST… [--count N] [-m MARKERS]…
 
 A mutant is the module with one place changed: a comparison shifted by its border, a condition negated, an operator
 exchanged, a number one more or one less, two arguments swapped, a statement left out. Each of `count` mutants, drawn
-evenly over the module, is run against the tests until one fails. The survivors are printed: each is a line that could
-be wrong unseen, or one whose change changes nothing. Hypothesis draws the same examples for every mutant.
+evenly, is run against the tests until one fails. What survives them is run against those of the next `-m`: by default
+first the tests of `make test`, then the long ones. A survivor is a line that could be wrong unseen, or a change that
+changes nothing. Hypothesis draws the same examples for every mutant.
 """
 
 import argparse
@@ -60,21 +61,33 @@ def changes(node: ast.AST) -> Iterator[tuple[str, ast.AST | None]]:
             yield "statement", None
 
 
-def mutants(tree: ast.Module) -> list[tuple[str, ast.Module]]:
-    """Every mutant with its name: line, function, kind of change, what stood there, what stands there now."""
-    found = []
-    for path, node, function in _places(tree, (), "module"):
+Place = tuple[tuple[str, int | None], ...]
+"""The way from the module to a node: field and, in lists, number."""
+
+
+def mutants(tree: ast.Module) -> Iterator[tuple[str, Place, ast.AST]]:
+    """Every mutant: its name (line, function, kind of change, what stood there, what stands there now), where, what."""
+    for place, node, function in _places(tree, (), "module"):
         for kind, changed in changes(node):
-            mutant = copy.deepcopy(tree)
-            _put(mutant, path, changed if changed is not None else ast.Pass())
-            before, after = (_line(part) for part in (node, changed or ast.Pass()))
-            name = f"{getattr(node, 'lineno', 0):4d} {function} {kind}: {before} → {after}"
-            found.append((name, ast.fix_missing_locations(mutant)))
-    return found
+            new = changed or ast.Pass()
+            yield f"{getattr(node, 'lineno', 0):4d} {function} {kind}: {_line(node)} → {_line(new)}", place, new
 
 
-def _places(node: ast.AST, path: tuple[tuple[str, int | None], ...], function: str) -> Iterator[tuple]:
-    yield path, node, function
+def mutated(tree: ast.Module, place: Place, new: ast.AST) -> ast.Module:
+    mutant = copy.deepcopy(tree)
+    node: ast.AST = mutant
+    *way, (field, number) = place
+    for step, index in way:
+        node = getattr(node, step) if index is None else getattr(node, step)[index]
+    if number is None:
+        setattr(node, field, new)
+    else:
+        getattr(node, field)[number] = new
+    return ast.fix_missing_locations(mutant)
+
+
+def _places(node: ast.AST, place: Place, function: str) -> Iterator[tuple[Place, ast.AST, str]]:
+    yield place, node, function
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
         function = node.name if function == "module" else f"{function}.{node.name}"
     for field, value in ast.iter_fields(node):
@@ -85,17 +98,7 @@ def _places(node: ast.AST, path: tuple[tuple[str, int | None], ...], function: s
         children = enumerate(value) if isinstance(value, list) else [(None, value)]
         for number, child in children:
             if isinstance(child, ast.AST) and not isinstance(child, ast.JoinedStr):
-                yield from _places(child, (*path, (field, number)), function)
-
-
-def _put(node: ast.AST, path: tuple[tuple[str, int | None], ...], new: ast.AST) -> None:
-    *way, (field, number) = path
-    for step, index in way:
-        node = getattr(node, step) if index is None else getattr(node, step)[index]
-    if number is None:
-        setattr(node, field, new)
-    else:
-        getattr(node, field)[number] = new
+                yield from _places(child, (*place, (field, number)), function)
 
 
 def _with(node: ast.AST, **fields: object) -> ast.AST:
@@ -111,23 +114,28 @@ def _line(node: ast.AST) -> str:
 
 
 class Instead:
-    """An import hook: the module's name gives the mutant."""
+    """An import hook: the module at `path` is the mutant."""
 
-    def __init__(self, module: str, path: Path, tree: ast.Module) -> None:
-        self._module, self._path, self._tree = module, path, tree
+    def __init__(self, path: Path, mutant: ast.Module) -> None:
+        self._path, self._mutant = path, mutant
+        self._is_package = path.name == "__init__.py"
+        self._name = ".".join(path.parent.parts if self._is_package else path.with_suffix("").parts)
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> object:
-        return importlib.util.spec_from_file_location(name, self._path, loader=self) if name == self._module else None
+        if name != self._name:
+            return None
+        inside = [str(self._path.parent)] if self._is_package else None
+        return importlib.util.spec_from_file_location(name, self._path, loader=self, submodule_search_locations=inside)
 
     def create_module(self, spec: object) -> None:
         return None
 
     def exec_module(self, module: object) -> None:
-        exec(compile(self._tree, str(self._path), "exec"), vars(module))
+        exec(compile(self._mutant, str(self._path), "exec"), vars(module))
 
 
-def outcome(module: str, path: Path, tree: ast.Module, options: list[str], seconds: float) -> str:
-    """ "killed", "too slow" or "survived", from a child that has the libraries loaded already."""
+def passes(path: Path, mutant: ast.Module, options: list[str], seconds: float) -> bool:
+    """Whether the tests pass, and in time; in a child that has the libraries loaded already."""
     child = os.fork()
     if child == 0:
         os.setpgid(0, 0)
@@ -135,45 +143,57 @@ def outcome(module: str, path: Path, tree: ast.Module, options: list[str], secon
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)
         os.dup2(null, 2)
-        sys.meta_path.insert(0, Instead(module, path, tree))
-        os._exit(int(pytest.main(options) != 0))
+        sys.meta_path.insert(0, Instead(path, mutant))
+        os._exit(int(pytest.main(options) not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)))
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
-            return "killed" if status else "survived"
+            return status == 0
         time.sleep(0.05)
     os.killpg(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    return "too slow"
+    return False
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("module", type=Path)
     parser.add_argument("tests", nargs="+")
-    parser.add_argument("-m", default="not slow", metavar="MARKERS")
+    parser.add_argument("-m", action="append", metavar="MARKERS")
     parser.add_argument("--count", type=int, default=50)
     arguments = parser.parse_args()
     hypothesis.settings.register_profile("mutants", database=None, derandomize=True)
     hypothesis.settings.load_profile("mutants")
     for library in LIBRARIES:
         importlib.import_module(library)
-    module = ".".join(arguments.module.with_suffix("").parts)
-    tree = ast.parse(arguments.module.read_text())
-    options = [*arguments.tests, "-q", "-x", "-m", arguments.m, "-p", "no:cacheprovider", "-p", "no:xdist"]
-    start = time.monotonic()
-    if outcome(module, arguments.module, tree, options, 3600.0) != "survived":
-        sys.exit("the tests fail without any change")
-    clean = time.monotonic() - start
-    found = mutants(tree)
-    chosen = [found[number * len(found) // arguments.count] for number in range(min(arguments.count, len(found)))]
-    results = []
-    for name, mutant in chosen:
-        results.append(outcome(module, arguments.module, mutant, options, 60 + 5 * clean))
-        print(f"{results[-1]:8s} {name}", flush=True)
-    killed = sum(result != "survived" for result in results)
-    print(f"{module}: {killed} of {len(chosen)} mutants killed ({len(found)} in all), {clean:.0f} s a clean run")
+    paths = sorted(arguments.module.rglob("*.py")) if arguments.module.is_dir() else [arguments.module]
+    trees = {path: ast.parse(path.read_text()) for path in paths}
+    suites = arguments.m or ["not slow and not long", "long and not slow"]
+    options = [
+        [*arguments.tests, "-q", "-x", "-m", suite, "-p", "no:cacheprovider", "-p", "no:xdist"] for suite in suites
+    ]
+    limits = []
+    for suite, words in zip(suites, options, strict=True):
+        start = time.monotonic()
+        if not passes(paths[0], trees[paths[0]], words, 3600.0):
+            sys.exit(f"the tests of {suite!r} fail without any change")
+        limits.append(60 + 5 * (time.monotonic() - start))
+    found = [(path, *mutant) for path, tree in trees.items() for mutant in mutants(tree)]
+    count = min(arguments.count, len(found))
+    killed = dict.fromkeys(suites, 0)
+    for path, name, place, new in (found[number * len(found) // count] for number in range(count)):
+        killers = (
+            suite
+            for suite, words, limit in zip(suites, options, limits, strict=True)
+            if not passes(path, mutated(trees[path], place, new), words, limit)
+        )
+        killer = next(killers, None)
+        if killer is not None:
+            killed[killer] += 1
+        print(f"{'survived' if killer is None else f'killed by {killer!r}'}: {path.name} {name}", flush=True)
+    by = ", ".join(f"{number} by {suite!r}" for suite, number in killed.items())
+    print(f"{arguments.module}: of {count} mutants ({len(found)} in all) are killed {by}")
 
 
 if __name__ == "__main__":
