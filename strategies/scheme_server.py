@@ -174,7 +174,7 @@ class SchemeServer:
         messages = list(zip(gathering.folds, payloads, strict=True))
         ready = [(fold, fold.checked(own, payload, weight, labels, only)) for fold, payload in messages]
         for fold, payload in ready:
-            fold.add(own, payload, weight, labels, only)
+            fold.take(own, payload, weight, labels, only)
         if self.remembers:
             self._origins[client] = torch.tensor(MemoryOrigin(round.number, rank, round.cohort_size))
 

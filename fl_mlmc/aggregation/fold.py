@@ -57,7 +57,7 @@ class Fold(ABC):
         submodel's coordinates, of those that the update speaks of, likewise; int64, ascending. ValueError if the update
         cannot be taken; then nothing of it was.
         """
-        self._take(plan, self.checked(plan, payload, weight, labels, only), weight, labels, only)
+        self.take(plan, self.checked(plan, payload, weight, labels, only), weight, labels, only)
 
     def checked(
         self,
@@ -87,10 +87,10 @@ class Fold(ABC):
         return mean
 
     @abstractmethod
-    def _take(
+    def take(
         self, plan: IndexPlan, payload: Payload, weight: float, labels: Collection[int] | None, only: Tensor | None
     ) -> None:
-        """Add a checked update; ValueError before anything of it was added."""
+        """Add a `checked` update; ValueError before anything of it was added."""
 
     @abstractmethod
     def _mean(self) -> Mean:

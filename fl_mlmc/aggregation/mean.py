@@ -50,9 +50,10 @@ class CoverageMean(Fold):
         # Clients of a tier mostly share a plan: its weight is scattered once, not once a client.
         self._pending: dict[IndexPlan, tuple[float, int]] = {}
 
-    def _take(
+    def take(
         self, plan: IndexPlan, payload: Payload, weight: float, labels: Collection[int] | None, only: Tensor | None
     ) -> None:
+        """Add it where the plan, the labels and `only` say; ValueError on labels that are none of the plan's."""
         held = plan if labels is None else _holding(plan, _checked(labels))
         counted = None if held is plan else _own_mask(plan, held)
         if only is not None:

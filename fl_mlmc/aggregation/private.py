@@ -100,9 +100,10 @@ class PrivateMean(Fold):
         self._sums = torch.zeros(expected_holders.numel(), dtype=torch.float64)
         self._coverage = torch.zeros(expected_holders.numel(), dtype=torch.int32)
 
-    def _take(
+    def take(
         self, plan: IndexPlan, payload: Payload, weight: float, labels: Collection[int] | None, only: Tensor | None
     ) -> None:
+        """Add it, shortened to the clip."""
         update = payload.dense().cpu().double()
         update *= min(1.0, self._clip / max(float(update.norm()), 1e-300))
         plan.scatter_add(self._sums, update)

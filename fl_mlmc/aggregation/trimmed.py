@@ -63,9 +63,10 @@ class TrimmedMean(Fold):
         self._trim = trim
         self._updates: list[tuple[IndexPlan, Tensor]] = []
 
-    def _take(
+    def take(
         self, plan: IndexPlan, payload: Payload, weight: float, labels: Collection[int] | None, only: Tensor | None
     ) -> None:
+        """Keep it until the mean is asked for."""
         self._updates.append((plan, payload.dense().cpu()))
 
     def _mean(self) -> Mean:

@@ -125,7 +125,7 @@ class RayGrid(SimulatedGrid):
         except RayTaskError:
             raise
         except RayError as error:
-            yield from self._lose(worker, error, queue)
+            yield from self._retry(worker, error, queue)
             return
         for job, (reply, state, seconds) in zip(worker.done(number), answers, strict=True):
             self._cost.learn(job, seconds)
@@ -135,7 +135,8 @@ class RayGrid(SimulatedGrid):
                 self._states[job.node] = state
             yield reply
 
-    def _lose(self, worker: "Member", error: RayError, queue: "Queue") -> Iterator[Message]:
+    def _retry(self, worker: "Member", error: RayError, queue: "Queue") -> Iterator[Message]:
+        """Put a dead worker's clients back into the queue; an error reply for one that has cost too many workers."""
         number, index, seconds = worker.last_seen()
         suspect = worker.batches[number].jobs[index] if number in worker.batches and index >= 0 else None
         jobs = [job for batch in worker.batches.values() for job in batch.jobs]
