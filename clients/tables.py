@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Holds = Literal["whole", "truth", "real", "decimal", "text", "bytes", "time", "image", "field", "other"]
-"""What the cells of a column are; a `field` is one of CSV, whose text may stand for anything."""
+Holds = Literal["whole", "truth", "real", "decimal", "text", "bytes", "time", "id", "image", "field", "other"]
+"""What the cells of a column are; an `id` is a UUID, a `field` one of CSV, whose text may stand for anything."""
 
 NUMBERS: frozenset[Holds] = frozenset({"whole", "truth", "real", "decimal", "text", "field"})
 CLASSES: frozenset[Holds] = frozenset({"whole", "truth", "decimal", "text", "bytes", "field"})
-KEYS: frozenset[Holds] = CLASSES | {"real", "time"}
+KEYS: frozenset[Holds] = CLASSES | {"real", "time", "id"}
 
 PIECE_ROWS = 1024
 """Rows of a column in memory at a time."""
@@ -152,8 +152,15 @@ class Table:
             yield self._cells(name, start, piece)
 
     def classes(self, name: str) -> NDArray[Any]:
-        """The column as values of classes; DataError where it holds what no class can be."""
-        return self._sortable(name, CLASSES, "class numbers or names, one a row")
+        """The column as values of classes, bytes as texts; DataError where it holds what no class can be."""
+        values = self._sortable(name, CLASSES, "class numbers or names, one a row")
+        if self.columns[name].holds == "bytes":
+            for row, cell in enumerate(values):
+                try:
+                    values[row] = cell.decode()
+                except UnicodeDecodeError:
+                    raise self.origin(name, row).error(f"holds {_shown(cell)}, which is no text in UTF-8") from None
+        return values
 
     def keys(self, name: str) -> NDArray[Any]:
         """The column as values to group rows by; DataError where it holds what has no order."""
@@ -174,17 +181,13 @@ class Table:
         return _typed(values) if column.holds == "field" else values
 
     def _values(self, name: str, start: int, piece: "pa.Array | NDArray[np.str_]") -> NDArray[Any]:
-        """A piece in numpy's types; texts and bytes are objects of str."""
+        """A piece in numpy's types; texts are objects of str, bytes of bytes."""
         if isinstance(piece, np.ndarray):
             return piece
-        if self.columns[name].holds not in ("text", "bytes"):
+        if self.columns[name].holds not in ("text", "bytes", "id"):
             return piece.to_numpy(zero_copy_only=False)
         values = np.empty(len(piece), dtype=object)
-        for row, cell in enumerate(self._cells(name, start, piece)):
-            try:
-                values[row] = cell.decode() if isinstance(cell, bytes) else cell
-            except UnicodeDecodeError:
-                raise self.origin(name, start + row).error(f"holds {_shown(cell)}, which is no text in UTF-8") from None
+        values[:] = self._cells(name, start, piece)
         return values
 
     def _cells(self, name: str, start: int, piece: "pa.Array | NDArray[np.str_]") -> list[Any]:
@@ -320,7 +323,9 @@ def _arrow_column(kind: "pa.DataType", noted: Any) -> Column:
 def _arrow_holds(kind: "pa.DataType") -> Holds:
     from pyarrow import types
 
-    while hasattr(kind, "storage_type"):  # an extension type, such as a UUID
+    while hasattr(kind, "storage_type"):
+        if kind.extension_name == "arrow.uuid":
+            return "id"
         kind = kind.storage_type
     if types.is_dictionary(kind):
         kind = kind.value_type

@@ -134,7 +134,9 @@ def _write_labels(directory: Path, train: Table, test: Table, name: str) -> tupl
         )
     values = train.classes(name)
     classes = np.arange(len(names)) if names else np.unique(values)
-    for split, table, labels in (("train", train, values), ("test", test, test.classes(name))):
+    # Whole numbers that some tool wrote as real ones are still classes, where the train split says so.
+    tests = test.keys(name) if test.column(name).holds == "real" else test.classes(name)
+    for split, table, labels in (("train", train, values), ("test", test, tests)):
         if _is_of_texts(labels) != _is_of_texts(classes):
             raise Origin(table.source, name).error(
                 f"holds {_written(labels)}, in {train.source} it holds {_written(classes)}: one split has its classes "
@@ -172,6 +174,13 @@ def _choose(table: Table, candidates: Sequence[str], preferred: Sequence[str]) -
     return (known or list(candidates))[0]
 
 
+def _check_alike(train: Table, test: Table, name: str) -> None:
+    """DataError where a feature is of another kind in the test split."""
+    seen, expected = test.column(name), train.column(name)
+    if seen.holds != expected.holds and not {seen.holds, expected.holds} <= {"image", "bytes"}:
+        raise Origin(test.source, name).error(f"holds {seen.kind}; expected {expected.kind}, as {train.source} has it")
+
+
 def _is_text(table: Table, name: str) -> bool:
     """Whether a column holds texts; in CSV, where all are, one that is not all numbers."""
     if (holds := table.columns[name].holds) != "field":
@@ -184,6 +193,7 @@ def _is_text(table: Table, name: str) -> bool:
 
 
 def _write_images(directory: Path, train: Table, test: Table, name: str) -> None:
+    _check_alike(train, test, name)
     sizes: dict[tuple[int, int], Origin] = {}
     is_grey = True
     for table in (train, test):
@@ -212,6 +222,7 @@ def _pictures(table: Table, name: str) -> Iterator[Iterator[Picture]]:
 
 
 def _write_texts(directory: Path, train: Table, test: Table, name: str, encoding: TextEncoding) -> None:
+    _check_alike(train, test, name)
     for split, table in (("train", train), ("test", test)):
         encoded = (encoding.encode(texts) for texts in table.cells(name))
         _write_features(directory, split, table, encoded, (encoding.length,), encoding.dtype)

@@ -202,6 +202,35 @@ def test_a_label_that_train_has_not_has_its_row(tmp_path: Path) -> None:
         prepared(tmp_path, as_parquet, {"text": TEXTS, "label": LABELS}, test)
 
 
+def test_whole_numbers_written_as_real_ones_are_classes_of_the_train_split(tmp_path: Path) -> None:
+    test = {"text": TEXTS, "label": list(map(float, LABELS))}
+    assert prepared(tmp_path, as_parquet, {"text": TEXTS, "label": LABELS}, test).test()[1].tolist() == LABELS
+    test["label"][3] = 0.5
+    with pytest.raises(DataError, match=r"test\.parquet column 'label' row 3 holds 0\.5: "):
+        prepared(tmp_path, as_parquet, {"text": TEXTS, "label": LABELS}, test)
+
+
+FEATURES = {
+    "text": (pa.array(TEXTS), "string"),
+    "image": (pa.array([{"bytes": png(), "path": None}] * 20, IMAGE), "struct<bytes: binary"),
+    "numbers": (pa.array(range(20)), "int64"),
+}
+
+
+@pytest.mark.parametrize("write", FORMS)
+@pytest.mark.parametrize(
+    ("first", "second"), [("text", "image"), ("text", "numbers"), ("image", "text"), ("image", "numbers")]
+)
+def test_a_feature_of_another_kind_in_the_test_split_is_refused(
+    tmp_path: Path, write: Write, first: str, second: str
+) -> None:
+    (cells, expected), (others, seen) = FEATURES[first], FEATURES[second]
+    with pytest.raises(DataError) as caught:
+        prepared(tmp_path, write, {"x": cells, "label": LABELS}, {"x": others, "label": LABELS})
+    assert f"column 'x' holds {seen}" in str(caught.value)
+    assert f"; expected {expected}" in str(caught.value)
+
+
 def test_another_folder_of_the_same_name_is_another_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for shade, parent in enumerate(("one", "two")):
         image_folder(tmp_path / parent / "pics", 50 * shade)
