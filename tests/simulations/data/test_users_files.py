@@ -3,6 +3,8 @@
 import io
 import os
 import shutil
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -306,33 +308,85 @@ def test_a_folder_that_is_no_data_set_is_named(tmp_path: Path) -> None:
         prepare(str(tmp_path), None, "iid", 2, 0, tmp_path / "cache")
 
 
-CASES: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
+def with_image(cell: bytes | None, row: int) -> dict[str, Any]:
+    cells = [{"bytes": cell if number == row else png(), "path": None} for number in range(20)]
+    return {"image": pa.array(cells, IMAGE), "label": LABELS}
+
+
+def jpeg_cut_off() -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)).save(file, "JPEG")
+    return file.getvalue()[:2000]
+
+
+def png_that_claims(width: int, height: int) -> bytes:
+    content = bytearray(png())
+    content[16:24] = struct.pack(">II", width, height)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    return bytes(content)
+
+
+STRUCTS = NO_CLASS["struct"][0]
+TEXT_SET: dict[str, Any] = {"text": TEXTS, "label": LABELS}
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any] | None, str, tuple[str, ...]]] = {
     "a struct as label": (
-        {"text": TEXTS, "label": NO_CLASS["struct"][0]},
+        TEXT_SET | {"label": STRUCTS},
+        None,
         "iid",
-        ("train.parquet", "'label'", "struct<a"),
+        ("train.parquet column 'label' holds struct<a", "expected class numbers or names"),
     ),
     "a struct to divide by": (
-        {"text": TEXTS, "label": LABELS, "w": NO_CLASS["struct"][0]},
+        TEXT_SET | {"w": STRUCTS},
+        None,
         "by:w",
-        ("train.parquet", "'w'", "struct<a"),
+        ("train.parquet column 'w' holds struct<a", "expected numbers, texts or times"),
     ),
     "an image without bytes": (
-        {
-            "image": pa.array([{"bytes": None, "path": None}] + [{"bytes": png(), "path": None}] * 19, IMAGE),
-            "label": LABELS,
-        },
+        with_image(None, 0),
+        None,
         "iid",
-        ("train.parquet", "'image'", "row 0"),
+        ("train.parquet column 'image' row 0 holds no image",),
+    ),
+    "an image of no bytes": (with_image(b"", 3), None, "iid", ("train.parquet column 'image' row 3 holds no image",)),
+    "half a PNG": (
+        with_image(BROKEN_IMAGES["half"][0]["bytes"], 4),
+        None,
+        "iid",
+        ("column 'image' row 4 is a broken image",),
+    ),
+    "a JPEG cut off": (with_image(jpeg_cut_off(), 5), None, "iid", ("'image' mixes 2 image sizes", "row 5", "row 0")),
+    "JPEGs cut off": (
+        {"image": pa.array([{"bytes": jpeg_cut_off(), "path": None}] * 20, IMAGE), "label": LABELS},
+        None,
+        "iid",
+        ("column 'image' row 0 is a broken image",),
+    ),
+    "a PNG that claims 30,000 x 30,000 pixels": (
+        with_image(png_that_claims(30_000, 30_000), 6),
+        None,
+        "iid",
+        ("column 'image' row 6 is no image", "900000000 pixels"),
+    ),
+    "16 bits in the test split": (
+        with_image(png(), 0),
+        with_image(png(np.full((8, 8), 300, np.uint16)), 7),
+        "iid",
+        ("test.parquet column 'image' row 7 is an image of mode I;16; expected 8-bit pixels",),
+    ),
+    "text beside numbers as labels": (
+        TEXT_SET | {"label": list(map(str, LABELS))},
+        TEXT_SET,
+        "iid",
+        ("test.parquet column 'label'", "one split has its classes as text, the other as numbers"),
     ),
 }
 
 
-@pytest.mark.parametrize(("columns", "partition", "parts"), CASES.values(), ids=CASES)
+@pytest.mark.parametrize(("train", "test", "partition", "parts"), CASES.values(), ids=CASES)
 def test_the_command_ends_with_one_line_and_code_2(
-    tmp_path: Path, columns: dict[str, Any], partition: str, parts: tuple[str, ...]
+    tmp_path: Path, train: dict[str, Any], test: dict[str, Any] | None, partition: str, parts: tuple[str, ...]
 ) -> None:
-    as_parquet(tmp_path, *[pa.table(columns)] * 2)
+    as_parquet(tmp_path, pa.table(train), pa.table(train if test is None else test))
     settings = {"data-dir": tmp_path, "engine": "local", "num-rounds": 1, "num-clients": 2, "clients-per-round": 2}
     settings |= {"partition": partition, "model": "mlp(hidden=(8,))", "runs-dir": tmp_path / "runs"}
     command = ["run", *(part for key, value in settings.items() for part in ("--set", f"{key}={value}"))]
@@ -340,4 +394,5 @@ def test_the_command_ends_with_one_line_and_code_2(
     assert done.exit_code == 2, done.output
     said = " ".join(done.output.split())
     assert all(part in said for part in parts), said
+    assert str(tmp_path) in said
     assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").iterdir())
