@@ -51,6 +51,20 @@ def test_relative_paths_are_of_the_caller(tmp_path: Path, monkeypatch: pytest.Mo
     assert (config.output.runs_dir, config.data.data_dir) == (str(tmp_path / "out"), str(tmp_path / "data"))
 
 
+def test_a_folder_as_data_set_is_of_the_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("pics", "digits"):
+        (tmp_path / name).mkdir()
+    seen = [load_config(None, {"dataset": name}).data.dataset for name in ("pics", "digits", "someone/animals")]
+    assert seen == [str(tmp_path / "pics"), "digits", "someone/animals"]
+
+
+def test_a_scenario_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "bytes.toml").write_bytes(b"seed = 1 # \xff")
+    with pytest.raises(ConfigError, match=r"bytes\.toml is not TOML: "):
+        load_config(tmp_path / "bytes.toml", {})
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [(None, "there is no scenario"), ("rounds = ", "is not TOML"), ("num-round = 3", "did you mean 'num-rounds'")],
