@@ -50,6 +50,7 @@ class Limits:
     """The slowest link that a body or a reply is waited for."""
 
     head_bytes: int = 8192
+    """A head that is longer is refused once twice as much is there."""
     head_lines: int = 64
     bytes_in_flight: int = 256 * MIB
     """Bodies and replies that the gate holds, in all; each takes up to three times its length."""
