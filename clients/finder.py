@@ -46,7 +46,7 @@ class Finder:
         """Seconds of training that were spent before anyone asked."""
 
     def update(self, point: Tensor, sample: int = 0) -> Tensor:
-        """After − before of local training that starts at `point`."""
+        """After − before of local training that starts at `point`; both float32 (size,) of the submodel."""
         if self._known is not None and sample == 0 and point is self._known[0]:
             _, found, trained = self._known
             self._known = None
@@ -65,11 +65,11 @@ class Finder:
         self._known, self.seconds_ahead = (point, update, trained), trained.seconds
 
     def minibatches(self) -> Iterator[Tensor]:
-        """Those of sample 0, as places among the client's examples."""
+        """Those of sample 0, each int64 (batch,): places among the client's examples."""
         return self._batches(0)
 
     def gradient(self, point: Tensor, sample: int = 0) -> Tensor:
-        """∇f_i at `point`, on one minibatch; on all examples if batch-size is as large."""
+        """∇f_i at `point`, shaped as it, on one minibatch; on all examples if batch-size is as large."""
         load_vector(self._module, point)
         start = time.perf_counter()
         self._module.train()
@@ -81,7 +81,7 @@ class Finder:
         return _checked(gradient_vector(self._module))
 
     def step(self, point: Tensor, sample: int = 0) -> Tensor:
-        """The update of one step of plain SGD on one minibatch."""
+        """The update, shaped as `point`, of one step of plain SGD on one minibatch."""
         return -self._config.training.learning_rate * self.gradient(point, sample)
 
     def _batches(self, sample: int) -> Iterator[Tensor]:

@@ -21,7 +21,7 @@ class LostMemoryError(TrainingError):
 
 
 class ClientMemory:
-    """The memory of one client, under `directory`, which is the run's."""
+    """The memory of one client, under `directory`, which is the run's: named vectors, float, of one shape."""
 
     def __init__(self, directory: Path, client: int) -> None:
         self._folder = directory / str(client)

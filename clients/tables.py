@@ -163,11 +163,11 @@ class Table:
         return values
 
     def keys(self, name: str) -> NDArray[Any]:
-        """The column as values to group rows by; DataError where it holds what has no order."""
+        """The column as values to group rows by, (rows,); DataError where it holds what has no order."""
         return self._sortable(name, KEYS, "numbers, texts or times, one a row")
 
     def numbers(self, name: str) -> NDArray[np.float32]:
-        """The column as finite numbers; texts are read as such."""
+        """The column as finite numbers, float32 (rows,), texts read as such; DataError where a cell is none."""
         if (column := self.column(name)).holds not in NUMBERS:
             raise Origin(self.source, name).error(f"holds {column.kind}; expected numbers")
         pieces = [self._numbers(name, start, self._values(name, start, piece)) for start, piece in self.pieces(name)]

@@ -24,7 +24,7 @@ from .finder import Finder
 
 
 def find_together(finders: Sequence[Finder], points: Sequence[Tensor], training: TrainingConfig) -> None:
-    """Find the updates of all that have company, each at its own point; the finders then know them.
+    """Find the updates of all that have company, each at its own point, float32 (size,); the finders then know them.
 
     Company is of one width, one round and one sequence of batch lengths. Who has none trains alone, when asked.
     """

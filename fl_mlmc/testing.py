@@ -46,7 +46,7 @@ FUZZ_SIZES = (1, 2, 4, 5, 9, 20, 50, 90, 100, 200, 300, 500, 700, 1000, 2000, 30
 
 
 def edge_vectors() -> Mapping[str, Tensor]:
-    """Short inputs that have broken compressors before."""
+    """Short inputs, 1-D float32, that have broken compressors before."""
     generator = torch.Generator().manual_seed(7)
     return {
         "zero": torch.zeros(5),
@@ -76,7 +76,7 @@ def sorted_groups(vector: Tensor, edges: list[int]) -> list[tuple[list[int], lis
 
 
 def check_compressor(compressor: Compressor, vector: Tensor) -> None:
-    """All laws of a compressor at one short vector; those of unbiased ones if it says that it is one."""
+    """All laws of a compressor at one short vector, 1-D float32; those of unbiased ones if it says that it is one."""
     check_text(compressor)
     check_encoding(compressor, vector)
     check_refusals(compressor)

@@ -114,7 +114,10 @@ def problem_named(name: str) -> Problem:
 
 
 def logistic(name: str, features: np.ndarray, labels: np.ndarray, num_clients: int = 8, ridge: float = 0.1) -> Logistic:
-    """Logistic regression on standardised columns and a constant one, rows dealt out by the sum of their features."""
+    """Logistic regression on standardised columns and a constant one, rows dealt out by the sum of their features.
+
+    `features` (rows, columns); of `labels` (rows,) all that are not zero are one class.
+    """
     spread = features.std(axis=0)
     kept = (features - features.mean(axis=0))[:, spread > 0] / spread[spread > 0]
     rows = np.column_stack([kept, np.ones(len(kept))])

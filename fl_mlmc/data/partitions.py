@@ -30,7 +30,7 @@ class Partition(Protocol):
     """A rule that shares rows out; `str` of it is its text."""
 
     def shares(self, values: NDArray[Any], num_clients: int, seed: int) -> Sequence[Rows]:
-        """The rows of each client. `values` has one entry a row: its label, for `by:` its cell in COLUMN."""
+        """The rows of each client, int64. `values` (rows,): a row's label, for `by:` its cell in COLUMN."""
         ...
 
 
@@ -157,7 +157,8 @@ def parse_partition(text: str) -> Partition:
 def partition_indices(values: NDArray[Any], spec: str, num_clients: int, seed: int) -> tuple[Rows, Rows]:
     """`order` and `offsets`: client c owns the rows order[offsets[c] : offsets[c + 1]].
 
-    `values` has one entry a training row: its label, or for `by:COLUMN` its cell in that column.
+    Both are int64, (rows,) and (clients + 1,). `values` (rows,) has one entry a training row: its label, or for
+    `by:COLUMN` its cell in that column.
     A pure function of its arguments. ValueError where a client would get no row.
     """
     partition = parse_partition(spec)

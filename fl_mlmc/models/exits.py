@@ -12,7 +12,7 @@ class Exits(nn.Module):
     """A module that classifies at every stage; its logits are the mean over them, DepthFL's ensemble."""
 
     def exit_logits(self, inputs: Tensor) -> list[Tensor]:
-        """The logits of every exit, the shallowest first."""
+        """The logits (batch, classes) of every exit, the shallowest first, from inputs (batch, *input_shape)."""
         raise NotImplementedError
 
     def forward(self, inputs: Tensor) -> Tensor:

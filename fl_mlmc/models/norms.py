@@ -185,8 +185,8 @@ def pieces(inputs: Tensor, size: int) -> tuple[Tensor, ...]:
 def fill_statistics(module: nn.Module, batches: Iterable[Tensor]) -> None:
     """Set the statistics of all static batch norms to their average over `batches` of training inputs.
 
-    Means and (unbiased) variances of the batches count equally, as in batch norm with momentum None. Leaves the
-    module in evaluation mode.
+    Each batch is (batch, *input_shape), of two inputs or more. Means and (unbiased) variances of the batches count
+    equally, as in batch norm with momentum None. Leaves the module in evaluation mode.
     """
     layers = [layer for layer in module.modules() if isinstance(layer, StaticBatchNorm2d)]
     for layer in layers:

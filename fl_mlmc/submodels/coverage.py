@@ -30,7 +30,7 @@ class Coverage:
 
 
 def coverage_by_tensor(spec: WidthSpec, coverage: Tensor) -> dict[str, Coverage]:
-    """Each tensor's coverage, from the number of clients that held each coordinate (`Mean.coverage`)."""
+    """Each tensor's coverage, from how many clients held each coordinate: int32 (spec.size,), `Mean.coverage`."""
     parts = coverage.split([math.prod(shape) for shape in spec.shapes.values()])
     return {
         name: Coverage(int(part.min()), float(part.double().mean()))
@@ -106,7 +106,7 @@ class CoverageWatch:
         self._first_round: int | None = None
 
     def add(self, coverage: Tensor, server_round: int) -> None:
-        """Take in the coverage of a round; after a resume, the first one told need not be the run's first."""
+        """Take in a round's coverage, (spec.size,); after a resume, the first one told need not be the run's first."""
         if self._first_round is None:
             self._first_round = server_round
         self._last_held[coverage > 0] = server_round

@@ -22,7 +22,10 @@ class StepCost:
 
 
 def measure_step(module: nn.Module, inputs: Tensor, labels: Tensor, repeats: int = 3) -> StepCost:
-    """The cost of a step of `module` on a minibatch: the least seconds of `repeats`, after one to warm up."""
+    """The cost of a step of `module` on a minibatch: the least seconds of `repeats`, after one to warm up.
+
+    `inputs` are float32 (batch, *input_shape), `labels` int64 (batch,). The module's values stay as they are.
+    """
     module.train()
     kept: dict[int, int] = {}
 
@@ -59,7 +62,8 @@ def widest_tier(
 ) -> Tier:
     """The widest tier whose step, on this minibatch, stays within its own budget of seconds and bytes.
 
-    ValueError with what was measured, if none does.
+    `inputs` and `labels` as in `measure_step`, on the device that is measured. ValueError with what was measured, if
+    none does.
     """
     seen = []
     for tier in sorted(tiers, key=lambda tier: tier.width, reverse=True):

@@ -56,7 +56,8 @@ class OrderedDropout:
 def narrowed(tensor: Tensor, spec: WidthSpec, name: str, counts: Mapping[str, int]) -> Tensor:
     """The part of a tensor that belongs to the first `counts` units of each hidden dimension, as autograd sees it.
 
-    A view where that is possible, so what is written to it lands in `tensor`.
+    `tensor` has the shape of `name` in `spec`, the part that of the submodel of so many units. A view where that is
+    possible, so what is written to it lands in `tensor`.
     """
     for position, axis in enumerate(spec.axes[name]):
         if axis is not None and counts[axis.units] < spec.units[axis.units]:

@@ -120,7 +120,7 @@ class IndexPlan:
         return self._places(torch.arange(self.size))
 
     def only(self, dimension: str, units: np.ndarray) -> "IndexPlan":
-        """The plan that keeps just `units` of one hidden dimension, and all else as here."""
+        """The plan that keeps of one hidden dimension just `units`, ascending int64, and all else as here."""
         return IndexPlan(self.spec, {**self.kept, dimension: np.intersect1d(self.kept[dimension], units)})
 
     @cached_property

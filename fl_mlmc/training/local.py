@@ -75,7 +75,7 @@ def least_batch(module: nn.Module) -> int:
 
 
 def batches(num_examples: int, training: TrainingConfig, rng: np.random.Generator, least: int = 1) -> Iterator[Tensor]:
-    """Index batches of one client's round: local-steps of them, or as many as local-epochs make.
+    """Index batches, int64 (batch,), of one client's round: local-steps of them, or as many as local-epochs make.
 
     Every epoch is a fresh permutation; its last batch may be shorter. One of fewer than `least` examples takes the
     epoch's first ones once more; a client with one example sees it twice.

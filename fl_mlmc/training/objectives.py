@@ -61,7 +61,7 @@ def present_classes(labels: Tensor, num_classes: int) -> Tensor:
 
 
 def soft_cross_entropy(logits: Tensor, teacher: Tensor) -> Tensor:
-    """Cross-entropy against the softmax of `teacher`'s logits, which get no gradient."""
+    """Cross-entropy against the softmax of `teacher`'s logits, which get no gradient; both (batch, classes)."""
     return nn.functional.cross_entropy(logits, teacher.detach().softmax(-1))
 
 
@@ -73,7 +73,7 @@ def ordered_dropout_loss(
     criterion: Criterion = nn.functional.cross_entropy,
     distill: bool = False,
 ) -> Tensor:
-    """FjORD's loss on a minibatch, at a width drawn for it.
+    """FjORD's loss on a minibatch, at a width drawn for it; a scalar. `labels` are int64 (batch,).
 
     With `distill` the full submodel learns from the labels and the narrow one from the full one's softmax.
     """
@@ -91,7 +91,10 @@ def exits_loss(
     distill: float = 0.0,
     criterion: Criterion = nn.functional.cross_entropy,
 ) -> Tensor:
-    """DepthFL's loss: the sum over exits of the loss and of `distill` times the mean KL from each other exit."""
+    """DepthFL's loss: the sum over exits of the loss and of `distill` times the mean KL from each other exit.
+
+    A scalar, of each exit's logits (batch, classes) and int64 `labels` (batch,).
+    """
     loss = torch.stack([criterion(part, labels) for part in logits]).sum()
     if distill == 0 or len(logits) == 1:
         return loss

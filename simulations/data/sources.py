@@ -44,7 +44,7 @@ class Source(Protocol):
         ...
 
     def column(self, name: str) -> NDArray[Any]:
-        """The named column of the train split, for `by:COLUMN`."""
+        """The named column of the train split, (rows,), for `by:COLUMN`."""
         ...
 
 
