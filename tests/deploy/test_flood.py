@@ -23,6 +23,7 @@ Sign = Callable[..., dict[str, str]]
 Served = Callable[..., AbstractContextManager["Server"]]
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(sys.platform != "linux", reason="descriptors and memory are counted through /proc"),
     pytest.mark.timeout(180),
 ]

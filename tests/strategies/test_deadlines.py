@@ -88,7 +88,11 @@ def num_rounds_done(config: RunConfig) -> int:
 
 
 def test_a_reply_after_the_deadline_is_counted_in_a_later_round_and_changes_nothing(small: RunConfig) -> None:
-    config = small.changed(engine="flower", num_rounds=4, clients_per_round=6, round_timeout=4.0)
+    config = small.changed(engine="flower", num_rounds=4, clients_per_round=6)
+    pace = config.changed(run_name="pace", num_rounds=1)
+    run(pace, lambda client, in_round: False)
+    seconds = max(4.0, 8 * read_rounds(run_directory(pace))["seconds"].max())  # enough for those who do not lag
+    config = config.changed(round_timeout=seconds)
     given: set[tuple[int, int]] = set()
 
     def is_held(client: int, in_round: int) -> bool:
@@ -103,8 +107,8 @@ def test_a_reply_after_the_deadline_is_counted_in_a_later_round_and_changes_noth
     assert set(clients[clients["client"] != 2]["status"]) == {"ok"}
     assert rounds["num_late"].sum() == 1
     assert rounds["num_late"].iloc[0] == 0
-    assert rounds["seconds"].iloc[0] == pytest.approx(4.0, abs=1.0)
-    assert rounds["seconds"].iloc[1:].max() < 4.0
+    assert seconds - 0.1 < rounds["seconds"].iloc[0] < 1.5 * seconds
+    assert rounds["seconds"].iloc[1:].max() < seconds
     never = config.changed(run_name="never")
     assert torch.equal(late, run(never, lambda client, in_round: (client, in_round) == (2, 1)))
     assert read_rounds(run_directory(never))["num_late"].sum() == 0
@@ -128,5 +132,5 @@ def test_over_sampling_ends_a_round_with_the_fastest(small: RunConfig) -> None:
     assert rounds["num_ok"].tolist() == [4, 4, 4, 4]
     assert set(clients[~clients["client"].isin([2, 5])]["status"]) == {"ok"}
     assert set(clients[clients["client"].isin([2, 5])]["status"]) == {"dropped: no reply in time"}
-    assert rounds["seconds"].max() < 30.0
+    assert rounds["seconds"].max() < 60.0
     assert rounds["num_late"].sum() >= 2

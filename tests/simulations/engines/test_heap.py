@@ -27,20 +27,18 @@ def step():
         library.free(block)
 
 
-for _ in range(5):
+for _ in range(3):
     step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(10):
+for _ in range(4):
     step()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before, platform.libc_ver()[0])
 """
 
 
 def faults(how: str) -> int:
-    """Page faults of steps that ask for 640 MB in all, 160,000 pages, and free them."""
-    told = subprocess.run(
-        [sys.executable, "-c", FAULTS, how], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120
-    )
+    """Page faults of steps that ask for 256 MB in all, 65,000 pages, and free them."""
+    told = subprocess.run([sys.executable, "-c", FAULTS, how], cwd=ROOT, capture_output=True, text=True, check=True)
     count, library = told.stdout.split()
     if library != "glibc":
         pytest.skip(f"{library} is left as it is")
@@ -49,5 +47,5 @@ def faults(how: str) -> int:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="another system's allocator is left as it is")
 def test_memory_that_is_free_again_is_kept() -> None:
-    assert faults("given back") > 50_000  # else there is nothing to mend
+    assert faults("given back") > 20_000  # else there is nothing to mend
     assert faults("kept") < 1_000

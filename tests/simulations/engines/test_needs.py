@@ -14,7 +14,7 @@ from simulations.engines.ray.grid import RayGrid
 from simulations.engines.ray.session import ray_session
 from simulations.engines.simulated import identify_process
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.xdist_group("needs")]
+pytestmark = pytest.mark.xdist_group("needs")
 
 TIERS = "sensor:0.25:0.5,phone:0.5:0.25:gpus=0.25,gateway:1:0.25:cpus=2:gpus=1"
 

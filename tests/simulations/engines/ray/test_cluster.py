@@ -17,8 +17,6 @@ from simulations.data.datasets import prepare
 from simulations.engines.ray.grid import RayGrid
 from simulations.engines.ray.session import loopback_only, ray_session
 
-pytestmark = pytest.mark.timeout(180)
-
 NUM_NODES = 60
 
 
