@@ -64,7 +64,7 @@ def ray() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def grid(ray: None) -> Iterator[RayGrid]:
-    with RayGrid(client_app(), NUM_NODES, {"colour": "red"}, client_timeout=4.0) as grid:
+    with RayGrid(client_app(), NUM_NODES, {"colour": "red"}, client_timeout=5.0) as grid:
         list(grid.send_and_receive(messages()))
         yield grid
 
@@ -168,7 +168,7 @@ def test_a_client_that_hangs_is_given_up(grid: RayGrid) -> None:
     replies = list(grid.send_and_receive(messages({5: {"do": "hang"}})))
     (bad,) = [reply for reply in replies if reply.has_error()]
     assert bad.metadata.src_node_id == 5
-    assert "longer than the client-timeout of 4 s" in bad.error.reason
+    assert "longer than the client-timeout of 5 s" in bad.error.reason
     assert len(replies) == NUM_NODES
 
 
