@@ -97,7 +97,7 @@ class TrainTask(_Record):
     """The client's place in the cohort, from 0."""
     cohort_size: int = 1
     gradients: int = 1
-    """Minibatch gradients to take, and messages to send of them, where the scheme's rounds have a fixed time."""
+    """Minibatch gradients to take, and messages to send of them, where the scheme sets a client's work by its pace."""
     messages: int = 1
     data_meta: str = ""
     """What the run's data set is, for devices that bring examples of their own."""
