@@ -1,6 +1,7 @@
 """Objects as text: `MLMC(TopK(fraction=0.01))` in TOML, logs, plots and Python alike.
 
-The text is a Python call of a known name; arguments are literals or further calls. Nothing is evaluated.
+The text is a Python call of a known name; arguments are literals or further calls. Nothing is evaluated. Texts come
+from devices too, so one that is no such call gives ValueError, whatever it is, and before it costs time.
 """
 
 import ast
@@ -8,7 +9,12 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, cast
+
+LONGEST_TEXT = 2000
+"""Characters that a text may have."""
+DEEPEST_TEXT = 40
+"""Nodes of its syntax tree, from the whole down to an innermost value: a dozen calls within each other have as many."""
 
 
 @dataclass(frozen=True)
@@ -26,17 +32,39 @@ def parse_call(text: str, known: Mapping[str, Callable[..., Any]], what: str, gi
     `what` names the kind of thing in errors. The first `given` parameters are not the text's to set: the caller
     passes them. ValueError on text that is no such call, on unknown names and on unknown options.
     """
-    try:
-        node = ast.parse(text.strip(), mode="eval").body
-    except SyntaxError as error:
-        raise ValueError(f"{what} {text!r} is not of the form Name(option=value)") from error
-    return _read(node, known, what, given)
+    return _read(_tree(text, what), known, what, given)
 
 
 def build(text: str, known: Mapping[str, Callable[..., Any]], what: str) -> Any:
-    """The object that `text` describes: `parse_call`, then the call."""
-    call = parse_call(text, known, what)
-    return known[call.name](*call.args, **call.options)
+    """The object that `text` describes: `parse_call`, then the call. ValueError as there, and if the call fails."""
+    return _made(parse_call(text, known, what), known, what)
+
+
+def _tree(text: str, what: str) -> ast.expr:
+    """The syntax tree of an expression that is neither long nor deep."""
+    if len(text) > LONGEST_TEXT:
+        raise ValueError(f"{what} has a text of {len(text)} characters, {LONGEST_TEXT} are allowed")
+    try:
+        node = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # the last two: nested too deeply
+        raise ValueError(f"{what} {text!r} is not of the form Name(option=value)") from error
+    depth, layer = 0, [cast(ast.AST, node)]
+    while layer:
+        depth, layer = depth + 1, [child for parent in layer for child in ast.iter_child_nodes(parent)]
+    if depth > DEEPEST_TEXT:
+        raise ValueError(f"{what} {text[:40]!r}… is nested {depth} deep, {DEEPEST_TEXT} are allowed")
+    return node
+
+
+def _made(call: Call, known: Mapping[str, Callable[..., Any]], what: str) -> Any:
+    try:
+        return known[call.name](*call.args, **call.options)
+    except ValueError:
+        raise
+    except Exception as error:  # an option of a kind that a part does not count on
+        raise ValueError(
+            f"{what} {call.name} cannot be made of these options: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _read(node: ast.expr, known: Mapping[str, Callable[..., Any]], what: str, given: int = 0) -> Call:
@@ -73,9 +101,8 @@ def _hint(name: str, known: Iterable[str]) -> str:
 
 def _value(node: ast.expr, known: Mapping[str, Callable[..., Any]], what: str) -> Any:
     if isinstance(node, ast.Call | ast.Name):
-        call = _read(node, known, what)
-        return known[call.name](*call.args, **call.options)
+        return _made(_read(node, known, what), known, what)
     try:
         return ast.literal_eval(node)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:  # TypeError: a list as the key of a dict
         raise ValueError(f"{what} option {ast.unparse(node)!r} is not a number, text or {what}") from error
