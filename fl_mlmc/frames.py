@@ -45,11 +45,18 @@ def _read(name: str, columns: tuple[str, ...], runs: tuple[str | Path | Iterable
 def _frame(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; a run directory holds {RUN}, {CLIENTS} and {ROUNDS}")
-    rows = [row for line in path.read_text(encoding="utf-8").splitlines(keepends=True) for row in _parse(line)]
-    frame = pd.DataFrame(rows)
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    frame = pd.DataFrame([row for number, line in enumerate(lines, start=1) for row in _parse(path, number, line)])
     return frame.reindex(columns=[*columns, *(name for name in frame.columns if name not in columns)])
 
 
-def _parse(line: str) -> list[dict[str, Any]]:
-    # The last line of a run that was killed may be torn: it has no end, so it is no row yet.
-    return [json.loads(line)] if line.endswith("\n") else []
+def _parse(path: Path, number: int, line: str) -> list[dict[str, Any]]:
+    if not line.endswith("\n"):
+        return []  # the last line of a run that was killed may be torn: it has no end, so it is no row yet
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{path} line {number} is no row of a log: {error}") from None
+    if not isinstance(row, dict):
+        raise ValueError(f"{path} line {number} is no row of a log: a {type(row).__name__}")
+    return [row]

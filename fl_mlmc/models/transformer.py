@@ -184,15 +184,19 @@ def _axes(
 def load_weights(directory: Path, spec: WidthSpec) -> dict[str, Tensor]:
     """The model's tensors out of `directory`/model.safetensors; only the classifier may be missing there.
 
-    ValueError names the tensor that is missing or has another shape.
+    ValueError names a file that cannot be read, or the tensor that is missing or has another shape.
     """
-    from safetensors import safe_open  # the server's business: clients build models without it
+    from safetensors import SafetensorError, safe_open  # the server's business: clients build models without it
 
     path = directory.expanduser() / "model.safetensors"
     if not path.is_file():
         raise ValueError(f"{path} does not exist; weights names a directory that holds a model.safetensors")
     tensors = {}
-    with safe_open(path, "pt") as stored:
+    try:
+        file = safe_open(path, "pt")
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as safetensors: {error}") from None
+    with file as stored:
         names = {name.removeprefix("bert."): name for name in stored.keys()}  # noqa: SIM118
         for name, shape in spec.shapes.items():
             if name not in names:

@@ -104,6 +104,13 @@ def test_weights_that_do_not_fit_are_an_error_that_names_the_tensor(tmp_path, ch
         build_model(TEXT[:-1] + f", weights={str(tmp_path)!r})", (7,), 5).initial(0)
 
 
+@pytest.mark.parametrize("content", [b"", b"no safetensors", bytes(100)])
+def test_weights_that_cannot_be_read_are_named(tmp_path, content):
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match=f"{tmp_path}/model.safetensors cannot be read as safetensors: "):
+        build_model(TEXT[:-1] + f", weights={str(tmp_path)!r})", (7,), 5).initial(0)
+
+
 def test_a_directory_without_weights_is_an_error():
     with pytest.raises(ValueError, match=r"/nowhere/model\.safetensors does not exist"):
         build_model(TEXT[:-1] + ", weights='/nowhere')", (7,), 5).initial(0)

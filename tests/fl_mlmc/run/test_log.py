@@ -34,6 +34,15 @@ def test_a_torn_last_line_is_ignored(tmp_path: Path) -> None:
     assert list(read_rounds(tmp_path)["round"]) == [1]
 
 
+@pytest.mark.parametrize("line", ["garbage", "[1]", "", "{"])
+def test_a_line_that_is_no_row_is_named(tmp_path: Path, line: str) -> None:
+    RoundLog.create(tmp_path / "run", {}).append_round({"round": 1})
+    with (tmp_path / "run" / "rounds.jsonl").open("a") as file:
+        file.write(line + "\n" + '{"round": 2}\n')
+    with pytest.raises(ValueError, match=f"{tmp_path}/run/rounds.jsonl line 2 is no row of a log: "):
+        read_rounds(tmp_path / "run")
+
+
 def test_several_runs_get_a_run_column(tmp_path: Path) -> None:
     for name in ("a", "b"):
         RoundLog.create(tmp_path / name, {}).append_round({"round": 1})
