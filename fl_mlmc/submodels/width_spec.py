@@ -61,6 +61,11 @@ class WidthSpec:
         return cls(dict(units), shapes, named, dict(needs or {}))
 
     def __post_init__(self) -> None:
+        for name, count in self.units.items():
+            if type(count) is not int or count < 1:
+                raise ValueError(
+                    f"hidden dimension {name!r} has {count!r} units, expected a whole number of at least 1"
+                )
         if set(self.axes) != set(self.shapes):
             odd = sorted(set(self.axes) ^ set(self.shapes))
             raise ValueError(f"width spec and model must name the same tensors; only one has {', '.join(odd)}")

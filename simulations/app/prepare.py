@@ -69,11 +69,11 @@ def _model(config: RunConfig, data: FederatedData) -> Model:
 
 @contextmanager
 def _blaming(key: str, value: object) -> Iterator[None]:
-    """Name the key behind a ValueError that does not."""
+    """Name the key behind an error that does not."""
     try:
         yield
     except ConfigError:
         raise
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError, MemoryError) as error:  # torch's own for sizes that cannot be
         text = str(error)
         raise ConfigError(text if key in text else f"{key} = {value!r}: {text}") from error
