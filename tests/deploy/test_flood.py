@@ -141,10 +141,10 @@ def seconds_until_cut_off(link: ssl.SSLSocket, drop: bytes) -> float:
 
 
 def test_idle_connections_keep_neither_devices_out_nor_the_registrar_from_barring(served: Served) -> None:
-    with served(descriptors=320, seconds=2.0) as server, ExitStack() as held:
+    with served(descriptors=320, seconds=1.0) as server, ExitStack() as held:
         for number in range(330):
             with suppress(OSError):  # refused
-                held.enter_context(server.shake_hands() if number < 40 else server.connect())
+                held.enter_context(server.shake_hands() if number < 20 else server.connect())
         server.wait(lambda: server.is_heard(0, 3.0), 20.0)
         (server.directory / "nodes" / "client-1.pub").unlink()
         server.wait(lambda: "unregister" in (server.directory / "asked.txt").read_text(), 10.0)
@@ -166,9 +166,9 @@ def test_a_head_of_twenty_thousand_lines_holds_nobody_up(served: Served) -> None
 def test_bodies_of_fifteen_megabytes_do_not_fill_the_memory(served: Served, kind: str) -> None:
     with served() as server, ExitStack() as held:
         before = server.peak_bytes()
-        for _ in range(20):
+        for _ in range(13):
             link = held.enter_context(server.shake_hands())
-            link.settimeout(1.0)
+            link.settimeout(0.5)
             with suppress(OSError):  # cut off, or not read any more
                 link.sendall(head("push-object", server.sign(0) if kind == "a device" else {}, 15 * MIB))
                 link.sendall(bytes(14 * MIB))
