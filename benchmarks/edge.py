@@ -27,9 +27,12 @@ REQUIREMENTS = Path(__file__).parents[1] / "clients" / "requirements-edge.txt"
 TIERS = {"sensor": 0.25, "phone": 0.5, "gateway": 1.0}
 MODELS = ("mlp(hidden=(64,))", "cnn(conv=(64, 128), dense=256)")
 
-ROUND = """
-import json, resource, sys
+ROUND = r"""
+import json, re, sys
 from pathlib import Path
+
+def peak_kib():  # of this process alone: ru_maxrss begins with that of the process that started it
+    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
 
 import flwr.supernode.cli.flwr_clientapp  # what the process of a real round has loaded
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
@@ -37,7 +40,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 bundle, data, asked = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 sys.path.insert(0, bundle)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak_kib()
 for name in ("run_id", "node_id", "task_id"):
     setattr(TaskIdentity, name, 1)
 
@@ -63,7 +66,7 @@ message.metadata.__dict__["_message_id"] = "1"
 reply = app(message, Context(1, 1, {"data-path": data}, RecordDict(), config.to_flower()))
 sent = reply.content["config"]
 assert "failure" not in sent, sent["failure"]
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+peak = peak_kib()
 unwanted = [name for name in ("ray", "pandas", "datasets", "sklearn", "matplotlib", "pyarrow") if name in sys.modules]
 print(json.dumps({
     "peak_bytes": 1024 * peak, "start_bytes": 1024 * before, "num_parameters": own.size, "unwanted": unwanted,
