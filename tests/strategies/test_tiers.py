@@ -70,13 +70,13 @@ def test_the_simulated_clock_follows_steps_parameters_and_bytes(small: RunConfig
 @pytest.mark.parametrize("weighting", ["examples", "clients"])
 def test_clients_count_by_their_examples_or_alike(small: RunConfig, weighting: str, monkeypatch) -> None:
     weights: list[float] = []
-    add = CoverageMean.add
+    take = CoverageMean.take
 
     def noted(self: CoverageMean, plan, payload, weight: float, *more) -> None:
         weights.append(weight)
-        add(self, plan, payload, weight, *more)
+        take(self, plan, payload, weight, *more)
 
-    monkeypatch.setattr(CoverageMean, "add", noted)
+    monkeypatch.setattr(CoverageMean, "take", noted)
     done = result(small, partition="dirichlet:0.3", weighting=weighting, num_rounds=1)
     examples = done.clients["num_examples"].tolist()
     assert len(set(examples)) > 1
