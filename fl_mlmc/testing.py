@@ -12,11 +12,17 @@ Expectations are exact: `Compressor.outcomes` lists every outcome with its proba
 
 import re
 import struct
+import sys
 import tracemalloc
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from itertools import pairwise, product
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import pairwise, product, repeat
+from pathlib import Path
+from time import process_time
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,12 +43,19 @@ from .compression.blocks import (
 from .compression.compressors.base import Compressor
 from .compression.ladders.base import Ladder
 from .compression.wire import WireError, decode_payload, encode_payload
+from .compression.wire.kinds import SEEDED, SYMBOLS
+from .compression.wire.limits import work_limit
 from .compression.wire.symbols.lanes import encode_lanes
+from .compression.wire.symbols.modes import LANES, MAX_DEPTH, RANS, SPLIT
+from .compression.wire.symbols.parts import join_parts
+from .compression.wire.symbols.rans_model import block_shares, encode_model, frequencies
 
 # Scaled values travel as float32: a sum of outcomes carries a few of its rounding errors.
 RELATIVE = 2e-6
 
 FUZZ_SIZES = (1, 2, 4, 5, 9, 20, 50, 90, 100, 200, 300, 500, 700, 1000, 2000, 3000, 4000, 20_000)
+
+_LIBRARY = str(Path(__file__).parent)
 
 
 def edge_vectors() -> Mapping[str, Tensor]:
@@ -269,14 +282,28 @@ def check_hostile(data: bytes, size: int, rng: np.random.Generator, num_forgerie
     for other in {size - 1, size + 1, 1, 2**32 - 1, 0, -1} - {size}:
         _assert_refused(data, other)
     for forged in _forgeries(data, rng, num_forgeries):
-        decode_within_memory(forged, size)
+        decode_within_bounds(forged, size)
 
 
-def decode_within_memory(data: bytes, size: int) -> Payload | None:
+def decode_within_bounds(data: bytes, size: int) -> Payload | None:
     """The payload in bytes that nobody vouches for, None if they are refused; AssertionError on anything else.
 
-    Other errors, unsound payloads and allocations beyond twice the expected vector (and 256 KiB) are failures.
+    Failures are other errors, payloads whose values or sums are not finite, allocations beyond twice the expected
+    vector (and 256 KiB, and 2 KiB a block), and work beyond what bytes and coordinates pay for: in lines of the library
+    that are run, the same on every machine, and in seconds, of which a slow machine has plenty.
     """
+    most_seconds = 1 + 2e-4 * (len(data) + size)
+    start = process_time()
+    with _at_most_lines(10 * work_limit(size) + 40 * len(data) + 20_000, f"{len(data)} bytes, {size} coordinates"):
+        payload = _decode_within_memory(data, size)
+        if payload is not None:
+            _check_sound(payload, size)
+    seconds = process_time() - start
+    assert seconds <= most_seconds, f"decoding {len(data)} bytes took {seconds:.1f} s for {size} coordinates"
+    return payload
+
+
+def _decode_within_memory(data: bytes, size: int) -> Payload | None:
     already = tracemalloc.is_tracing()
     if not already:
         tracemalloc.start()
@@ -289,13 +316,40 @@ def decode_within_memory(data: bytes, size: int) -> Payload | None:
     peak = tracemalloc.get_traced_memory()[1] - before
     if not already:
         tracemalloc.stop()
-    assert peak <= 2 * 4 * size + 2**18, f"decoding {len(data)} bytes took {peak} bytes for {size} coordinates"
-    if payload is not None:
-        assert payload.size == size
-        dense = payload.dense()
-        assert dense.shape == (size,)
-        assert dense.dtype == torch.float32
+    most = 2 * 4 * size + 2**18 + 2**11 * sum(data[5:6])
+    assert peak <= most, f"decoding {len(data)} bytes took {peak} bytes for {size} coordinates, expected at most {most}"
     return payload
+
+
+def _check_sound(payload: Payload, size: int) -> None:
+    assert payload.size == size
+    assert sum(block.held_bytes for block in payload.blocks) <= work_limit(size)
+    dense = payload.dense()
+    assert dense.shape == (size,)
+    assert dense.dtype == torch.float32
+    assert dense.isfinite().all()
+    exact = torch.zeros(size, dtype=torch.float64)
+    payload.add_to(exact)
+    assert exact.float().isfinite().all()
+
+
+@contextmanager
+def _at_most_lines(most: int, what: str) -> Iterator[None]:
+    """AssertionError as soon as more than so many lines of the library are run inside."""
+    line, previous = repeat(None, most).__next__, sys.gettrace()  # a count that allocates nothing
+
+    def count(frame: FrameType, event: str, argument: Any) -> Callable:
+        try:
+            line()
+        except StopIteration:
+            raise AssertionError(f"{what}: decoding runs more than {most} lines") from None
+        return count
+
+    sys.settrace(lambda frame, event, argument: count if frame.f_code.co_filename.startswith(_LIBRARY) else None)
+    try:
+        yield
+    finally:
+        sys.settrace(previous)
 
 
 def sealed(data: bytes) -> bytes:
@@ -309,18 +363,25 @@ def sealed(data: bytes) -> bytes:
 def fuzz_payload(data: bytes) -> None:
     """Decode a fuzzer's input as the blocks of a payload with a valid header; any failure is a finding.
 
-    The first byte chooses the size that the reader expects, the second the number of blocks.
+    The first byte chooses the size that the reader expects, the second is the number of blocks.
     """
     if len(data) < 2:
         return
     size = FUZZ_SIZES[data[0] % len(FUZZ_SIZES)]
-    head = b"MLMC" + struct.pack("<BBII", 1, data[1] % 8, size, 0)
-    decode_within_memory(sealed(head + data[2:]), size)
+    decode_within_bounds(sealed(_head(data[1], size) + data[2:]), size)
 
 
 def fuzz_input(payload: bytes, size: int) -> bytes:
     """The input that `fuzz_payload` reads as `payload`, which holds `size` coordinates."""
     return bytes([FUZZ_SIZES.index(size), payload[5]]) + payload[14:]
+
+
+def fuzz_seeds() -> Mapping[str, bytes]:
+    """A fuzzer's first inputs: payloads of every kind of block and mode, and forgeries that once did harm."""
+    samples = {name: (encode_payload(payload), payload.size) for name, payload in sample_payloads().items()}
+    long = {name: (data, payload.size) for name, (data, payload) in long_payloads().items()}
+    payloads = {**samples, **long, **greedy_payloads(), **overflowing_payloads()}
+    return {name: fuzz_input(data, size) for name, (data, size) in payloads.items() if size in FUZZ_SIZES}
 
 
 def sample_payloads() -> Mapping[str, Payload]:
@@ -345,9 +406,91 @@ def _in_lanes(block: SymbolBlock) -> bytes:
     counts = np.bincount(symbols, minlength=alphabet.count)
     # As if each symbol said much, so that there are several lanes.
     coded = encode_lanes(symbols.view(np.uint16) if alphabet.count > 256 else symbols, counts, 12.0 * block.size)
-    body = struct.pack("<BHffi", 0, alphabet.count, alphabet.offset, alphabet.step, alphabet.first) + b"\x09" + coded
-    head = b"MLMC" + struct.pack("<BBII", 1, 1, block.size, 0)
-    return sealed(head + struct.pack("<BI", 5, len(body)) + body)
+    return forged_payload(block.size, [(SYMBOLS, _symbols_body(alphabet, bytes([LANES]) + coded))])
+
+
+def forged_payload(size: int, bodies: Iterable[tuple[int, bytes]]) -> bytes:
+    """A payload of the kinds and bodies of its blocks, whatever these are."""
+    blocks = [struct.pack("<BI", kind, len(body)) + body for kind, body in bodies]
+    return sealed(_head(len(blocks), size) + b"".join(blocks))
+
+
+def _head(num_blocks: int, size: int) -> bytes:
+    return b"MLMC" + struct.pack("<BBII", 1, num_blocks, size, 0)
+
+
+def _symbols_body(alphabet: Lattice, stream: bytes) -> bytes:
+    return struct.pack("<BHffi", 0, alphabet.count, alphabet.offset, alphabet.step, alphabet.first) + stream
+
+
+def greedy_payloads() -> Mapping[str, tuple[bytes, int]]:
+    """(bytes, size) of payloads of few bytes that ask a reader for much: a second and more before steps were counted.
+
+    Each is made of blocks that a reader takes, up to the one with which its work would be too much.
+    """
+    greedy = {}
+    for size in (300, 4000, 65_000):
+        copies = min(255, work_limit(size) // size)
+        for name, code in (("lanes", _one_lane), ("rans", _one_state)):
+            body = _symbols_body(Lattice(9, 1e-3), _nested(code, 9, size))
+            greedy[f"greedy-{name}-{size}"] = forged_payload(size, [(SYMBOLS, body)] * copies), size
+        greedy[f"greedy-seeded-{size}"] = forged_payload(size, [(SEEDED, bytes(8))] * 255), size
+    return greedy
+
+
+def overflowing_payloads() -> Mapping[str, tuple[bytes, int]]:
+    """(bytes, size) of payloads whose blocks are finite and whose sums are not, or hardly."""
+    size, most = 20, float(np.finfo(np.float32).max)
+    blocks: Mapping[str, tuple[Block, ...]] = {
+        "sparse": tuple(SparseBlock(size, torch.tensor([3]), torch.tensor([3e38])) for _ in range(4)),
+        "dense": (DenseBlock(torch.full((size,), -3e38)), DenseBlock(torch.full((size,), -1e38))),
+        "seeded": tuple(SeededBlock(size, 5, torch.full((4,), 2e38)) for _ in range(2)),
+        "symbols": tuple(SymbolBlock(torch.ones(size).byte(), Lattice(2, 2e38)) for _ in range(2)),
+        "powers": tuple(PowerBlock(torch.zeros(size).bool(), torch.full((size,), 254).byte(), 1.5) for _ in range(2)),
+        "back-again": tuple(DenseBlock(torch.full((size,), each)) for each in (3e38, 3e38, -3e38)),
+        # In float32 none of the small ones changes the sum, in float64 they do.
+        "by-little": (DenseBlock(torch.tensor([most])), *(DenseBlock(torch.tensor([9e30])),) * 200),
+    }
+    return {
+        f"overflowing-{name}": (forged_payload(several[0].size, map(_body_of, several)), several[0].size)
+        for name, several in blocks.items()
+    }
+
+
+def _body_of(block: Block) -> tuple[int, bytes]:
+    """(kind, body) of a block as a writer has them."""
+    data = encode_payload(Payload(block.size, (block,)))
+    return data[14], data[19:]
+
+
+def _nested(code: Callable[[int, int, int], bytes], letters: int, count: int, depth: int = 0) -> bytes:
+    """As many streams of `count` symbols as the format allows in one: splits in whose second part all symbols lie."""
+    if depth == MAX_DEPTH:
+        return code(0, letters, count)
+    parts = code(1, 2, count), _nested(code, letters - 1, count, depth + 1)
+    return bytes([SPLIT, 1, letters - 1]) + join_parts(*parts)
+
+
+def _one_lane(letter: int, letters: int, count: int) -> bytes:
+    """`count` times a letter, all in one lane of rANS: so frequent that its state never gives up a word."""
+    head, model = encode_model(_mostly(letter, letters, count), count, group=1)
+    often = frequencies(block_shares(model.weights, 1)).tolist()
+    place, state = model.letters.tolist().index(letter), 1 << 24
+    for _ in range(count):
+        state = (state // often[place] << 16) + state % often[place] + sum(often[:place])
+    return bytes([LANES]) + head + (1).to_bytes(2, "little") + state.to_bytes(5, "little")
+
+
+def _one_state(letter: int, letters: int, count: int) -> bytes:
+    """The same, a symbol a step of rANS: the block of the heaviest letter leaves the state 1 as it is."""
+    return bytes([RANS]) + encode_model(_mostly(letter, letters, count), count, group=1)[0] + b"\1"
+
+
+def _mostly(letter: int, letters: int, count: int) -> np.ndarray:
+    """How often each letter is said to occur."""
+    counts = np.zeros(letters, np.int64)
+    counts[letter], counts[letter - 1] = count - 1, 1
+    return counts
 
 
 def _sample_blocks() -> Mapping[str, tuple[Block, ...]]:

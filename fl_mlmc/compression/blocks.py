@@ -15,11 +15,14 @@ import torch
 from torch import Tensor
 
 from ..run.rng import random_mask
+from .pointwise import STRETCH, peak
 
-_STRETCH = 1 << 20  # coordinates that are worked out together
 _BIAS = 127  # of a float32's exponent
+_DRAWN = 1 << 20  # coordinates whose indices are written out together
 _MOST_WRITTEN = 256  # letters of a lattice whose values are written out
 _LARGE = 1e30  # factors near the end of float32's range
+_LARGEST = float(np.finfo(np.float32).max)
+_LARGEST_SUM = 2.0**128 - 2.0**113  # so far from the end that no order of rounding a sum of 255 blocks gets there
 
 
 class Block(ABC):
@@ -34,6 +37,10 @@ class Block(ABC):
     @abstractmethod
     def held_bytes(self) -> int:
         """Memory that the block holds, in bytes."""
+
+    @abstractmethod
+    def peak(self) -> float:
+        """At least the largest magnitude of a coordinate, without a look at each where that can be spared."""
 
     @abstractmethod
     def scaled(self, factor: float) -> "Block":
@@ -70,6 +77,10 @@ class DenseBlock(Block):
         """4 a coordinate."""
         return 4 * self.size
 
+    def peak(self) -> float:
+        """The largest magnitude."""
+        return peak(self.values)
+
     def scaled(self, factor: float) -> "DenseBlock":
         """New values, each times `factor`."""
         return replace(self, values=_times(self.values, factor))
@@ -99,6 +110,10 @@ class SparseBlock(Block):
         """12 an entry: 8 of its index, 4 of its value."""
         return 12 * self.indices.numel()
 
+    def peak(self) -> float:
+        """The largest magnitude of an entry."""
+        return peak(self.values) if self.values.numel() else 0.0
+
     def scaled(self, factor: float) -> "SparseBlock":
         """The same indices, new values."""
         return replace(self, values=_times(self.values, factor))
@@ -124,6 +139,10 @@ class SeededBlock(Block):
         """4 an entry."""
         return 4 * self.values.numel()
 
+    def peak(self) -> float:
+        """The largest magnitude of an entry."""
+        return peak(self.values) if self.values.numel() else 0.0
+
     def scaled(self, factor: float) -> "SeededBlock":
         """The same seed, new values."""
         return replace(self, values=_times(self.values, factor))
@@ -136,8 +155,8 @@ class SeededBlock(Block):
     def parts(self) -> Iterator[SparseBlock]:
         """The block with its indices written out, a stretch of coordinates at a time to save memory."""
         chosen, done = random_mask(self.size, self.values.numel(), self.seed), 0
-        for start in range(0, self.size, _STRETCH):
-            indices = torch.from_numpy(np.flatnonzero(chosen[start : start + _STRETCH])).add_(start)
+        for start in range(0, self.size, _DRAWN):
+            indices = torch.from_numpy(np.flatnonzero(chosen[start : start + _DRAWN])).add_(start)
             yield SparseBlock(self.size, indices.to(self.values.device), self.values[done : done + indices.numel()])
             done += indices.numel()
 
@@ -151,8 +170,8 @@ class _Pointwise(Block):
 
     def add_to(self, accumulator: Tensor, scale: float = 1.0, index: Tensor | None = None) -> None:
         """Adds the values of a stretch of coordinates after another."""
-        for start in range(0, self.size, _STRETCH):
-            stop = min(start + _STRETCH, self.size)
+        for start in range(0, self.size, STRETCH):
+            stop = min(start + STRETCH, self.size)
             values = self.stretch(start, stop).to(accumulator)
             if index is None:
                 accumulator[start:stop].add_(values, alpha=scale)
@@ -191,10 +210,13 @@ class Lattice:
         """None worth counting."""
         return 0
 
+    def peak(self) -> float:
+        """The largest magnitude of a letter; it stands at an end."""
+        return peak(self.values_of(torch.tensor([0, self.count - 1])))
+
     def is_finite(self) -> bool:
-        """Whether all values stay in float32's range; those at both ends do, then."""
-        ends = self.values_of(torch.tensor([0, self.count - 1]))
-        return bool(ends.isfinite().all()) and math.isfinite(np.float32(self.offset))
+        """Whether all values stay in float32's range."""
+        return math.isfinite(self.peak()) and math.isfinite(np.float32(self.offset))
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,9 +243,13 @@ class Table:
         """4 a letter, as it travels."""
         return 4 * self.count
 
+    def peak(self) -> float:
+        """The largest magnitude of a letter."""
+        return float(np.abs(self.values()).max())
+
     def is_finite(self) -> bool:
         """Whether all values stay in float32's range."""
-        return bool(np.isfinite(self.values()).all())
+        return math.isfinite(self.peak())
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,6 +274,10 @@ class SymbolBlock(_Pointwise):
     def held_bytes(self) -> int:
         """1, 2 or 4 a symbol, and the alphabet's."""
         return self.size * self.symbols.element_size() + self.alphabet.held_bytes
+
+    def peak(self) -> float:
+        """That of the alphabet, of whose letters some may not occur."""
+        return self.alphabet.peak()
 
     def scaled(self, factor: float) -> "SymbolBlock":
         """The same symbols of a scaled alphabet."""
@@ -290,17 +320,19 @@ class PowerBlock(_Pointwise):
         """The same signs, exponents and numbers."""
         return replace(self, scale=self.scale * factor, extra=self.extra * factor)
 
+    def peak(self) -> float:
+        """The largest power times the larger factor at an end of the numbers, which need not occur together."""
+        scale, extra = self._factors()
+        return 2.0 ** (int(self.exponents.max()) - _BIAS) * max(abs(scale), abs(scale + extra * (2**self.bits - 1)))
+
     def is_finite(self) -> bool:
         """Whether all values stay in float32's range."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            ends = np.array([self.scale, self.extra, self.scale + self.extra * (2.0**self.bits - 1)], np.float32)
-            largest = 2.0 ** (int(self.exponents.max()) - _BIAS) * float(np.abs(ends[[0, 2]]).max())
-        if not np.isfinite(ends[:2]).all():
+        if not all(map(math.isfinite, self._factors())):
             return False
-        if largest < 2.0**_BIAS:
+        if self.peak() < 2.0**_BIAS:
             return True
-        parts = range(0, self.size, _STRETCH)
-        return all(bool(self.stretch(start, min(start + _STRETCH, self.size)).isfinite().all()) for start in parts)
+        parts = range(0, self.size, STRETCH)
+        return all(bool(self.stretch(start, min(start + STRETCH, self.size)).isfinite().all()) for start in parts)
 
     def stretch(self, start: int, stop: int) -> Tensor:
         """Worked out in float64, then rounded."""
@@ -310,14 +342,18 @@ class PowerBlock(_Pointwise):
 
     def _values(self, exponents: Tensor, numbers: Tensor | None) -> Tensor:
         """The magnitudes."""
-        with np.errstate(over="ignore"):
-            scale, extra = float(np.float32(self.scale)), float(np.float32(self.extra))
+        scale, extra = self._factors()
         # Powers in float64: a tiny power times a large factor may be an ordinary number.
         powers = torch.ldexp(torch.ones(256, dtype=torch.float64), torch.arange(256) - _BIAS)
         powers[0] = 0
         if numbers is None:
             return (powers * scale).float().to(exponents.device)[exponents.int()]
         return (powers.to(exponents.device)[exponents.int()] * (scale + extra * numbers.double())).float()
+
+    def _factors(self) -> tuple[float, float]:
+        """(scale, extra) as they travel: rounded to float32."""
+        with np.errstate(over="ignore"):
+            return float(np.float32(self.scale)), float(np.float32(self.extra))
 
 
 @dataclass(frozen=True, eq=False)
@@ -332,6 +368,16 @@ class Payload:
         out = torch.zeros(self.size)
         self.add_to(out)
         return out
+
+    def is_finite(self) -> bool:
+        """Whether the sum stays in float32's range, be it summed in float32 or in float64.
+
+        Blocks that stay there by themselves may leave it together. Looks at each coordinate only where the peaks of
+        the blocks could.
+        """
+        if sum(block.peak() for block in self.blocks) <= _LARGEST_SUM:
+            return True
+        return peak(self.dense()) <= (_LARGEST_SUM if len(self.blocks) > 1 else _LARGEST)
 
     def add_to(self, accumulator: Tensor, scale: float = 1.0, index: Tensor | None = None) -> None:
         """Add `scale` times the sum to `accumulator`, in place; `index` as in `Block.add_to`."""

@@ -1,11 +1,13 @@
 """How a block becomes the body of its kind, and back; each family of kinds has a file of its own beside this one."""
 
-from ..blocks import Block, DenseBlock, Lattice, PowerBlock, SeededBlock, SparseBlock, SymbolBlock
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from ..blocks import Block, Lattice, PowerBlock, SeededBlock, SparseBlock, SymbolBlock
 from . import kinds
-from .dense_blocks import decode_cut, decode_masked, encode_dense
+from .dense_blocks import decode_cut, decode_dense, decode_masked, encode_dense
 from .errors import WireError
-from .floats import decode_floats
-from .limits import allow
+from .limits import Budget
 from .power_blocks import decode_powers, encode_powers
 from .sparse_blocks import decode_lettered, decode_seeded, decode_sparse, encode_seeded, encode_sparse
 from .symbol_blocks import (
@@ -40,39 +42,41 @@ def encode_block(block: Block) -> tuple[int, kinds.Body]:
     return encode_dense(block.dense())
 
 
-def decode_body(kind: int, body: memoryview, size: int, held_limit: int) -> Block:
-    """The block of `size` coordinates in `body`; WireError if it is none, or would hold more bytes than allowed."""
-    width = 2 if kind & kinds.BFLOAT16 else 4
-    if kind == kinds.SYMBOLS:
-        allow(size, held_limit)
-        return decode_symbol_block(body, size, held_limit)
-    if kind == kinds.POWERS:
-        allow(2 * size, held_limit)
-        return decode_powers(body, size, held_limit)
-    if kind == kinds.WIDE:
-        allow(4 * size, held_limit)
-        return decode_wide(body, size)
-    if kind == kinds.UPPER:
-        allow(4 * size, held_limit)
-        return decode_upper(body, size)
-    if kind == kinds.CUT:
-        allow(4 * size, held_limit)
-        return decode_cut(body, size)
-    match kind & ~kinds.BFLOAT16:
-        case _ if len(body) > 4 * size:
-            raise WireError(f"block of {len(body)} bytes is longer than {size} float32 values")
-        case kinds.DENSE:
-            allow(4 * size, held_limit)
-            if len(body) != width * size:
-                raise WireError(f"dense block has {len(body)} bytes, {size} coordinates need {width * size}")
-            return DenseBlock(decode_floats(body, width))
-        case kinds.SPARSE:
-            return decode_sparse(body, size, width, held_limit)
-        case kinds.MASKED:
-            allow(4 * size, held_limit)
-            return decode_masked(body, size, width)
-        case kinds.SEEDED:
-            return decode_seeded(body, size, width, held_limit)
-        case kinds.LETTERED:
-            return decode_lettered(body, size, width, held_limit)
-    raise WireError(f"payload has a block of unknown kind {kind}")
+def held_bytes(kind: int, block: Block) -> int:
+    """Memory, in bytes, of what a reader makes of `block` written as `kind`: in a dense form that of a vector."""
+    is_dense = kind & ~kinds.BFLOAT16 in (kinds.DENSE, kinds.MASKED, kinds.CUT)
+    return 4 * block.size if is_dense else block.held_bytes
+
+
+def decode_body(kind: int, body: memoryview, size: int, budget: Budget) -> Block:
+    """The block of `size` coordinates in `body`; WireError if it is none, or costs more than the budget has."""
+    if kind in _READERS:
+        return _READERS[kind](body, size, budget)
+    reader = _READERS_OF_VALUES.get(kind & ~kinds.BFLOAT16)
+    if reader is None:
+        raise WireError(f"payload has a block of unknown kind {kind}")
+    if len(body) > 4 * size:
+        raise WireError(f"block of {len(body)} bytes is longer than {size} float32 values")
+    return reader(body, size, 2 if kind & kinds.BFLOAT16 else 4, budget)
+
+
+_READERS: Mapping[int, Callable[[memoryview, int, Budget], Block]] = MappingProxyType(
+    {
+        kinds.SYMBOLS: decode_symbol_block,
+        kinds.POWERS: decode_powers,
+        kinds.CUT: decode_cut,
+        kinds.WIDE: decode_wide,
+        kinds.UPPER: decode_upper,
+    }
+)
+
+_READERS_OF_VALUES: Mapping[int, Callable[[memoryview, int, int, Budget], Block]] = MappingProxyType(
+    {
+        kinds.DENSE: decode_dense,
+        kinds.SPARSE: decode_sparse,
+        kinds.MASKED: decode_masked,
+        kinds.SEEDED: decode_seeded,
+        kinds.LETTERED: decode_lettered,
+    }
+)
+"""Of kinds whose values are of 2 or 4 bytes, as bit 7 of the kind says."""

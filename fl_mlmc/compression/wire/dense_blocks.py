@@ -8,8 +8,9 @@ from torch import Tensor
 
 from ..blocks import DenseBlock
 from .errors import WireError
-from .floats import LOWER_HALF, bytes_of, check_floats, finite, floats, words_of
+from .floats import LOWER_HALF, bytes_of, check_floats, decode_floats, finite, floats, words_of
 from .kinds import BFLOAT16, CUT, DENSE, MASKED, Body
+from .limits import Budget
 from .symbols import decode_symbols, encode_mask
 from .words import decode_words, encode_words, words_length
 
@@ -45,8 +46,17 @@ def _num_kept_bits(union: int) -> int:
     return _BITS - num_zeros if num_zeros else 0
 
 
-def decode_cut(body: memoryview, size: int) -> DenseBlock:
-    """The block of a cut body; WireError if it is none."""
+def decode_dense(body: memoryview, size: int, width: int, budget: Budget) -> DenseBlock:
+    """The block of a dense body whose values have `width` bytes; WireError if it is none, or costs too much."""
+    budget.hold(4 * size)
+    if len(body) != width * size:
+        raise WireError(f"dense block has {len(body)} bytes, {size} coordinates need {width * size}")
+    return DenseBlock(decode_floats(body, width))
+
+
+def decode_cut(body: memoryview, size: int, budget: Budget) -> DenseBlock:
+    """The block of a cut body; WireError if it is none, or costs too much."""
+    budget.hold(4 * size)
     kept = body[0] if body else 0
     if not _BITS - _MANTISSA <= kept < _BITS:
         raise WireError(f"cut block keeps {kept} bits of a float32, expected 9 to 31")
@@ -55,12 +65,13 @@ def decode_cut(body: memoryview, size: int) -> DenseBlock:
     return DenseBlock(torch.from_numpy(finite(words.view("<f4").astype(np.float32, copy=False))))
 
 
-def decode_masked(body: memoryview, size: int, width: int) -> DenseBlock:
-    """The block of a masked body whose values have `width` bytes; WireError if it is none."""
+def decode_masked(body: memoryview, size: int, width: int, budget: Budget) -> DenseBlock:
+    """The block of a masked body whose values have `width` bytes; WireError if it is none, or costs too much."""
+    budget.hold(4 * size)
     end = _MASKED.size + (_MASKED.unpack_from(body)[0] if len(body) >= _MASKED.size else len(body))
     if end > len(body):
         raise WireError(f"masked block of {len(body)} bytes has a mask that ends at {end}")
-    filled = decode_symbols(body[_MASKED.size : end], size, 2).view(bool)
+    filled = decode_symbols(body[_MASKED.size : end], size, 2, budget).view(bool)
     num_filled = int(np.count_nonzero(filled))
     if len(body) - end != width * num_filled:
         raise WireError(f"masked block has {len(body) - end} bytes for {num_filled} values of {width} bytes")

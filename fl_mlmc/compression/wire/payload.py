@@ -21,9 +21,10 @@ fl_mlmc.compression.wire.errors.WireError: payload describes 1000 coordinates, e
 import struct
 
 from ..blocks import Block, DenseBlock, Payload
-from .bodies import decode_body, encode_block
+from .bodies import decode_body, encode_block, held_bytes
 from .checksum import checksum
 from .errors import WireError
+from .limits import Budget, work_limit
 
 MAGIC = b"MLMC"
 VERSION = 1
@@ -32,7 +33,6 @@ MAX_BLOCKS = 255
 
 _HEADER = struct.Struct("<4sBBII")  # magic, version, number of blocks, size, CRC-32
 _BLOCK = struct.Struct("<BI")  # kind, length of the body
-_LEAST_HELD = 1 << 14  # bytes
 
 
 def encode_payload(payload: Payload) -> bytes:
@@ -44,11 +44,17 @@ def encode_payload(payload: Payload) -> bytes:
         raise ValueError(f"a payload holds 1 to {MAX_SIZE} coordinates, this one has {payload.size}")
     if len(payload.blocks) > MAX_BLOCKS:
         raise ValueError(f"a payload holds at most {MAX_BLOCKS} blocks, this one has {len(payload.blocks)}")
-    if sum(block.held_bytes for block in payload.blocks) > held_limit(payload.size):
+    if sum(block.held_bytes for block in payload.blocks) > work_limit(payload.size):
         payload = Payload(payload.size, (DenseBlock(payload.dense()),))
     blocks = [encode_block(block) for block in payload.blocks]
-    if len(blocks) > 1 and sum(_BLOCK.size + len(body) for _, body in blocks) > 4 * payload.size:
-        blocks = [encode_block(DenseBlock(payload.dense()))]
+    if len(blocks) > 1:
+        # A block that is shorter in a dense form holds more there.
+        held = sum(held_bytes(kind, block) for (kind, _), block in zip(blocks, payload.blocks, strict=True))
+        length = sum(_BLOCK.size + len(body) for _, body in blocks)
+        if length > 4 * payload.size or held > work_limit(payload.size):
+            blocks = [encode_block(DenseBlock(payload.dense()))]
+        elif not payload.is_finite():
+            raise ValueError("a payload's values must be finite; the sum of its blocks is not: scale the vector down")
     parts = [part for kind, body in blocks for part in (_BLOCK.pack(kind, len(body)), body)]
     head = _HEADER.pack(MAGIC, VERSION, len(blocks), payload.size, 0)
     head = _HEADER.pack(MAGIC, VERSION, len(blocks), payload.size, checksum(head, *parts))
@@ -69,18 +75,16 @@ def decode_payload(data: bytes, size: int) -> Payload:
     body = memoryview(data)[_HEADER.size :]
     if stated != checksum(_HEADER.pack(magic, version, num_blocks, declared, 0), body):
         raise WireError("payload's checksum does not match its bytes")
-    return Payload(size, tuple(_read_blocks(body, num_blocks, size)))
-
-
-def held_limit(size: int) -> int:
-    """The most memory that the blocks of a payload may hold together: that of one dense vector, or a little."""
-    return max(4 * size, _LEAST_HELD)
+    payload = Payload(size, tuple(_read_blocks(body, num_blocks, size)))
+    if num_blocks > 1 and not payload.is_finite():
+        raise WireError("payload's blocks sum to values that are not finite, or nearly so")
+    return payload
 
 
 def _read_blocks(body: memoryview, num_blocks: int, size: int) -> list[Block]:
     """The blocks that fill `body`."""
     blocks: list[Block] = []
-    position = held = 0
+    position, budget = 0, Budget(size)
     for _ in range(num_blocks):
         if len(body) - position < _BLOCK.size:
             raise WireError("payload ends inside a block header")
@@ -88,9 +92,7 @@ def _read_blocks(body: memoryview, num_blocks: int, size: int) -> list[Block]:
         position += _BLOCK.size
         if length > len(body) - position:
             raise WireError(f"block declares {length} bytes, {len(body) - position} are left")
-        block = decode_body(kind, body[position : position + length], size, held_limit(size) - held)
-        held += block.held_bytes
-        blocks.append(block)
+        blocks.append(decode_body(kind, body[position : position + length], size, budget))
         position += length
     if position != len(body):
         raise WireError(f"payload has {len(body) - position} bytes after its last block")

@@ -7,7 +7,7 @@ import numpy as np
 from ..blocks import PowerBlock
 from .errors import WireError
 from .floats import check_finite, tensor
-from .limits import allow
+from .limits import Budget
 from .symbols import decode_symbols, encode_symbols
 
 _POWERS = struct.Struct("<ffBBI")  # scale, extra, bits of the numbers, smallest exponent, length of the signs
@@ -39,28 +39,29 @@ def encode_powers(block: PowerBlock) -> bytes:
     return head + signs + _LETTERS.pack(count - 1, len(coded)) + coded + numbers
 
 
-def decode_powers(body: memoryview, size: int, held_limit: int) -> PowerBlock:
-    """The block in `body`; WireError if it is none, or would hold more bytes than allowed."""
+def decode_powers(body: memoryview, size: int, budget: Budget) -> PowerBlock:
+    """The block in `body`; WireError if it is none, or costs too much."""
     if len(body) < _POWERS.size or len(body) > 4 * size:
         raise WireError(f"power block has {len(body)} bytes, its header alone needs {_POWERS.size}")
     scale, extra, bits, smallest, signs_length = _POWERS.unpack_from(body)
     rest = body[_POWERS.size :]
     if bits > _MOST_BITS or smallest < 1 or signs_length + _LETTERS.size > len(rest):
         raise WireError(f"power block of {len(body)} bytes has no signs of {signs_length} bytes")
-    allow((2 + (bits > 0) + (bits > 8)) * size, held_limit)
+    budget.hold((2 + (bits > 0) + (bits > 8)) * size)
     signs, rest = rest[:signs_length], rest[signs_length:]
     last_letter, coded_length = _LETTERS.unpack_from(rest)
     rest = rest[_LETTERS.size :]
     if coded_length > len(rest) or smallest + last_letter - 1 > _LAST_EXPONENT:
         raise WireError(f"power block has {last_letter} exponents above {smallest} in {coded_length} bytes")
-    exponents = decode_symbols(rest[:coded_length], size, last_letter + 1).copy()
+    exponents = decode_symbols(rest[:coded_length], size, last_letter + 1, budget).copy()
     filled = exponents != 0
     exponents += filled.view(np.uint8) * np.uint8(smallest - 1)
     negative = np.zeros(size, bool)
-    negative[filled] = decode_symbols(signs, int(np.count_nonzero(filled)), 2)
+    negative[filled] = decode_symbols(signs, int(np.count_nonzero(filled)), 2, budget)
+    del filled
     numbers = None
     if bits:
-        array = decode_symbols(rest[coded_length:], size, 2**bits)
+        array = decode_symbols(rest[coded_length:], size, 2**bits, budget)
         numbers = tensor(array if bits <= 8 else array.view(np.int16))
     elif coded_length != len(rest):
         raise WireError(f"power block has {len(rest) - coded_length} bytes after its exponents")

@@ -10,7 +10,7 @@ from ..blocks import SeededBlock, SparseBlock
 from .errors import WireError
 from .floats import decode_floats, encode_floats, finite, words_of
 from .kinds import DENSE, LETTERED, SEEDED, SPARSE
-from .limits import allow, sparse_limit
+from .limits import Budget, sparse_limit
 from .rice import decode_indices, encode_indices
 from .symbols import decode_symbols, encode_symbols
 
@@ -39,12 +39,12 @@ def encode_sparse(block: SparseBlock) -> tuple[int, bytes]:
     return min(plain, (kind, body + code), key=lambda form: len(form[1]))
 
 
-def decode_sparse(body: memoryview, size: int, width: int, held_limit: int) -> SparseBlock:
-    """The block of a sparse body whose values have `width` bytes; WireError if it is none, or holds too much."""
+def decode_sparse(body: memoryview, size: int, width: int, budget: Budget) -> SparseBlock:
+    """The block of a sparse body whose values have `width` bytes; WireError if it is none, or costs too much."""
     if len(body) < _SPARSE.size:
         raise WireError(f"sparse block has {len(body)} bytes, its header alone needs {_SPARSE.size}")
     count = _SPARSE.unpack_from(body)[0]
-    allow(12 * count, held_limit)
+    budget.hold(12 * count)
     values_end = _SPARSE.size + width * count
     if count > sparse_limit(size) or values_end > len(body):
         raise WireError(f"sparse block of {len(body)} bytes cannot hold {count} of {size} entries")
@@ -76,10 +76,10 @@ def _encode_lettered(values: Tensor) -> tuple[int, bytes] | None:
     return width | LETTERED, body
 
 
-def decode_lettered(body: memoryview, size: int, width: int, held_limit: int) -> SparseBlock:
+def decode_lettered(body: memoryview, size: int, width: int, budget: Budget) -> SparseBlock:
     """The block of a lettered body; values that are in no table have `width` bytes.
 
-    WireError if it is none, or holds too much.
+    WireError if it is none, or costs too much.
     """
     if len(body) < _LETTERED.size:
         raise WireError(f"lettered block has {len(body)} bytes, its header alone needs {_LETTERED.size}")
@@ -87,7 +87,7 @@ def decode_lettered(body: memoryview, size: int, width: int, held_limit: int) ->
     coded_start = _LETTERED.size + 4 * num_shared
     others_start = coded_start + coded_length
     mask_start = others_start + width * num_others
-    allow(12 * count, held_limit)
+    budget.hold(12 * count)
     if num_shared == 0 or num_others > count or count > sparse_limit(size) or mask_start > len(body):
         raise WireError(f"lettered block of {len(body)} bytes cannot hold {count} entries with {num_shared} letters")
     is_other, code = np.zeros(count, bool), body[mask_start:]
@@ -95,14 +95,15 @@ def decode_lettered(body: memoryview, size: int, width: int, held_limit: int) ->
         length = _MASKED.unpack_from(code)[0] if len(code) >= _MASKED.size else len(code)
         if length > len(code) - _MASKED.size:
             raise WireError(f"lettered block has a mask of {length} bytes where {len(code)} are left")
-        is_other = decode_symbols(code[_MASKED.size : _MASKED.size + length], count, 2).view(bool)
+        is_other = decode_symbols(code[_MASKED.size : _MASKED.size + length], count, 2, budget).view(bool)
         code = code[_MASKED.size + length :]
     if np.count_nonzero(is_other) != num_others:
         raise WireError(f"lettered block has {num_others} values for {np.count_nonzero(is_other)} entries without one")
     indices = decode_indices(code, count, size)
     table = np.frombuffer(body[_LETTERED.size : coded_start], "<f4")
     values = np.zeros(count, np.float32)
-    values[~is_other] = table[decode_symbols(body[coded_start:others_start], count - num_others, num_shared)]
+    letters = decode_symbols(body[coded_start:others_start], count - num_others, num_shared, budget)
+    values[~is_other] = table[letters]
     values[is_other] = decode_floats(body[others_start:mask_start], width).numpy()
     return SparseBlock(size, torch.from_numpy(indices), torch.from_numpy(finite(values)))
 
@@ -113,12 +114,12 @@ def encode_seeded(block: SeededBlock) -> tuple[int, bytes]:
     return width | SEEDED, _SEEDED.pack(block.seed) + values
 
 
-def decode_seeded(body: memoryview, size: int, width: int, held_limit: int) -> SeededBlock:
-    """The block of a seeded body whose values have `width` bytes; WireError if it is none, or holds too much."""
+def decode_seeded(body: memoryview, size: int, width: int, budget: Budget) -> SeededBlock:
+    """The block of a seeded body whose values have `width` bytes; WireError if it is none, or costs too much."""
     count, rest = divmod(len(body) - _SEEDED.size, width)
     if count < 0 or rest or count > size:
         raise WireError(
             f"seeded block has {len(body)} bytes, which is no seed and up to {size} values of {width} bytes"
         )
-    allow(4 * count, held_limit)
+    budget.hold(4 * count)
     return SeededBlock(size, _SEEDED.unpack_from(body)[0], decode_floats(body[_SEEDED.size :], width))

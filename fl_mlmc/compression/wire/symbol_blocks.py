@@ -9,7 +9,7 @@ from ..blocks import Lattice, SymbolBlock, Table
 from .errors import WireError
 from .floats import check_finite, tensor
 from .kinds import UPPER, WIDE, Body
-from .limits import allow
+from .limits import Budget
 from .symbols import decode_symbols, encode_symbols
 from .symbols.packed import BYTE
 from .words import decode_words, encode_words
@@ -45,8 +45,8 @@ def encode_symbol_block(block: SymbolBlock) -> bytes:
     return _SYMBOLS.pack(form, alphabet.count) + letters + encode_symbols(symbols, alphabet.count, counts=counts)
 
 
-def decode_symbol_block(body: memoryview, size: int, held_limit: int) -> SymbolBlock:
-    """The block in `body`; WireError if it is none, or would hold more bytes than allowed."""
+def decode_symbol_block(body: memoryview, size: int, budget: Budget) -> SymbolBlock:
+    """The block in `body`; WireError if it is none, or costs too much."""
     if len(body) < _SYMBOLS.size:
         raise WireError(f"symbol block has {len(body)} bytes, its header alone needs {_SYMBOLS.size}")
     form, count = _SYMBOLS.unpack_from(body)
@@ -58,7 +58,7 @@ def decode_symbol_block(body: memoryview, size: int, held_limit: int) -> SymbolB
         or len(body) > 4 * size
     ):
         raise WireError(f"symbol block of {len(body)} bytes has no alphabet of {count} letters in form {form}")
-    allow((2 if count > BYTE else 1) * size + (4 * count if form == _TABLE_FORM else 0), held_limit)
+    budget.hold((2 if count > BYTE else 1) * size + (4 * count if form == _TABLE_FORM else 0))
     letters = body[_SYMBOLS.size : letters_end]
     alphabet: Lattice | Table
     if form == _LATTICE_FORM:
@@ -70,7 +70,7 @@ def decode_symbol_block(body: memoryview, size: int, held_limit: int) -> SymbolB
     with np.errstate(over="ignore", invalid="ignore"):
         if not alphabet.is_finite():
             raise WireError(_NOT_FINITE)
-    symbols = decode_symbols(body[letters_end:], size, count)
+    symbols = decode_symbols(body[letters_end:], size, count, budget)
     return SymbolBlock(tensor(symbols if count <= BYTE else symbols.view(np.int16)), alphabet)
 
 
@@ -94,19 +94,21 @@ def encode_wide(symbols: np.ndarray, alphabet: Lattice) -> tuple[int, Body]:
     return WIDE, encode_words(words, width, head=head)
 
 
-def decode_wide(body: memoryview, size: int) -> SymbolBlock:
-    """The block whose letters `body` holds as they are; WireError if it is none."""
+def decode_wide(body: memoryview, size: int, budget: Budget) -> SymbolBlock:
+    """The block whose letters `body` holds as they are; WireError if it is none, or costs too much."""
+    budget.hold(4 * size)
     alphabet, width = _decode_lattice(body)
     return _wide_block(decode_words(body[_LATTICE.size + 1 :], size, width), alphabet)
 
 
-def decode_upper(body: memoryview, size: int) -> SymbolBlock:
-    """The block of whose letters `body` codes the bits above the lowest 16; WireError if it is none."""
+def decode_upper(body: memoryview, size: int, budget: Budget) -> SymbolBlock:
+    """The block of whose letters `body` codes the bits above the lowest 16; WireError if it is none, or costs much."""
+    budget.hold(4 * size)
     alphabet, width = _decode_lattice(body)
     end = len(body) - 2 * size
     if not _LOW_BITS < width <= _LOW_BITS + _MOST_UPPER or end <= _LATTICE.size:
         raise WireError(f"wide block of {len(body)} bytes has no symbols of {width} bits whose upper ones are coded")
-    upper = decode_symbols(body[_LATTICE.size + 1 : end], size, 1 << width - _LOW_BITS)
+    upper = decode_symbols(body[_LATTICE.size + 1 : end], size, 1 << width - _LOW_BITS, budget)
     words = np.empty(size, "<u4")
     words.view("<u2")[::2] = np.frombuffer(body[end:], "<u2")
     words.view("<u2")[1::2] = upper

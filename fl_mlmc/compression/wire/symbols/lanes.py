@@ -9,7 +9,7 @@ Block i belongs to lane i mod L, and every L blocks the states take the words th
 >>> coded = encode_lanes(symbols, counts, bits)
 >>> round(bits / 8), len(coded)
 (962, 973)
->>> bool((decode_lanes(memoryview(coded), 6000, 3) == symbols).all())
+>>> bool((decode_lanes(memoryview(coded), 6000, 3, Budget(10_000)) == symbols).all())
 True
 """
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from ...kernels import kernel_for
 from ..errors import WireError
+from ..limits import Budget
 from .packed import BYTE
 from .rans_model import (
     BITS,
@@ -41,6 +42,7 @@ _MOST_LOSS = 0.007  # the same, for blocks of one letter
 _MOST_GAPS = 1.25  # letters from the first to the last over those that occur
 _LANE_BITS = 1 << 12  # of entropy that pay for the 32 bits of another lane
 _MOST_LANES, _MOST_STEPS = 1 << 12, 1 << 16
+_ROW_STEPS = 32  # what a block of each lane costs together; a writer has 36 lanes at least
 _STRETCH = 1 << 14  # blocks that are looked up together
 
 
@@ -61,13 +63,14 @@ def encode_lanes(symbols: np.ndarray, counts: np.ndarray, bits: float) -> bytes:
     return b"".join([head, num_lanes.to_bytes(2, "little"), octets.tobytes(), words.astype("<u2", copy=False).data])
 
 
-def decode_lanes(body: memoryview, size: int, alphabet: int) -> np.ndarray:
-    """The `size` symbols below `alphabet` in `body`, uint16 above 256; WireError if it holds other ones."""
+def decode_lanes(body: memoryview, size: int, alphabet: int, budget: Budget) -> np.ndarray:
+    """The `size` symbols below `alphabet` in `body`, uint16 above 256; WireError if it holds or costs anything else."""
     model, body = decode_model(body, size, alphabet)
     letters, group = model.letters, model.group
     kinds, num_blocks, num_lanes = letters.size**group, -(-size // group), int.from_bytes(body[:2], "little")
     if not 1 < kinds <= _MOST_KINDS or model.by_run or not num_lanes <= num_blocks <= num_lanes * _MOST_STEPS:
         raise WireError(f"rANS stream has {num_blocks} of {kinds} kinds of blocks in {num_lanes} lanes")
+    budget.step(_ROW_STEPS * -(-num_blocks // num_lanes))
     end = 2 + _STATE_BYTES * num_lanes
     if len(body) < end or (len(body) - end) % 2:
         raise WireError(f"rANS stream has {len(body) - 2} bytes for {num_lanes} states and whole words")

@@ -7,6 +7,7 @@ from types import MappingProxyType
 import numpy as np
 
 from ..errors import WireError
+from ..limits import Budget
 from .deflated import decode_deflated
 from .lanes import MOST_LETTERS, decode_lanes
 from .low_bits import LEAST_LETTERS, decode_low_bits
@@ -28,10 +29,14 @@ MAX_DEPTH = 2
 
 @dataclass(frozen=True)
 class Stream:
-    """What a reader knows before the first byte: `count` symbols below `alphabet`, inside `depth` streams in parts."""
+    """What a reader knows before the first byte: `count` symbols below `alphabet`, inside `depth` streams in parts.
+
+    `budget` is what the payload has left.
+    """
 
     count: int
     alphabet: int
+    budget: Budget
     depth: int = 0
 
     def decode(self, data: memoryview) -> np.ndarray:
@@ -73,16 +78,17 @@ MODES = MappingProxyType(
             LEAST_LETTERS, BYTE, lambda body, of: decode_low_bits(body, of.count, of.alphabet, of.part), deeper=1
         ),
         PLAIN: Mode(1, _ANY, lambda body, of: decode_plain(body, of.count, of.alphabet)),
-        RANS: Mode(1, BYTE, lambda body, of: decode_rans(body, of.count, of.alphabet)),
+        RANS: Mode(1, BYTE, lambda body, of: decode_rans(body, of.count, of.alphabet, of.budget)),
         TRITS: Mode(3, 3, lambda body, of: decode_trits(body, of.count)),
-        LANES: Mode(1, MOST_LETTERS, lambda body, of: decode_lanes(body, of.count, of.alphabet)),
+        LANES: Mode(1, MOST_LETTERS, lambda body, of: decode_lanes(body, of.count, of.alphabet, of.budget)),
     }
 )
 
 
-def decode_symbols(data: memoryview, count: int, alphabet: int) -> np.ndarray:
+def decode_symbols(data: memoryview, count: int, alphabet: int, budget: Budget | None = None) -> np.ndarray:
     """(count,) uint8, or uint16 above 256 letters: the symbols below `alphabet` in `data`.
 
-    WireError if `data` holds anything else.
+    WireError if `data` holds anything else, or costs more than `budget`, which is that of `count` coordinates where
+    none is given.
     """
-    return Stream(count, alphabet).decode(data)
+    return Stream(count, alphabet, budget or Budget(count)).decode(data)

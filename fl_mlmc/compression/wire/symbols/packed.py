@@ -15,6 +15,8 @@ import numpy as np
 
 from ..errors import WireError
 
+_STRETCH = 1 << 16  # symbols that are looked up together
+
 BYTE = 256
 """Values of a byte: symbols of no more letters are uint8, those of larger alphabets uint16."""
 
@@ -78,6 +80,18 @@ def unpacked_bits(octets: np.ndarray, count: int) -> np.ndarray:
     if bits[count:].any():
         raise WireError("symbol stream has non-zero padding")
     return bits[:count]
+
+
+def translated(symbols: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """table[symbol], or 0 for a symbol beyond it; faster than numpy's way, which makes indices of all symbols."""
+    whole = table.tobytes().ljust(BYTE, b"\0")
+    if symbols.size <= _STRETCH:
+        return np.frombuffer(bytearray(symbols).translate(whole), np.uint8)
+    out = np.empty(symbols.size, np.uint8)
+    for start in range(0, symbols.size, _STRETCH):
+        part = symbols[start : start + _STRETCH]
+        out[start : start + _STRETCH] = np.frombuffer(bytearray(part).translate(whole), np.uint8)
+    return out
 
 
 def below(symbols: np.ndarray, alphabet: int) -> np.ndarray:

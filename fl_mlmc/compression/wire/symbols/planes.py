@@ -25,7 +25,8 @@ def encode_planes(symbols: np.ndarray, alphabet: int, encode_part: EncodePart) -
 def decode_planes(body: memoryview, count: int, alphabet: int, decode_part: DecodePart) -> np.ndarray:
     """(count,) uint16 below `alphabet`, more than 256."""
     low, high = two_parts(body)
+    low_bytes = decode_part(low, count, BYTE)
     symbols = decode_part(high, count, -(-alphabet // BYTE)).astype(np.uint16)
     symbols <<= 8
-    symbols |= decode_part(low, count, BYTE)
+    symbols |= low_bytes
     return below(symbols, alphabet)

@@ -9,7 +9,7 @@ one large number. Every step waits for the one before, so longer streams are lef
 >>> coded = encode_rans(symbols, np.bincount(symbols), bits=32.0)
 >>> len(coded)  # flags and weights take four of them
 8
->>> bool((decode_rans(memoryview(coded), 1000, 3) == symbols).all())
+>>> bool((decode_rans(memoryview(coded), 1000, 3, Budget(1000)) == symbols).all())
 True
 """
 
@@ -18,7 +18,8 @@ import struct
 import numpy as np
 
 from ..errors import WireError
-from .packed import BYTE
+from ..limits import Budget
+from .packed import BYTE, translated
 from .rans_model import (
     BITS,
     TOTAL,
@@ -54,16 +55,16 @@ def encode_rans(symbols: np.ndarray, counts: np.ndarray, bits: float) -> bytes |
     if num_letters == 1:
         return head
     order = np.argsort(-model.weights, kind="stable")
-    rank = np.zeros(BYTE, np.uint8)
+    rank = np.zeros(counts.size, np.uint8)
     rank[model.letters[order]] = np.arange(num_letters)
-    ranks = np.frombuffer(symbols.tobytes().translate(rank.tobytes()), np.uint8)
+    ranks = translated(symbols, rank)
     blocks = _join_runs(ranks, num_letters) if by_run else join(ranks, num_letters, group)
     often, _ = _run_blocks(model.weights[order]) if by_run else _group_blocks(model.weights[order], group)
     return head + _push(blocks, often)
 
 
-def decode_rans(body: memoryview, size: int, alphabet: int) -> np.ndarray:
-    """The `size` uint8 symbols below `alphabet` in `body`; WireError if it holds other ones."""
+def decode_rans(body: memoryview, size: int, alphabet: int, budget: Budget) -> np.ndarray:
+    """The `size` uint8 symbols below `alphabet` in `body`; WireError if it holds other ones, or costs too much."""
     model, body = decode_model(body, size, alphabet)
     num_letters, group = model.letters.size, model.group
     if num_letters == 1 and not body:
@@ -71,15 +72,14 @@ def decode_rans(body: memoryview, size: int, alphabet: int) -> np.ndarray:
     is_long = not model.by_run and (num_letters**group > _MOST_KINDS or -(-size // group) > MOST_BLOCKS)
     if num_letters == 1 or is_long:
         raise WireError(f"rANS stream has {group} of {num_letters} letters a block for {size} symbols")
+    budget.step(min(size, MOST_BLOCKS))
     order = np.argsort(-model.weights, kind="stable")
     weights = model.weights[order]
     if model.by_run:
         ranks = _part_runs(_pop(body, size, *_run_blocks(weights)), size, num_letters)
     else:
         ranks = part(_pop(body, size, *_group_blocks(weights, group)), size, num_letters, group)
-    letters = np.zeros(BYTE, np.uint8)
-    letters[:num_letters] = model.letters[order]
-    return np.frombuffer(bytearray(ranks).translate(letters.tobytes()), np.uint8)
+    return translated(ranks, model.letters[order].astype(np.uint8))
 
 
 def _longest_run(num_letters: int) -> int:

@@ -21,8 +21,11 @@ array([9, 9, 4, 9, 0, 9, 4, 9], dtype=uint8)
 import numpy as np
 
 from ..errors import WireError
-from .packed import BYTE
+from .packed import translated
 from .parts import DecodePart, EncodePart, join_parts, two_parts
+
+# Places take eight bytes each. Parts in parts hold some bytes a symbol already, so many places come in stretches.
+_STRETCH, _MOST_STRETCHES = 1 << 14, 32
 
 
 def encode_split(symbols: np.ndarray, counts: np.ndarray, num_heads: int, encode_part: EncodePart) -> bytes:
@@ -31,10 +34,10 @@ def encode_split(symbols: np.ndarray, counts: np.ndarray, num_heads: int, encode
     if num_heads == 1:
         first = (symbols != heads[0]).view(np.uint8)
     else:
-        to_letter = np.full(BYTE, num_heads, np.uint8)
+        to_letter = np.full(counts.size, num_heads, np.uint8)
         to_letter[heads] = np.arange(num_heads)
-        first = _translated(symbols, to_letter)
-    to_number, others = np.zeros(BYTE, np.uint8), _others(heads, counts.size)
+        first = translated(symbols, to_letter)
+    to_number, others = np.zeros(counts.size, np.uint8), _others(heads, counts.size)
     to_number[others] = np.arange(others.size)
     second = to_number[symbols[np.flatnonzero(first == num_heads)]]
     first_counts = np.append(counts[heads], symbols.size - counts[heads].sum())
@@ -55,24 +58,25 @@ def decode_split(body: memoryview, count: int, alphabet: int, decode_part: Decod
         raise WireError(f"symbol stream splits off {num_heads} of {alphabet} symbols")
     first_part, second_part = two_parts(body[1 + num_heads :])
     first = decode_part(first_part, count, num_heads + 1)
-    # Of one head the rest may be most symbols, and a mask takes an eighth of the memory of their places.
-    rest = first == num_heads if num_heads == 1 else np.flatnonzero(first == num_heads)
-    num_rest = int(np.count_nonzero(rest)) if num_heads == 1 else rest.size
+    num_rest = int(np.count_nonzero(first == num_heads))
     if num_heads > 1 and num_rest > count // 2:
         raise WireError(f"symbol stream escapes {num_rest} of {count} symbols")
-    second = decode_part(second_part, num_rest, alphabet - num_heads)
-    to_symbol = np.zeros(BYTE, np.uint8)
-    to_symbol[:num_heads] = heads
-    symbols = _translated(first, to_symbol)
-    symbols[rest] = _others(heads, alphabet)[second]
+    others = _others(heads, alphabet)
+    second = translated(decode_part(second_part, num_rest, others.size), others)
+    symbols, done = np.full(count, heads[0]) if num_heads == 1 else translated(first, heads), 0
+    step = max(_STRETCH, count * count // max(_MOST_STRETCHES * num_rest, 1))
+    for start in range(0, count, step):
+        done += _put(second[done:], symbols[start : start + step], first[start : start + step] == num_heads)
     return symbols
+
+
+def _put(second: np.ndarray, symbols: np.ndarray, is_rest: np.ndarray) -> int:
+    """Fill symbols that are the rest with the first of `second`; how many these are."""
+    places = np.flatnonzero(is_rest)
+    symbols[places] = second[: places.size]
+    return places.size
 
 
 def _others(heads: np.ndarray, alphabet: int) -> np.ndarray:
     """The symbols below `alphabet` that are no heads, rising."""
     return np.setdiff1d(np.arange(alphabet, dtype=np.uint8), heads, assume_unique=True)
-
-
-def _translated(symbols: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """table[symbol]; faster than numpy's."""
-    return np.frombuffer(bytearray(symbols).translate(table.tobytes()), np.uint8)

@@ -54,15 +54,21 @@ def _encode_groups(groups: np.ndarray) -> bytes:
 
 def _decode_groups(data: memoryview, groups: np.ndarray) -> None:
     """Fill the rows of `groups`; WireError where a number or the padding is none."""
-    bits, spare = np.frombuffer(data, np.uint8), 8 * len(data) - len(groups) * _BITS
+    octets, spare = np.frombuffer(data, np.uint8), 8 * len(data) - len(groups) * _BITS
     if spare and data[-1] >> 8 - spare:
         raise WireError("stream of ternary digits has non-zero padding")
     for start in range(0, len(groups), _STRETCH):
         stop = min(start + _STRETCH, len(groups))
-        part = np.unpackbits(bits[start * _BITS // 8 : -(-stop * _BITS // 8)], bitorder="little")
-        padded = np.zeros((stop - start, _NUM_DIGITS * _WORD), np.uint8)
-        padded[:, :_BITS] = part[: (stop - start) * _BITS].reshape(-1, _BITS)
-        groups[start:stop] = _trits_of(np.packbits(padded, axis=1, bitorder="little").view("<u4"))
+        part = octets[start * _BITS // 8 : -(-stop * _BITS // 8)]
+        groups[start:stop] = _trits_of(_words_in(part, stop - start))
+
+
+def _words_in(octets: np.ndarray, num_groups: int) -> np.ndarray:
+    """(groups, 16) little-endian words of 32 bits, of 485 bits a group."""
+    bits = np.unpackbits(octets, count=num_groups * _BITS, bitorder="little")
+    padded = np.zeros((num_groups, _NUM_DIGITS * _WORD), np.uint8)
+    padded[:, :_BITS] = bits.reshape(-1, _BITS)
+    return np.packbits(padded, axis=1, bitorder="little").view("<u4")
 
 
 def _words_of(groups: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from fl_mlmc.compression.blocks import DenseBlock, Lattice, Payload, SparseBlock
 from fl_mlmc.compression.wire import WireError, decode_payload, encode_payload
 from fl_mlmc.compression.wire.kinds import BFLOAT16, CUT, DENSE, MASKED, UPPER
 from fl_mlmc.compression.wire.words import decode_words, encode_words
-from fl_mlmc.testing import check_hostile, check_round_trip, decode_within_memory, sample_payloads, sealed
+from fl_mlmc.testing import check_hostile, check_round_trip, decode_within_bounds, sample_payloads, sealed
 
 OVERHEAD = 48
 
@@ -108,7 +108,7 @@ def test_a_small_payload_that_declares_much_takes_little_memory() -> None:
             body = struct.pack("<I", count) + bytes([shift]) * 50 + b"\xff" * 100
             block = struct.pack("<BI", 2, len(body)) + body
             head = b"MLMC" + struct.pack("<BBII", 1, 1, size, 0)
-            assert decode_within_memory(sealed(head + block), size) is None
+            assert decode_within_bounds(sealed(head + block), size) is None
 
 
 def test_what_cannot_be_written_is_the_callers_mistake() -> None:
@@ -177,7 +177,7 @@ def _check_near_entropy(block: SymbolBlock) -> None:
 def test_many_blocks_that_say_little_are_refused_before_they_fill_the_memory(block: SymbolBlock | SparseBlock) -> None:
     one = encode_payload(Payload(block.size, (block,)))
     many = one[:5] + b"\xff" + one[6:14] + one[14:] * 255
-    assert decode_within_memory(sealed(many), block.size) is None
+    assert decode_within_bounds(sealed(many), block.size) is None
     assert check_round_trip(Payload(block.size, (block,) * 255)) is None  # the writer joins them instead
 
 

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from fl_mlmc.compression.blocks import Lattice, Payload, SymbolBlock
 from fl_mlmc.compression.wire import WireError, decode_payload, encode_payload
+from fl_mlmc.compression.wire.limits import Budget
 from fl_mlmc.compression.wire.symbols import decode_symbols, encode_symbols
 from fl_mlmc.compression.wire.symbols.modes import RANS, TRITS
 from fl_mlmc.compression.wire.symbols.rans import decode_rans, encode_rans
 from fl_mlmc.compression.wire.symbols.trits import decode_trits, encode_trits
-from fl_mlmc.testing import check_hostile, decode_within_memory, sealed
+from fl_mlmc.testing import check_hostile, decode_within_bounds, sealed
 
 OVERHEAD = 48
 LENGTHS = [1, 2, 7, 20, 63, 64, 100, 300, 1000, 3000, 10_000, 30_000]
@@ -90,7 +91,7 @@ def test_rans_gives_back_any_symbols(data: st.DataObject) -> None:
     if data.draw(st.booleans()):
         symbols[rng.random(symbols.size) < 0.97] = few[0]
     code = _rans(symbols, letters)
-    np.testing.assert_array_equal(decode_rans(memoryview(code), symbols.size, letters), symbols)
+    np.testing.assert_array_equal(decode_rans(memoryview(code), symbols.size, letters, Budget(symbols.size)), symbols)
 
 
 @pytest.mark.parametrize(("letters", "share"), [(2, 0.7), (3, 0.8), (16, 0.4), (90, 0.9), (256, 0.2)])
@@ -105,7 +106,7 @@ def test_damaged_rans_is_refused_or_sound(letters: int, share: float) -> None:
     refused = 0
     for other in damaged:
         try:
-            decoded = decode_rans(memoryview(other), 400, letters)
+            decoded = decode_rans(memoryview(other), 400, letters, Budget(400))
         except WireError:
             refused += 1
         else:
@@ -113,7 +114,7 @@ def test_damaged_rans_is_refused_or_sound(letters: int, share: float) -> None:
             assert decoded.max() < letters
     assert refused > 0.95 * len(damaged)  # a state that is wrong rarely ends at 1
     with pytest.raises(WireError):
-        decode_rans(memoryview(code), 0, letters)
+        decode_rans(memoryview(code), 0, letters, Budget(0))
 
 
 def test_a_forged_rans_payload_takes_little_memory() -> None:
@@ -126,13 +127,13 @@ def test_a_forged_rans_payload_takes_little_memory() -> None:
     for tail in (b"\xff" * 70_000, b"\1" * 79_000):
         body = data[19:45] + tail
         forged = sealed(data[:14] + data[14:15] + len(body).to_bytes(4, "little") + body)
-        assert decode_within_memory(forged, payload.size) is None
+        assert decode_within_bounds(forged, payload.size) is None
 
 
 def test_a_few_bytes_cannot_make_a_reader_step_long() -> None:
     code = _rans(np.array([0] * 8 + [1], np.uint8), 2)
     with pytest.raises(WireError):
-        decode_rans(memoryview(code), 1 << 23, 2)
+        decode_rans(memoryview(code), 1 << 23, 2, Budget(1 << 23))
     assert encode_rans(np.tile(np.arange(16, dtype=np.uint8), 1 << 14), np.full(16, 1 << 14), 4.0 * (1 << 18)) is None
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fl_mlmc.compression.wire import WireError
+from fl_mlmc.compression.wire.limits import Budget
 from fl_mlmc.compression.wire.symbols import decode_symbols, encode_symbols
 from fl_mlmc.compression.wire.symbols.deflated import encode_deflated
 from fl_mlmc.compression.wire.symbols.lanes import encode_lanes
@@ -59,7 +60,7 @@ ENCODERS: dict[int, Callable[[np.ndarray, int], bytes]] = {
     PLAIN: encode_plain,
     RANS: rans,
     TRITS: lambda symbols, letters: encode_trits(symbols),
-    LANES: lambda symbols, letters: encode_lanes(symbols, counted(symbols, letters), 8.0 * symbols.size),
+    LANES: lambda symbols, letters: encode_lanes(symbols, counted(symbols, letters), 100.0 * symbols.size),
 }
 SOME_LETTERS = [2, 3, 4, 5, 6, 7, 16, 17, 31, 100, 255, 256, 257, 511, 512, 4095, 4096, 4097, 1 << 15, 1 << 16]
 FITTING = [
@@ -133,9 +134,9 @@ def test_a_stream_without_a_mode_is_refused() -> None:
 def test_parts_lie_two_deep_and_no_deeper(mode: int) -> None:
     symbols = symbols_of(200, 100)
     for depth in range(MAX_DEPTH):
-        np.testing.assert_array_equal(Stream(200, 100, depth).decode(coded(mode, symbols, 100)), symbols)
+        np.testing.assert_array_equal(Stream(200, 100, Budget(200), depth).decode(coded(mode, symbols, 100)), symbols)
     with pytest.raises(WireError, match=f"at depth {MAX_DEPTH} cannot have"):
-        Stream(200, 100, MAX_DEPTH).decode(coded(mode, symbols, 100))
+        Stream(200, 100, Budget(200), MAX_DEPTH).decode(coded(mode, symbols, 100))
     nested = symbols_of(200, 250)
     np.testing.assert_array_equal(decode_symbols(memoryview(split(nested, 250, MAX_DEPTH)), 200, 250), nested)
     with pytest.raises(WireError, match=r"has mode 3, which \d+ symbols at depth 2 cannot have"):
