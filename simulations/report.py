@@ -31,7 +31,7 @@ def summarise(directory: Path) -> Table:
     for (width, tier), group in clients.groupby(["width", "tier"]):
         total = int(group["payload_bytes"].sum())
         each = f"{decimal(total)}, {decimal(round(total / len(group)))} an update"
-        table.add_row(f"uplink of tier {tier} (width {width:g})", each)
+        table.add_row(escape(f"uplink of tier {tier} (width {width:g})"), each)
     table.add_row("least coverage of a coordinate", f"{rounds['coverage_min'].min():.0f} clients")
     if "outer_never_held" in rounds and (missed := int(rounds["outer_never_held"].iloc[-1])):
         table.add_row("outer coordinates that no client ever held", f"{missed:,}")
