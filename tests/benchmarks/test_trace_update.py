@@ -3,7 +3,7 @@
 from benchmarks.trace_update import BEGINS, ENDS, Way, trace
 
 MOST_FILES, MOST_RETURNS = 33, 43
-"""As many as there are. A change that adds a file to the way says so here, and why: the bound of a payload's work took a return."""
+"""As many as there are. A change that adds a file says so here, and why. The bound of a decode's work took a return."""
 
 
 def test_a_return_is_a_call_out_of_another_file_into_one_that_was_passed() -> None:
