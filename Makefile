@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-FUZZ_SECONDS ?= 60
+FUZZ_SECONDS ?= 30
 SCENARIO ?= simulations/scenarios/quickstart.toml
 TESTS ?= tests
 PYTEST := $(BIN)/python -m pytest -q --durations=10
@@ -23,8 +23,9 @@ test-root: $(VENV)/.installed-dev
 	$(PYTEST) -m root $(TESTS)
 
 fuzz: $(VENV)/.installed-dev
-	@new=$$(mktemp -d) && $(BIN)/python tests/fuzz/fuzz_payload.py -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 \
-	-artifact_prefix=$$new/ $$new tests/fuzz/corpus
+	@for what in payload:corpus message:messages; do new=$$(mktemp -d) && \
+	$(BIN)/python tests/fuzz/fuzz_$${what%:*}.py -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 -artifact_prefix=$$new/ \
+	$$new tests/fuzz/$${what#*:} || exit 1; done
 
 check: $(VENV)/.installed-dev bundle
 	$(BIN)/ruff check .

@@ -23,6 +23,7 @@ from fl_mlmc.run.protocol import (
     TrainTask,
     code_stamp,
     payload_name,
+    printable,
 )
 from fl_mlmc.submodels.measure import widest_tier
 from fl_mlmc.training.local import TrainingError, device_named
@@ -127,7 +128,7 @@ def _reply(message: Message, reply: ClientReply) -> Message:
 
 def _failure(message: Message, task: TrainTask, error: Exception) -> Message:
     curvature = error.curvature if isinstance(error, DivergedError) else math.inf
-    failure = TrainFailure(task.server_round, task.client, str(error), curvature)
+    failure = TrainFailure(task.server_round, task.client, printable(error, 2000), curvature)
     return Message(RecordDict({CONFIG: ConfigRecord(failure.to_config())}), reply_to=message)
 
 

@@ -63,7 +63,7 @@ class FedBilevel(TieredStrategy):
         super().__init__(config, model, round_log, data, evaluate_model, data_meta, remembers=is_personal)
         self._held = Held.of(problem, "nested", 1.0)
         self._method = method_of(config)
-        self._convexity = ConvexityWatch(problem)
+        self._convexity = ConvexityWatch(problem, config.cohort.num_clients)
         self._was_held = torch.zeros(problem.outer_spec.size if problem.outer == "global" else 0, dtype=torch.bool)
 
     def summary(self) -> None:
@@ -94,14 +94,16 @@ class FedBilevel(TieredStrategy):
         try:
             stepped, metrics = super().aggregate_train(server_round, replies)
         except QuorumError as error:
-            failures = [answer.failure for answer in self._opened.answers if answer.failure is not None]
-            if diverged := [failure.curvature for failure in failures if not math.isinf(failure.curvature)]:
-                seen = [curvature for curvature in diverged if math.isfinite(curvature)]
-                raise self._convexity.diverged(server_round, min(seen, default=math.nan)) from error
+            missing = [answer for answer in self._opened.answers if answer.update is None]
+            failures = [answer.failure for answer in missing if answer.failure is not None]
+            diverged = [failure.curvature for failure in failures if not math.isinf(failure.curvature)]
+            if 2 * len(diverged) > len(missing):  # otherwise it is not what ends the run
+                raise self._convexity.diverged(server_round, diverged) from error
             raise
         if stepped is not None:
             point = self._held.unpack(from_arrays(stepped), NOTHING)
-            self._convexity.add(server_round, self._opened.row["curvature"], point)
+            seen = {update.client: update.curvature for update in self._opened.taken}
+            self._convexity.add(server_round, seen, point)
         if server_round == self.config.num_rounds:
             self._report_uncovered()
         return stepped, metrics

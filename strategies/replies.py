@@ -1,11 +1,12 @@
 """What comes back from clients: which task a reply answers, whether it keeps the rules, and how long it is.
 
-Every reply is taken for hostile. One that breaks a rule raises ProtocolError or WireError, both ValueErrors, and
-costs its own client only. What a client says stands in quotes, so that it cannot pose as what we say.
+Every reply is taken for hostile. One that breaks a rule raises ProtocolError or WireError, both ValueErrors; the
+strategy counts on neither: whatever a reply raises costs its own client only. What a client says stands in quotes, so
+that it cannot pose as what we say.
 """
 
-import math
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from logging import WARNING
 
 from flwr.app import ArrayRecord, ConfigRecord, Message
@@ -35,10 +36,6 @@ class ClientFailed(ProtocolError):
     def __init__(self, failure: TrainFailure) -> None:
         super().__init__(f"it says {failure.failure!r}")
         self.failure = failure
-
-
-MOST_DRAWS = 254
-"""As many as MLMC can draw; a row in the log holds them all."""
 
 
 def in_client_order(opened: OpenRound, replies: Iterable[Message]) -> Iterator[tuple[int, Message | None]]:
@@ -98,20 +95,10 @@ def read_update(
         )
     if update.code_stamp != code_stamp():
         raise ProtocolError(f"it runs code {update.code_stamp!r}, the server runs {code_stamp()}")
-    if not 0 < update.num_examples <= limits.max_examples:
+    if update.num_examples > limits.max_examples:
         raise ProtocolError(f"it declares {update.num_examples} examples, 1 to {limits.max_examples} are allowed")
-    if not 0 <= update.num_steps <= 2**31:
-        raise ProtocolError(f"it declares {update.num_steps} steps")
-    if not math.isfinite(update.train_loss):
-        raise ProtocolError(f"its train-loss is {update.train_loss}")
-    if max(len(update.levels), len(update.probabilities)) > MOST_DRAWS:
-        raise ProtocolError(f"it tells of {max(len(update.levels), len(update.probabilities))} draws")
-    if not all(type(level) is int for level in update.levels):
-        raise ProtocolError(f"its levels are {update.levels[:3]}, expected whole numbers")
-    if not all(type(chance) is float for chance in update.probabilities):
-        raise ProtocolError(f"its probabilities are {update.probabilities[:3]}, expected numbers")
     if update.compressor:
-        _check_compressor(update.compressor)
+        update = replace(update, compressor=repr(parse(update.compressor)))
     names = [payload_name(number) for number in range(num_messages)]
     payloads = [_read_payload(arrays, name, sent.plan.size) for name in names]
     for payload in payloads if limits.max_update_norm else ():
@@ -129,12 +116,6 @@ def _read_payload(arrays: object, name: str, size: int) -> Payload:
     return decode_payload(array.data, size)
 
 
-def _check_compressor(text: str) -> None:
-    if len(text) > 200:
-        raise ProtocolError(f"the name of its compressor has {len(text)} characters")
-    parse(text)
-
-
 def _last_line(reason: str | None) -> str:
-    lines = (reason or "no reason given").strip().splitlines()
+    lines = (reason or "no reason given")[-2000:].strip().splitlines()
     return lines[-1] if lines else "no reason given"

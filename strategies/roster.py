@@ -12,7 +12,7 @@ from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 
-from fl_mlmc.run.protocol import CONFIG, ROSTER_ACTION, ProtocolError, RosterEntry, code_stamp, printable
+from fl_mlmc.run.protocol import CONFIG, ROSTER_ACTION, ProtocolError, RosterEntry, code_stamp, reason_of
 from fl_mlmc.submodels.tier import Tier, assign_tiers, tier_named
 
 from .device_grid import DeviceGrid
@@ -156,21 +156,19 @@ class Roster:
         if reply.has_error():
             return  # it may answer the next time
         try:
-            entry = RosterEntry.from_config(reply.content.config_records[CONFIG])
+            if (said := reply.content.config_records.get(CONFIG)) is None:
+                raise ProtocolError(f"its answer has no config record {CONFIG!r}")
+            entry = RosterEntry.from_config(said)
             if entry.code_stamp != code_stamp():
                 raise ProtocolError(f"it runs code {entry.code_stamp!r}, the server runs {code_stamp()}")
-            if entry.first < 0 or entry.stride < 0:
-                raise ProtocolError(f"it hosts client {entry.first} and every {entry.stride}th, both must be 0 or more")
             if entry.tier:
                 tier_named(self._tiers, entry.tier)
             if name and (entry.stride or name != f"client-{entry.first}"):
                 raise ProtocolError(f"it hosts client {entry.first}, and was registered as {name!r}")
-            if len(entry.node) > 100:
-                raise ProtocolError(f"its name has {len(entry.node)} characters, 100 are allowed")
             if (clash := next((client for client in self._hosted(entry) if client in self._hosts), None)) is not None:
                 raise ProtocolError(f"client {clash} has a node already")
-        except (KeyError, TypeError, ValueError) as error:
-            self._refused[node_id] = printable(error)
+        except Exception as error:  # an answer is of somebody else's making, too
+            self._refused[node_id] = reason_of(error)
             log(WARNING, "node %s is left out: %s", name or node_id, self._refused[node_id])
             self._on_refused(name or str(node_id), self._refused[node_id])
         else:

@@ -26,7 +26,7 @@ from fl_mlmc.run.protocol import (
     MOVEMENT,
     PAYLOAD_STYPE,
     TrainTask,
-    printable,
+    reason_of,
 )
 from fl_mlmc.submodels import IndexPlan, plan
 from fl_mlmc.submodels.coverage import CoverageWatch
@@ -142,6 +142,11 @@ class TieredStrategy(Strategy):
         self._cumulative_uplink_bytes = 0
         self._rounds_done = 0
         self._round_saved = 0
+
+    @property
+    def num_messages(self) -> int:
+        """Payloads of an update, as the scheme counts them."""
+        return self._scheme.scheme.num_messages
 
     def summary(self) -> None:
         """Say what this run is."""
@@ -376,13 +381,14 @@ class TieredStrategy(Strategy):
         try:
             payload_bytes, message_bytes = sizes(reply)
             answer = replace(answer, payload_bytes=payload_bytes, message_bytes=message_bytes)
-            update, payloads = read_update(reply, answer.sent, aggregation, self._scheme.scheme.num_messages)
+            update, payloads = read_update(reply, answer.sent, aggregation, self.num_messages)
             labels = update.labels if aggregation.average_by_label else None
             weight = 1 if aggregation.weighting == "clients" else update.num_examples
             self._scheme.add(opened.gathering, client, answer.sent.plan, payloads, weight, labels)
-        except ValueError as error:
-            reason = printable(error)
-            log(WARNING, "client %d dropped in round %d: %s", client, opened.number, reason)
+        except Exception as error:  # a reply is of somebody else's making: whatever it raises costs it alone
+            reason = reason_of(error)
+            trace = None if isinstance(error, ValueError) else error  # nobody foresaw it: it may be a fault of ours
+            log(WARNING, "client %d dropped in round %d: %s", client, opened.number, reason, exc_info=trace)
             return replace(answer, reason=reason, failure=error.failure if isinstance(error, ClientFailed) else None)
         return replace(answer, update=update)
 

@@ -72,7 +72,7 @@ def simulate(
     methods = list(method) if isinstance(method, Sequence) else [method] * len(clients)
     x, y = start or problem.start(seed, dtype)
     trace = Trace(Point(x, y, methods[0].estimator.first_multiplier(y)))
-    seen, convexity = CoverageWatch(problem.outer_spec), ConvexityWatch(problem)
+    seen, convexity = CoverageWatch(problem.outer_spec), ConvexityWatch(problem, len(clients))
     for server_round in range(1, num_rounds + 1):
         cohort: Sequence[int] = range(len(clients))
         if cohort_size:
@@ -108,7 +108,8 @@ def simulate(
             float(torch.stack([reply.curvature for reply in replies]).nanmean()),
         )
         trace.rows.append(row)
-        convexity.add(server_round, row.curvature, trace.point)
+        seen_by = {client: float(reply.curvature) for client, reply in zip(cohort, replies, strict=True)}
+        convexity.add(server_round, seen_by, trace.point)
         if observe:
             observe(server_round, trace.point)
     trace.uncovered = seen.uncovered(num_rounds, num_rounds)

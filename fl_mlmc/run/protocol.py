@@ -9,11 +9,13 @@ cannot give an update replies with a `TrainFailure` instead.
 import hashlib
 import math
 from collections.abc import Container, Mapping
-from dataclasses import MISSING, Field, dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from functools import cache, lru_cache
 from itertools import count, takewhile
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, NamedTuple, Self, get_args, get_type_hints
+
+from .ranges import Between, ListOf, Range, Text
 
 PAYLOAD_STYPE = "fl_mlmc.payload/1"
 ARRAYS, CONFIG, PAYLOAD = "arrays", "config", "payload"
@@ -41,67 +43,118 @@ class ProtocolError(ValueError):
 
 def printable(error: object, most: int = 500) -> str:
     """What was said by or of a client, fit for logs and terminals: one line, no control characters, not long."""
-    text = "".join(character if character.isprintable() else " " for character in str(error)[: most + 1])
+    try:
+        said = str(error)
+    except Exception:  # an error of somebody else's code may fail even at this
+        said = f"{type(error).__name__}, which does not say what it is"
+    text = "".join(character if character.isprintable() else " " for character in said[: most + 1])
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
+def reason_of(error: Exception) -> str:
+    """Why a message is dropped, fit for logs: what a ValueError says; any other error by its name too."""
+    return printable(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {printable(error)}"
+
+
+MOST = 2**31
+"""Of what is counted: rounds, clients, examples, steps, levels."""
+MOST_DRAWS = 254
+"""As many as MLMC can draw; a row in the log holds them all."""
+MOST_BITS = 1e15
+MOST_SECONDS = 1e9
+"""Thirty years."""
+LARGEST = 3.4028235e38
+"""Of the numbers in float32, rounded up."""
+
+Count = Annotated[int, Between(0, MOST)]
+Seconds = Annotated[float, Between(0, MOST_SECONDS)]
+Location = Annotated[str, Text(5000, has_lines=True)]
+Name = Annotated[str, Text(100)]
+
+
 class _Record:
-    """A frozen dataclass of plain values that travels as a config record with dashed keys."""
+    """A frozen dataclass of plain values that travels as a config record with dashed keys.
+
+    Every field is annotated with its type and its range: what comes from elsewhere is held to both.
+    """
 
     def to_config(self) -> dict[str, Any]:
-        # What has its default is not sent: each key costs, and Flower cannot size an empty list or text.
-        values = ((key, getattr(self, field.name), default) for field, key, default in _layout(type(self)))  # type: ignore[arg-type]
-        return {key: value for key, value, default in values if value != default}
+        """The fields by their keys, without those that have their default."""
+        # Each key costs, and Flower cannot size an empty list or text.
+        values = ((field, getattr(self, field.name)) for field in _layout(type(self)))  # type: ignore[arg-type]
+        return {field.key: value for field, value in values if value != field.default}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """Read it back; ProtocolError on a missing field or one of another type."""
-        values = {}
-        for field, key, default in _layout(cls):  # type: ignore[arg-type]
-            value = config.get(key, list(default) if field.type is list else default)
-            if type(value) is not field.type:
-                raise ProtocolError(f"{cls.__name__} has {key} = {value!r}, expected {field.type}")
-            values[field.name] = value
+        """Read it back; ProtocolError on a field that is missing, of another type or out of its range."""
+        values: dict[str, Any] = {}
+        for field in _layout(cls):  # type: ignore[arg-type]
+            value: Any = config.get(field.key, field.default)
+            is_allowed = type(value) is field.kind and value in field.range
+            if not is_allowed:
+                raise ProtocolError(
+                    f"{cls.__name__} has {field.key} = {_shown(value)}, expected {field.kind.__name__} {field.range}"
+                )
+            values[field.name] = list(value) if field.kind is list else value
         return cls(**values)
 
 
+class _Field(NamedTuple):
+    """A field of a record: the key that it travels under, what it may be, and what it is if nothing travels."""
+
+    name: str
+    key: str
+    kind: type
+    range: Range
+    default: Any
+    """None: it must travel."""
+
+
 @cache
-def _layout(kind: type) -> list[tuple["Field[Any]", str, Any]]:
-    """The fields of a record, the keys they travel under, and what they are if nothing travels; None: it must."""
-    return [(field, field.name.replace("_", "-"), _default(field)) for field in fields(kind)]
+def _layout(record: type[_Record]) -> list[_Field]:
+    hints = get_type_hints(record, include_extras=True)
+    laid_out = []
+    for field in fields(record):  # type: ignore[arg-type]
+        kind, allowed = get_args(hints[field.name])
+        default = field.default if field.default is not MISSING else [] if kind is list else None
+        laid_out.append(_Field(field.name, field.name.replace("_", "-"), kind, allowed, default))
+    return laid_out
 
 
-def _default(field: "Field[Any]") -> Any:
-    if field.default is not MISSING:
-        return field.default
-    return [] if field.type is list else None
+def _shown(value: object) -> str:
+    if isinstance(value, str | bytes | list):
+        value = value[:60]  # the rest would be cut off all the same
+    try:
+        return printable(repr(value), 60)
+    except ValueError:  # there are more than Python writes out
+        return "a number of too many digits to show"
 
 
 @dataclass(frozen=True)
 class TrainTask(_Record):
     """What the server asks: train the submodel of `width` as client number `client`."""
 
-    server_round: int
-    client: int
-    tier: str
-    width: float
-    data: str
+    server_round: Count
+    client: Count
+    tier: Name
+    width: Annotated[float, Between(0, 1, is_open=True)]
+    data: Location
     """Where the prepared data lies, for clients that share the server's disk."""
-    state: str = ""
+    state: Location = ""
     """Where clients that share the server's disk keep their memories; empty: the scheme has none."""
-    memory_round: int = 0
+    memory_round: Count = 0
     """The round whose memory the client must have, because its message was taken then; 0: none yet."""
-    checkpoint_round: int = 0
+    checkpoint_round: Count = 0
     """The round whose memory the client must keep, because the last checkpoint counts on it; 0: none yet."""
-    rank: int = 0
+    rank: Count = 0
     """The client's place in the cohort, from 0."""
-    cohort_size: int = 1
-    gradients: int = 1
+    cohort_size: Count = 1
+    gradients: Count = 1
     """Minibatch gradients to take, and messages to send of them, where the scheme sets a client's work by its pace."""
-    messages: int = 1
-    data_meta: str = ""
+    messages: Count = 1
+    data_meta: Annotated[str, Text(10**6, has_lines=True)] = ""
     """What the run's data set is, for devices that bring examples of their own."""
-    uplink_budget: int = 0
+    uplink_budget: Annotated[int, Between(0, 2**62)] = 0
     """Bytes that the payload may have, as the node's own config says; 0: any."""
 
 
@@ -109,22 +162,23 @@ class TrainTask(_Record):
 class TrainUpdate(_Record):
     """What the client sends beside its payload: update = after − before, over its own submodel."""
 
-    server_round: int
-    client: int
-    code_stamp: str
-    num_examples: int
-    num_steps: int
-    train_loss: float
-    train_seconds: float
-    encode_seconds: float
-    expected_bits: float
-    levels: list
-    probabilities: list
-    labels: list
+    server_round: Count
+    client: Count
+    code_stamp: Name
+    num_examples: Annotated[int, Between(1, MOST)]
+    num_steps: Count
+    train_loss: Annotated[float, Between(-LARGEST, LARGEST)]
+    train_seconds: Seconds
+    encode_seconds: Seconds
+    expected_bits: Annotated[float, Between(0, MOST_BITS)]
+    levels: Annotated[list, ListOf(int, Between(1, MOST), MOST_DRAWS)]
+    probabilities: Annotated[list, ListOf(float, Between(0, 1, is_open=True), MOST_DRAWS)]
+    """The chance of each of the levels to be drawn."""
+    labels: Annotated[list, ListOf(int, Between(0, MOST), 10**6)]
     """The classes among the client's examples, where the run averages by label; otherwise empty."""
-    compressor: str = ""
+    compressor: Annotated[str, Text(200)] = ""
     """What compressed the update, where that was not the run's own: a device chose a smaller fraction."""
-    curvature: float = math.inf
+    curvature: Annotated[float, Between(-LARGEST, math.inf)] = math.inf
     """vᵀHv / ‖v‖² as a bilevel client measured it; infinite where nothing was measured."""
 
 
@@ -132,10 +186,10 @@ class TrainUpdate(_Record):
 class TrainFailure(_Record):
     """Why a client has no update to send."""
 
-    server_round: int
-    client: int
-    failure: str
-    curvature: float = math.inf
+    server_round: Count
+    client: Count
+    failure: Annotated[str, Text(10_000, has_lines=True)]
+    curvature: Annotated[float, Between(-LARGEST, math.inf, or_nan=True)] = math.inf
     """Along v, as a bilevel client saw it before its steps diverged, NaN if it did not; infinite: another failure."""
 
 
@@ -143,13 +197,13 @@ class TrainFailure(_Record):
 class RosterEntry(_Record):
     """Who a node is: the clients it hosts are first, first + stride, … below the run's number of clients."""
 
-    first: int
-    stride: int
-    tier: str
+    first: Count
+    stride: Count
+    tier: Name
     """The tier it declares; empty where the run's shares decide."""
-    node: str
+    node: Name
     """A name that repeats from run to run."""
-    code_stamp: str
+    code_stamp: Name
 
 
 def code_stamp() -> str:

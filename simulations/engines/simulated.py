@@ -11,6 +11,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
 from fl_mlmc.run.config import Scalar
+from fl_mlmc.run.protocol import printable
 
 CLIENT_APP_RAISED = 2  # flwr's ErrorCode.CLIENT_APP_RAISED_EXCEPTION
 
@@ -82,13 +83,26 @@ def context_of(
     )
 
 
-def answer(client_app: ClientApp, message: Message, context: Context) -> Message:
-    """The ClientApp's reply, or an error reply if it raises."""
+def answer(client_app: ClientApp, message: Message, context: Context, is_apart: bool = False) -> Message:
+    """The ClientApp's reply, or an error reply if it raises, whatever it raises, or gives something else.
+
+    `is_apart`: in a process without a terminal, where a KeyboardInterrupt is the client's doing, not the user's.
+    """
     try:
-        return client_app(message, context)
-    except Exception as error:
+        reply = client_app(message, context)
+        if not isinstance(reply, Message):
+            raise TypeError(f"the ClientApp gave a {type(reply).__name__}, expected a Message")
+        return reply
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and not is_apart:
+            raise
         logging.getLogger(__name__).error("the ClientApp raised\n%s", traceback.format_exc())
-        return Message(Error(CLIENT_APP_RAISED, f"{type(error).__name__}: {error}"), reply_to=message)
+        return raised(message, error)
+
+
+def raised(message: Message, error: BaseException) -> Message:
+    """The error reply of a client whose app raised `error`."""
+    return Message(Error(CLIENT_APP_RAISED, f"{type(error).__name__}: {printable(error)}"), reply_to=message)
 
 
 def identify_process() -> None:

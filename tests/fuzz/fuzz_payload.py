@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing of the payload reader, with atheris: a minute in CI, longer by hand.
+"""Coverage-guided fuzzing of the payload reader, with atheris: half a minute in CI, longer by hand.
 
     make fuzz FUZZ_SECONDS=600
     python tests/fuzz/fuzz_payload.py -max_total_time=600 tests/fuzz/corpus    keeps new inputs of interest

@@ -51,9 +51,17 @@ def test_tiers_follow_the_shares_unless_the_node_declares_one() -> None:
     [
         (lambda entry: {"tier": "huge"} if entry.first == 1 else {}, "unknown tier 'huge'; known: small, full"),
         (lambda entry: {"code-stamp": "old"} if entry.first == 1 else {}, "it runs code 'old', the server runs"),
-        (lambda entry: {"first": -4} if entry.first == 1 else {}, "it hosts client -4"),
-        (lambda entry: {"stride": -1} if entry.first == 1 else {}, "every -1th, both must be 0 or more"),
-        (lambda entry: {"node": "x" * 101} if entry.first == 1 else {}, "its name has 101 characters, 100 are allowed"),
+        (lambda entry: {"first": -4} if entry.first == 1 else {}, "first = -4, expected int from 0 to 2147483648"),
+        (lambda entry: {"stride": -1} if entry.first == 1 else {}, "stride = -1, expected int from 0"),
+        (
+            lambda entry: {"node": "x" * 101} if entry.first == 1 else {},
+            "node = 'x{58}…, expected str of at most 100 printable characters",
+        ),
+        (lambda entry: {"node": "\x1b[2J"} if entry.first == 1 else {}, r"node = '\\x1b\[2J', expected str of at most"),
+        (
+            lambda entry: {"tier": "x" * 10**6} if entry.first == 1 else {},
+            "tier = 'x{58}…, expected str of at most 100",
+        ),
         (lambda entry: {"first": "one"} if entry.first == 1 else {}, "first = 'one'"),
     ],
 )

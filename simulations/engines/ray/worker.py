@@ -26,7 +26,7 @@ from flwr.clientapp import ClientApp
 from fl_mlmc.run.config import Scalar
 
 from ..heap import keep_heap
-from ..simulated import answer, context_of, identify_process
+from ..simulated import answer, context_of, identify_process, raised
 from .cargo import Cargo
 from .spool import Spool
 
@@ -75,7 +75,11 @@ class Worker:
         answers = self._at_once(parcel.number, calls) if parcel.at_once else None
         answers = answers or self._one_by_one(parcel.number, calls)
         self._limit.lift()
-        return Return.pack(answers, self._spool, parcel.place)
+        try:
+            return Return.pack(answers, self._spool, parcel.place)
+        except Exception:  # one of them holds what cannot be sent
+            answers = [_sendable(answer, message) for answer, (message, _) in zip(answers, calls, strict=True)]
+            return Return.pack(answers, self._spool, parcel.place)
 
     def _context(self, message: Message, state: RecordDict | None) -> Context:
         setting = self._setting
@@ -87,7 +91,7 @@ class Worker:
             start = time.monotonic()
             self._limit.renew(start)
             self._progress.write(number, index, start)
-            reply = answer(self._setting.client_app, message, context)
+            reply = answer(self._setting.client_app, message, context, is_apart=True)
             answers.append(Answer(reply, context.state or None, time.monotonic() - start))
         return answers
 
@@ -99,7 +103,7 @@ class Worker:
         messages, contexts = zip(*calls, strict=True)
         try:
             replies = self._setting.at_once(messages, contexts)  # type: ignore[misc]
-        except Exception:
+        except BaseException:  # of a client's own code, as in `answer`
             logging.getLogger(__name__).exception("clients could not be run at once; they run one by one")
             return None
         seconds = (time.monotonic() - start) / len(calls)
@@ -175,6 +179,15 @@ class Return(NamedTuple):
             return pickle.loads(self.answers, buffers=[data.tobytes() for data in self.large])
         assert spool is not None
         return pickle.loads(self.answers, buffers=spool.read(place, self.sizes))
+
+
+def _sendable(answer: Answer, message: Message) -> Answer:
+    """The answer, or an error in its place if it cannot be sent."""
+    try:
+        _pickled_apart(answer)
+    except Exception as error:
+        return Answer(raised(message, error), None, answer.seconds)
+    return answer
 
 
 def _pickled_apart(value: object) -> tuple[bytes, list[bytes]]:

@@ -41,6 +41,45 @@ def test_a_client_that_raises_gives_an_error_reply(grid: LocalGrid) -> None:
     assert reply.metadata.group_id == "1/0"
 
 
+class Mute(BaseException):
+    def __str__(self) -> str:
+        raise RuntimeError("no word of it")
+
+
+def grid_of(raised: BaseException | None) -> LocalGrid:
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        if raised is not None:
+            raise raised
+        return None  # type: ignore[return-value]
+
+    return LocalGrid(app, 3, {})
+
+
+@pytest.mark.parametrize(
+    ("raised", "reason"),
+    [
+        (Mute(), "Mute: Mute, which does not say what it is"),
+        (SystemExit(3), "SystemExit: 3"),
+        (ValueError("two\nlines\x1b[2J"), "ValueError: two lines [2J"),
+        (None, "TypeError: the ClientApp gave a NoneType, expected a Message"),
+    ],
+)
+def test_whatever_a_client_raises_or_gives_is_a_reply(raised: BaseException | None, reason: str) -> None:
+    grid = grid_of(raised)
+    (reply,) = grid.send_and_receive([ask(grid, 2)])
+    assert reply.error.reason == reason
+    assert reply.metadata.group_id == "1/0"
+
+
+def test_ctrl_c_ends_a_local_run() -> None:
+    grid = grid_of(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        list(grid.send_and_receive([ask(grid, 2)]))
+
+
 def test_messages_can_be_pushed_and_pulled(grid: LocalGrid) -> None:
     names = list(grid.push_messages([ask(grid, 3)]))
     assert [reply.metadata.src_node_id for reply in grid.pull_messages(names)] == [3]

@@ -1,6 +1,7 @@
 """The ray engine answers as the local one does, through every fault."""
 
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -25,11 +26,26 @@ def client_app() -> ClientApp:
     """A client that echoes what it was sent and where it sits; its orders are in the message."""
     app = ClientApp()  # made in a function, it travels to the workers by value
 
+    class Mute(BaseException):
+        def __str__(self) -> str:
+            raise RuntimeError("no word of it")
+
     @app.train()
     def train(message: Message, context: Context) -> Message:
         orders = message.content["orders"]
         if orders["do"] == "raise":
             raise ValueError("on purpose")
+        if orders["do"] == "interrupt":
+            raise KeyboardInterrupt
+        if orders["do"] == "raise without a word":
+            raise Mute
+        if orders["do"] == "leave":
+            raise SystemExit(3)
+        if orders["do"] == "give what cannot be sent":
+            message.content["orders"].secret = lambda: 0  # type: ignore[attr-defined]
+            return Message(message.content, reply_to=message)
+        if orders["do"] == "give nothing":
+            return None  # type: ignore[return-value]
         if orders["do"] == "hang":
             time.sleep(600)
         if orders["do"] == "exhaust memory":
@@ -176,6 +192,24 @@ def test_a_client_without_memory_is_an_error_reply(grid: RayGrid) -> None:
     replies = list(grid.send_and_receive(messages({5: {"do": "exhaust memory"}})))
     (bad,) = [reply for reply in replies if reply.has_error()]
     assert bad.error.reason.startswith("MemoryError")
+    assert len(replies) == NUM_NODES
+
+
+@pytest.mark.parametrize(
+    ("do", "reason"),
+    [
+        ("interrupt", "KeyboardInterrupt: "),
+        ("raise without a word", "Mute: Mute, which does not say what it is"),
+        ("leave", "SystemExit: 3"),
+        ("give what cannot be sent", "PicklingError|AttributeError|TypeError"),
+        ("give nothing", "TypeError: the ClientApp gave a NoneType"),
+    ],
+)
+def test_whatever_a_client_raises_or_gives_costs_it_alone(grid: RayGrid, do: str, reason: str) -> None:
+    replies = list(grid.send_and_receive(messages({5: {"do": do}})))
+    (bad,) = [reply for reply in replies if reply.has_error()]
+    assert bad.metadata.src_node_id == 5
+    assert re.match(reason, bad.error.reason)
     assert len(replies) == NUM_NODES
 
 
