@@ -197,12 +197,12 @@ class Lattice:
 
     def values(self) -> np.ndarray:
         """(count,) float32, from step and offset as they travel: rounded to float32."""
-        step, offset = float(np.float32(self.step)), float(np.float32(self.offset))
+        step, offset = _single(self.step), _single(self.offset)
         return (offset + step * (self.first + np.arange(self.count))).astype(np.float32)
 
     def values_of(self, symbols: Tensor) -> Tensor:
         """float32 values of some symbols, for alphabets that are too long to write out."""
-        step, offset = float(np.float32(self.step)), float(np.float32(self.offset))
+        step, offset = _single(self.step), _single(self.offset)
         return (symbols.double().add_(self.first).mul_(step).add_(offset)).float()
 
     @property
@@ -216,7 +216,7 @@ class Lattice:
 
     def is_finite(self) -> bool:
         """Whether all values stay in float32's range."""
-        return math.isfinite(self.peak()) and math.isfinite(np.float32(self.offset))
+        return math.isfinite(self.peak()) and math.isfinite(_single(self.offset))
 
 
 @dataclass(frozen=True, eq=False)
@@ -352,8 +352,7 @@ class PowerBlock(_Pointwise):
 
     def _factors(self) -> tuple[float, float]:
         """(scale, extra) as they travel: rounded to float32."""
-        with np.errstate(over="ignore"):
-            return float(np.float32(self.scale)), float(np.float32(self.extra))
+        return _single(self.scale), _single(self.extra)
 
 
 @dataclass(frozen=True, eq=False)
@@ -383,6 +382,12 @@ class Payload:
         """Add `scale` times the sum to `accumulator`, in place; `index` as in `Block.add_to`."""
         for block in self.blocks:
             block.add_to(accumulator, scale, index)
+
+
+def _single(number: float) -> float:
+    """The nearest number of float32, infinite beyond its range."""
+    with np.errstate(over="ignore"):
+        return float(np.float32(number))
 
 
 def _times(values: Tensor, factor: float) -> Tensor:

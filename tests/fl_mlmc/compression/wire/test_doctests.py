@@ -1,8 +1,7 @@
-"""What the modules of the wire format say of themselves: examples that run, a docstring for every public name."""
+"""The examples in the docstrings of the wire format are run."""
 
 import doctest
 import importlib
-import inspect
 import pkgutil
 from types import ModuleType
 
@@ -33,23 +32,3 @@ def test_every_mode_of_a_symbol_stream_has_a_file_with_an_example_of_encode_and_
         assert {f"encode_{name}", f"decode_{name}"} <= set(vars(module))
         assert f">>> coded = encode_{name}(" in text
         assert f"decode_{name}(" in text
-
-
-@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
-def test_every_public_name_says_what_it_is(module: ModuleType) -> None:
-    own = [thing for thing in vars(module).values() if getattr(thing, "__module__", None) == module.__name__]
-    methods = [method for thing in own if inspect.isclass(thing) for method in vars(thing).values()]
-    silent = [
-        thing
-        for thing in (module, *own, *methods)
-        if not _name(thing).startswith("_") and callable(_function(thing)) and not _function(thing).__doc__
-    ]
-    assert not silent
-
-
-def _function(thing: object) -> object:
-    return thing.fget if isinstance(thing, property) else thing
-
-
-def _name(thing: object) -> str:
-    return getattr(_function(thing), "__name__", "_")
