@@ -30,12 +30,13 @@ fuzz: $(VENV)/.installed-dev
 check: $(VENV)/.installed-dev bundle
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
+	@# Types and contracts are of one package, fl_mlmc: of the tree as a wheel holds it, rooms within the library.
+	@rm -rf .tree && mkdir .tree && cp -pr fl_mlmc pyproject.toml .tree && cp -pr clients deploy simulations strategies .tree/fl_mlmc
+	cd .tree && $(CURDIR)/$(BIN)/mypy --cache-dir $(CURDIR)/.mypy_cache && $(CURDIR)/$(BIN)/lint-imports --no-cache
 
 bundle: $(VENV)/.installed-dev
 	@folder=$$(mktemp -d)/fl-mlmc && \
-	$(BIN)/python -c "from simulations.app.bundle import stage_app; from pathlib import Path; stage_app(Path('$$folder'))" && \
+	$(BIN)/python -c "from fl_mlmc.simulations.app.bundle import stage_app; from pathlib import Path; stage_app(Path('$$folder'))" && \
 	cd $$folder && FLWR_HOME=$$folder.home FLWR_DISABLE_UPDATE_CHECK=1 FLWR_TELEMETRY_ENABLED=0 $(CURDIR)/$(BIN)/flwr build && \
 	rm -rf $$(dirname $$folder)
 
@@ -47,7 +48,7 @@ benchmark: $(VENV)/.installed
 	$(BIN)/python benchmarks/rounds.py
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .tree .pytest_cache .mypy_cache .ruff_cache
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -23,17 +23,17 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
-from clients.bilevel_client import PERSONAL
-from clients.data import FederatedData
-from clients.memory import ClientMemory
 from fl_mlmc.bilevel import BilevelProblem, Shard
 from fl_mlmc.bilevel.run import data_of, first_point, held_of, method_of, num_steps_of, problem_of
 from fl_mlmc.bilevel.tasks import CleaningRows, detection_auc
+from fl_mlmc.clients.bilevel_client import PERSONAL
+from fl_mlmc.clients.data import FederatedData
+from fl_mlmc.clients.memory import ClientMemory
 from fl_mlmc.models import build_model
 from fl_mlmc.run.config import RunConfig
-from simulations.app.launch import RunResult, execute, load_config
-from simulations.app.prepare import prepare_data
-from strategies.tiered import MEMORIES
+from fl_mlmc.simulations.app.launch import RunResult, execute, load_config
+from fl_mlmc.simulations.app.prepare import prepare_data
+from fl_mlmc.strategies.tiered import MEMORIES
 
 Settings = Mapping[str, Any]
 

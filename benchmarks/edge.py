@@ -18,10 +18,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from clients.data import FederatedData
+from fl_mlmc.clients.data import FederatedData
 from fl_mlmc.run.config import RunConfig
-from simulations.app.bundle import stage_app
-from simulations.app.prepare import prepare_data
+from fl_mlmc.simulations.app.bundle import stage_app
+from fl_mlmc.simulations.app.prepare import prepare_data
 
 REQUIREMENTS = Path(__file__).parents[1] / "clients" / "requirements-edge.txt"
 TIERS = {"sensor": 0.25, "phone": 0.5, "gateway": 1.0}
@@ -44,8 +44,8 @@ before = peak_kib()
 for name in ("run_id", "node_id", "task_id"):
     setattr(TaskIdentity, name, 1)
 
-from clients.client_app import app
-from clients.data import parse_meta
+from fl_mlmc.clients.client_app import app
+from fl_mlmc.clients.data import parse_meta
 from fl_mlmc.compression.blocks import DenseBlock, Payload
 from fl_mlmc.run.config import RunConfig
 from fl_mlmc.models import build_model
@@ -53,7 +53,7 @@ from fl_mlmc.run.protocol import TrainTask
 from fl_mlmc.submodels import plan
 from fl_mlmc.compression.wire import encode_payload
 
-assert Path(sys.modules["clients"].__file__).is_relative_to(bundle), "the app does not come from the bundle"
+assert Path(sys.modules["fl_mlmc.clients"].__file__).is_relative_to(bundle), "the app does not come from the bundle"
 config = RunConfig.from_flower(asked["config"])
 spec, _, _ = parse_meta(json.loads(asked["meta"]))
 model = build_model(config.training.model, spec.input_shape, spec.num_classes)

@@ -27,15 +27,15 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from clients.data import FederatedData
+from fl_mlmc.clients.data import FederatedData
 from fl_mlmc.models import build_model
 from fl_mlmc.run.rng import stream
+from fl_mlmc.simulations import run
+from fl_mlmc.simulations.app.launch import load_config
+from fl_mlmc.simulations.app.prepare import prepare_data
+from fl_mlmc.simulations.engines.heap import keep_heap
+from fl_mlmc.simulations.engines.processors import processors
 from fl_mlmc.training.local import train
-from simulations import run
-from simulations.app.launch import load_config
-from simulations.app.prepare import prepare_data
-from simulations.engines.heap import keep_heap
-from simulations.engines.processors import processors
 
 NUM_NOOP = 1_000
 FEDAVG = Path(__file__).with_name("fedavg.toml")
@@ -70,8 +70,8 @@ def main() -> None:
 
 def noop(data: Path) -> None:
     """Transport alone: every client sends back what it got."""
-    from simulations.engines.ray.grid import RayGrid
-    from simulations.engines.ray.session import ray_session
+    from fl_mlmc.simulations.engines.ray.grid import RayGrid
+    from fl_mlmc.simulations.engines.ray.session import ray_session
 
     for num_parameters in (1_000, 100_000):
         command = [sys.executable, __file__, "--flower-noop", str(num_parameters)]

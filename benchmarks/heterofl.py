@@ -22,18 +22,18 @@ import numpy as np
 import pandas as pd
 import torch
 
-from clients.data import FederatedData
-from clients.finder import Finder
 from fl_mlmc import parse
+from fl_mlmc.clients.data import FederatedData
+from fl_mlmc.clients.finder import Finder
 from fl_mlmc.models import build_model
 from fl_mlmc.models.norms import fill_statistics
 from fl_mlmc.run.log import RUN
 from fl_mlmc.run.protocol import TrainTask
+from fl_mlmc.simulations.app.launch import execute, load_config, load_run
+from fl_mlmc.simulations.app.prepare import prepare_data
+from fl_mlmc.simulations.cli import parse_setting
 from fl_mlmc.submodels import plan
 from fl_mlmc.submodels.flat import load_vector
-from simulations.app.launch import execute, load_config, load_run
-from simulations.app.prepare import prepare_data
-from simulations.cli import parse_setting
 
 WIDTHS = {"a": 1.0, "b": 0.5, "c": 0.25, "d": 0.125, "e": 0.0625}
 MIXES = {

@@ -21,8 +21,8 @@ import torch
 
 from fl_mlmc.frames import read_clients, read_rounds
 from fl_mlmc.run.config import RunConfig
-from simulations.app.launch import execute, load_config, load_run
-from strategies.checkpoint import CHECKPOINT, MODEL, OPTIMIZER
+from fl_mlmc.simulations.app.launch import execute, load_config, load_run
+from fl_mlmc.strategies.checkpoint import CHECKPOINT, MODEL, OPTIMIZER
 
 MEASURED = ("train_seconds", "encode_seconds", "seconds", "aggregate_seconds")
 

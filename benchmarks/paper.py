@@ -22,20 +22,20 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from clients.data import FederatedData
-from clients.finder import Features
 from fl_mlmc.aggregation import Mean, ServerOptimizer
+from fl_mlmc.clients.data import FederatedData
+from fl_mlmc.clients.finder import Features
 from fl_mlmc.compression.wire import encode_payload
 from fl_mlmc.models import Model, build_model
 from fl_mlmc.run.config import RunConfig
 from fl_mlmc.run.rng import stream
 from fl_mlmc.schemes import Round, Turn
+from fl_mlmc.simulations.app.launch import load_config
+from fl_mlmc.simulations.app.prepare import prepare_data
 from fl_mlmc.submodels.flat import load_vector, to_vector
 from fl_mlmc.theory.bench import Gathered
 from fl_mlmc.training.local import train
 from fl_mlmc.training.threads import threads
-from simulations.app.launch import load_config
-from simulations.app.prepare import prepare_data
 
 SCENARIOS = Path(__file__).parents[1] / "simulations" / "scenarios" / "paper"
 SEEDS = (0, 1, 2)

@@ -27,7 +27,7 @@ from pfl.metrics import Metrics, Weighted
 from pfl.model.pytorch import PyTorchModel
 from torch import Tensor, nn
 
-from clients.data import FederatedData
+from fl_mlmc.clients.data import FederatedData
 from fl_mlmc.models import build_model
 
 ROUNDS, COHORT = 12, 50

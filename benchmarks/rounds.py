@@ -8,9 +8,9 @@ are divided by that number; transport is what is left of the round: Flower, Ray,
 
 import argparse
 
-from simulations.app.launch import execute, load_config
-from simulations.cli import parse_setting
-from simulations.engines.processors import processors
+from fl_mlmc.simulations.app.launch import execute, load_config
+from fl_mlmc.simulations.cli import parse_setting
+from fl_mlmc.simulations.engines.processors import processors
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import CodeType, FrameType
 
 from fl_mlmc.run.config import RunConfig
-from simulations.app.server_app import serve
+from fl_mlmc.simulations.app.server_app import serve
 
 ROOT = Path(__file__).parents[1]
 OURS = ("fl_mlmc", "clients", "strategies", "simulations")

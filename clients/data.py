@@ -1,4 +1,4 @@
-"""What a client reads: its own rows out of memory-mapped arrays that `simulations.data.datasets` wrote once.
+"""What a client reads: its own rows out of memory-mapped arrays that `fl_mlmc.simulations.data.datasets` wrote once.
 
 A partition directory holds partition.json, order.npy and offsets.npy: client c owns the rows
 order[offsets[c] : offsets[c + 1]] of the train split. partition.json points, by a relative path, to the data
@@ -247,7 +247,7 @@ def _read(path: Path, parse: Callable[[dict[str, Any]], T]) -> T:
 
 def _missing(path: Path) -> FileNotFoundError:
     return FileNotFoundError(
-        f"{path} does not exist: expected what `simulations.data.datasets.prepare` returned. "
+        f"{path} does not exist: expected what `fl_mlmc.simulations.data.datasets.prepare` returned. "
         f"Prepare the data on this machine, or copy the whole data directory with its partitions/ here"
     )
 

@@ -1,5 +1,5 @@
-"""`python -m deploy`, on devices that have no `fl-mlmc` command."""
+"""`python -m fl_mlmc.deploy`, on devices that have no `fl-mlmc` command."""
 
 from .cli import app
 
-app(prog_name="python -m deploy")
+app(prog_name="python -m fl_mlmc.deploy")

@@ -1,4 +1,4 @@
-"""`fl-mlmc deploy …`; on devices, which have no `fl-mlmc`, `python -m deploy …`."""
+"""`fl-mlmc deploy …`; on devices, which have no `fl-mlmc`, `python -m fl_mlmc.deploy …`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress

@@ -13,9 +13,9 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from deploy.cli import app as deployment
+from fl_mlmc.deploy.cli import app as deployment
 from fl_mlmc.run.config import ConfigError, RunConfig, Scalar
-from strategies.checkpoint import CHECKPOINT
+from fl_mlmc.strategies.checkpoint import CHECKPOINT
 
 from .app.launch import execute, load_config, load_run
 from .app.places import OnDevices, Place, RunFailed, place_of

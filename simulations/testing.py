@@ -31,10 +31,10 @@ from fl_mlmc.run.protocol import (
     code_stamp,
     payload_name,
 )
+from fl_mlmc.strategies.bilevel import FedBilevel
+from fl_mlmc.strategies.round import Row
+from fl_mlmc.strategies.tiered import TieredStrategy, from_arrays, to_arrays
 from fl_mlmc.testing import sealed
-from strategies.bilevel import FedBilevel
-from strategies.round import Row
-from strategies.tiered import TieredStrategy, from_arrays, to_arrays
 
 from .engines.simulated import identify_process
 

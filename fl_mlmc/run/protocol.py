@@ -12,9 +12,9 @@ from collections.abc import Container, Mapping
 from dataclasses import MISSING, dataclass, fields
 from functools import cache, lru_cache
 from itertools import count, takewhile
-from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self, get_args, get_type_hints
 
+from ..rooms import files
 from .ranges import Between, ListOf, Range, Text
 
 PAYLOAD_STYPE = "fl_mlmc.payload/1"
@@ -217,9 +217,8 @@ def code_stamp() -> str:
 @lru_cache(maxsize=4)
 def stamp_of(*packages: str) -> str:
     """A digest of the source files of packages."""
-    root = Path(__file__).parents[2]
     digest = hashlib.blake2b(digest_size=8)
     for package in packages:
-        for path in sorted((root / package).rglob("*.py")):
-            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+        for name, path in files(package):
+            digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()

@@ -1,28 +1,49 @@
 """The app's own files, as Flower bundles them and Ray clusters get them."""
 
 import shutil
+from importlib import metadata
 from pathlib import Path
 
-from fl_mlmc.run.config import ConfigError
+import tomli_w
 
-APP = Path(__file__).parents[2]
-"""The folder that `flwr run` takes for the app."""
+import fl_mlmc
+from fl_mlmc.rooms import LIBRARY, files
+from fl_mlmc.run.config import RunConfig
 
-PACKAGES = ("clients", "fl_mlmc", "simulations", "strategies")
+PACKAGES = (LIBRARY, "clients", "simulations", "strategies")
+SERVER_APP, CLIENT_APP = "fl_mlmc.simulations.app.server_app:app", "fl_mlmc.clients.client_app:app"
 
 
 def stage_app(target: Path) -> Path:
-    """A copy of the app's own files; in the checkout Flower would first walk through .venv and all else there.
+    """The folder of a Flower app that runs this very code, made at `target`; the rooms lie within the library.
 
-    ConfigError where this is no checkout.
+    Nothing but the imported package is needed, so an installed one serves as well as a checkout.
     """
-    if not (APP / "pyproject.toml").is_file():
-        raise ConfigError(
-            f"this engine runs the app's folder, and {APP} has no pyproject.toml: "
-            "install from a checkout (`pip install -e .`), or use engine = 'local'"
-        )
-    target.mkdir()
-    shutil.copy(APP / "pyproject.toml", target)
     for package in PACKAGES:
-        shutil.copytree(APP / package, target / package, ignore=shutil.ignore_patterns("__pycache__"))
+        for pattern in ("*.py", "*.toml"):
+            for name, path in files(package, pattern):
+                copy = target / (name if package == LIBRARY else f"{LIBRARY}/{name}")
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(path, copy)
+    (target / "pyproject.toml").write_text(tomli_w.dumps(_pyproject()), encoding="utf-8")
     return target
+
+
+def _pyproject() -> dict[str, object]:
+    app = {
+        "publisher": "fl-mlmc",
+        "fab-include": [f"{LIBRARY}/**/*.py", f"{LIBRARY}/**/*.toml"],
+        "components": {"serverapp": SERVER_APP, "clientapp": CLIENT_APP},
+        "config": RunConfig().to_flower(),
+    }
+    project = {"name": "fl-mlmc", "version": fl_mlmc.__version__, "dependencies": _dependencies()}
+    return {"project": project, "tool": {"flwr": {"app": app}}}
+
+
+def _dependencies() -> list[str]:
+    """What the package asks for, extras left out; Flower alone where it is imported from a folder, not installed."""
+    try:
+        asked = metadata.requires("fl-mlmc") or []
+    except metadata.PackageNotFoundError:
+        asked = ["flwr"]
+    return [line for line in asked if "extra ==" not in line]

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from clients.data import FederatedData
+from fl_mlmc.clients.data import FederatedData
 from fl_mlmc.frames import read_clients, read_rounds
 from fl_mlmc.run.config import ConfigError, RunConfig, Scalar
 from fl_mlmc.run.config.section import dashed
 from fl_mlmc.run.log import RUN, RoundLog, read_run, status_of
-from strategies.checkpoint import CHECKPOINT, load_checkpoint, resumable_state
+from fl_mlmc.strategies.checkpoint import CHECKPOINT, load_checkpoint, resumable_state
 
 from ..data.sources import Digits
 from .places import OnRound, Place, RunFailed, place_of

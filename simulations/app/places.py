@@ -123,8 +123,8 @@ class OnDevices:
 
     def run(self, config: RunConfig, directory: Path, on_round: OnRound | None) -> None:
         """ConfigError unless the engine is `flower`; who was left out is told at the end, whatever the end is."""
-        from deploy.flower import environment, neutral, operator_home, wait_for_superlink
-        from deploy.status import LAST_RUN
+        from fl_mlmc.deploy.flower import environment, neutral, operator_home, wait_for_superlink
+        from fl_mlmc.deploy.status import LAST_RUN
 
         if config.engine.name != "flower":
             raise ConfigError(f"devices are engine 'flower', the run config has engine {config.engine.name!r}")

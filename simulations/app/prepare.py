@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from clients.data import FederatedData
-from clients.together import check_together
 from fl_mlmc.bilevel.run import problem_of, state_model
+from fl_mlmc.clients.data import FederatedData
+from fl_mlmc.clients.together import check_together
 from fl_mlmc.models import Model, build_model
 from fl_mlmc.models.check import check_widths
 from fl_mlmc.run.config import ConfigError, RunConfig

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from clients.data import FederatedData
 from fl_mlmc.bilevel.problem import file_of_problem
+from fl_mlmc.clients.data import FederatedData
 from fl_mlmc.run.config import ConfigError, RunConfig
 from fl_mlmc.run.log import RoundLog, read_run, versions
 from fl_mlmc.run.protocol import code_stamp, stamp_of

@@ -11,17 +11,17 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from torch import Tensor, nn
 
-from clients.data import FederatedData
 from fl_mlmc.bilevel.run import metrics, problem_of
+from fl_mlmc.clients.data import FederatedData
 from fl_mlmc.models import Model
 from fl_mlmc.models.norms import fill_statistics, has_static_statistics, pieces
 from fl_mlmc.run.config import RunConfig
 from fl_mlmc.run.log import RoundLog
+from fl_mlmc.strategies.bilevel import FedBilevel
+from fl_mlmc.strategies.checkpoint import resumable_state
+from fl_mlmc.strategies.tiered import TieredStrategy, to_arrays
 from fl_mlmc.submodels.flat import load_vector
 from fl_mlmc.training.local import device_named
-from strategies.bilevel import FedBilevel
-from strategies.checkpoint import resumable_state
-from strategies.tiered import TieredStrategy, to_arrays
 
 from ..engines.by_name import open_engine
 from ..engines.heap import keep_heap

@@ -1,6 +1,6 @@
 """Data sets as memory-mappable arrays: loaded, split and shared out once, then only read.
 
-`prepare` leaves in the cache, in the layout that `clients.data` reads,
+`prepare` leaves in the cache, in the layout that `fl_mlmc.clients.data` reads,
 
     <data set>-<key>/meta.json, {train,test}_{features,labels}.npy
     <data set>-<key>/partitions/<partition>-<clients>-<key>/partition.json, order.npy, offsets.npy
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clients.data import FORMAT
+from fl_mlmc.clients.data import FORMAT
 from fl_mlmc.data.partitions import By, parse_partition, partition_indices
 from fl_mlmc.data.texts import parse_text_encoding
 

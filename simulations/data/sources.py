@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from clients.tables import READERS, DataError, Table, read_parquet
+from fl_mlmc.clients.tables import READERS, DataError, Table, read_parquet
 from fl_mlmc.data.texts import TextEncoding
 
 from .tables import hub_table, is_labelled, write_meta, write_tables

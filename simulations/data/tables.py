@@ -1,4 +1,4 @@
-"""From tables (`clients.tables`) to the arrays that `clients.data` reads.
+"""From tables (`fl_mlmc.clients.tables`) to the arrays that `fl_mlmc.clients.data` reads.
 
 Images become uint8 pixels, channels first: one channel if all are grey, else three. Texts become 2,048 hashed
 word counts of unit length in float16. Columns are read in pieces, so memory holds one piece at a time.
@@ -14,9 +14,9 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
-from clients.data import FORMAT
-from clients.images import Picture
-from clients.tables import PIECE_ROWS, DataError, Origin, Table, arrow_part
+from fl_mlmc.clients.data import FORMAT
+from fl_mlmc.clients.images import Picture
+from fl_mlmc.clients.tables import PIECE_ROWS, DataError, Origin, Table, arrow_part
 from fl_mlmc.data.spec import Kind
 from fl_mlmc.data.texts import TextEncoding
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from flwr.serverapp import Grid
 
-from clients.client_app import app as client_app
-from clients.client_app import train_together
+from fl_mlmc.clients.client_app import app as client_app
+from fl_mlmc.clients.client_app import train_together
 from fl_mlmc.run.config import RunConfig
 
 from .flower import flowers_grid

@@ -3,7 +3,7 @@
 from flwr.serverapp import Grid
 from flwr.superlink.grid import InMemoryGrid
 
-from strategies.device_grid import DeviceGrid
+from fl_mlmc.strategies.device_grid import DeviceGrid
 
 
 def is_simulation(grid: Grid) -> bool:

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from fl_mlmc.run.config import RunConfig
-from simulations.app.launch import execute, load_config
-from strategies.checkpoint import CHECKPOINT, load_state
+from fl_mlmc.simulations.app.launch import execute, load_config
+from fl_mlmc.strategies.checkpoint import CHECKPOINT, load_state
 
 ROOT = Path(__file__).parents[2]
 

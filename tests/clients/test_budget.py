@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from clients.budget import check_budget, fitting
 from fl_mlmc import parse
+from fl_mlmc.clients.budget import check_budget, fitting
 from fl_mlmc.run.protocol import TrainTask
 from fl_mlmc.training.local import TrainingError
 

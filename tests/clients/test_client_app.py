@@ -9,16 +9,16 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
-from clients.client_app import app
-from clients.data import FederatedData
+from fl_mlmc.clients.client_app import app
+from fl_mlmc.clients.data import FederatedData
 from fl_mlmc.compression.blocks import DenseBlock, Payload
 from fl_mlmc.compression.wire import decode_payload, encode_payload
 from fl_mlmc.models import build_model
 from fl_mlmc.run.config import RunConfig
 from fl_mlmc.run.protocol import ARRAYS, CONFIG, PAYLOAD, PAYLOAD_STYPE, RosterEntry, TrainTask, TrainUpdate
+from fl_mlmc.simulations.app.prepare import prepare_data
+from fl_mlmc.simulations.engines.simulated import identify_process
 from fl_mlmc.submodels import plan
-from simulations.app.prepare import prepare_data
-from simulations.engines.simulated import identify_process
 
 ROOT = Path(__file__).parents[2]
 
@@ -168,5 +168,5 @@ def test_memories_of_two_runs_on_one_device_lie_apart(small: RunConfig, tmp_path
 
 def test_a_device_needs_no_more_than_flwr_torch_and_numpy() -> None:
     missing = ["ray", "pandas", "datasets", "flwr_datasets", "matplotlib", "sklearn", "pyarrow", "safetensors"]
-    code = f"import sys; sys.modules.update(dict.fromkeys({missing!r})); import clients.client_app"
+    code = f"import sys; sys.modules.update(dict.fromkeys({missing!r})); import fl_mlmc.clients.client_app"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

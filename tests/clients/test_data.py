@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clients.data import DataSpec, FederatedData
+from fl_mlmc.clients.data import DataSpec, FederatedData
 
 PIXELS = np.arange(6 * 2 * 3 * 3, dtype=np.uint8).reshape(6, 2, 3, 3)
 LABELS = np.array([0, 1, 0, 1, 1, 0])

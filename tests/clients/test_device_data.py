@@ -14,8 +14,8 @@ from datasets import ClassLabel, Dataset, Features, Value
 from PIL import Image
 from pyarrow import ipc, parquet
 
-from clients.device_data import DeviceData
-from clients.tables import DataError
+from fl_mlmc.clients.device_data import DeviceData
+from fl_mlmc.clients.tables import DataError
 
 META = json.dumps(
     {"input_shape": [1, 2, 2], "class_names": ["cat", "dog"], "kind": "image", "mean": [10.0], "std": [2.0]}

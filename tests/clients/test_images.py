@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clients.images import Picture
-from clients.tables import DataError, Origin
+from fl_mlmc.clients.images import Picture
+from fl_mlmc.clients.tables import DataError, Origin
 
 GREY = np.random.default_rng(0).integers(0, 256, (20, 16), dtype=np.uint8)
 COLOUR = np.random.default_rng(0).integers(0, 256, (20, 16, 3), dtype=np.uint8)

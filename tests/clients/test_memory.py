@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from clients.memory import ClientMemory, LostMemoryError
+from fl_mlmc.clients.memory import ClientMemory, LostMemoryError
 
 LIKE = torch.zeros(3)
 

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from clients.data import FederatedData
-from clients.sgd_client import OpenTask, finish, open_task
+from fl_mlmc.clients.data import FederatedData
+from fl_mlmc.clients.sgd_client import OpenTask, finish, open_task
 from fl_mlmc.compression.blocks import DenseBlock, Payload, SparseBlock
 from fl_mlmc.compression.wire import decode_payload, encode_payload
 from fl_mlmc.models import build_model
 from fl_mlmc.run.config import RunConfig
 from fl_mlmc.run.protocol import PAYLOAD, TrainTask, code_stamp
 from fl_mlmc.schemes import Round
-from simulations.app.prepare import prepare_data
+from fl_mlmc.simulations.app.prepare import prepare_data
 
 EXACT: dict[str, Any] = {"compressor": "Identity()", "local_steps": 0, "tiers": "full:1:1"}
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import csv, ipc, parquet
 
-from clients.tables import READERS, DataError, Table
+from fl_mlmc.clients.tables import READERS, DataError, Table
 
 ROWS = 3
 

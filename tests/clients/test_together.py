@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from clients.data import FederatedData
-from clients.finder import Finder
-from clients.together import check_together, find_together
+from fl_mlmc.clients.data import FederatedData
+from fl_mlmc.clients.finder import Finder
+from fl_mlmc.clients.together import check_together, find_together
 from fl_mlmc.models import build_model
 from fl_mlmc.run.config import ConfigError, RunConfig
 from fl_mlmc.run.protocol import TrainTask
+from fl_mlmc.simulations import run
+from fl_mlmc.simulations.data.datasets import prepare
 from fl_mlmc.training.local import TrainingError
-from simulations import run
-from simulations.data.datasets import prepare
 
 CLIENTS = range(6)
 

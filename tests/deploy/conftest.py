@@ -20,10 +20,10 @@ from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from flwr.supercore.date import now
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
 
-from deploy.federation import NodeSettings, add_node, init
-from deploy.flower import environment, neutral, supernode_command
-from deploy.registrar import read_registered
-from deploy.supervise import die_with_parent
+from fl_mlmc.deploy.federation import NodeSettings, add_node, init
+from fl_mlmc.deploy.flower import environment, neutral, supernode_command
+from fl_mlmc.deploy.registrar import read_registered
+from fl_mlmc.deploy.supervise import die_with_parent
 
 ROOT = Path(__file__).parents[2]
 
@@ -57,7 +57,7 @@ class Deployment:
         (directory / "scenario.toml").write_text(SCENARIO)
 
     def start_server(self) -> None:
-        self._start("server", [sys.executable, "-m", "deploy", "server", str(self.directory)])
+        self._start("server", [sys.executable, "-m", "fl_mlmc.deploy", "server", str(self.directory)])
         self.wait("the gate", lambda: _answers(self.host, self.port))
 
     def add(self, *clients: int) -> None:
@@ -71,7 +71,7 @@ class Deployment:
         """Start `deploy node` for a client that has its keys; the device's folder."""
         device = self.directory / "devices" / f"client-{client}"
         options = ("--tier", tier, "--port", str(free_port()), *options)
-        command = [sys.executable, "-m", "deploy", "node", str(device), *options]
+        command = [sys.executable, "-m", "fl_mlmc.deploy", "node", str(device), *options]
         self._start(f"node-{client}", [*prefix, *command])
         return device
 
@@ -164,7 +164,7 @@ class Deployment:
         assert not outlived, "processes of the federation outlived it"
 
     def _cli(self, *arguments: str) -> "subprocess.Popen[str]":
-        command = [sys.executable, "-m", "simulations.cli", "deploy", "run", str(self.directory), *arguments]
+        command = [sys.executable, "-m", "fl_mlmc.simulations.cli", "deploy", "run", str(self.directory), *arguments]
         return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def _finish(self, process: "subprocess.Popen[str]", timeout: float) -> subprocess.CompletedProcess[str]:

@@ -10,19 +10,19 @@ import torch
 from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 
-from clients import client_app
-from clients.data import FederatedData
-from deploy.federation import add_node
-from deploy.registrar import read_registered
+from fl_mlmc.clients import client_app
+from fl_mlmc.clients.data import FederatedData
+from fl_mlmc.deploy.federation import add_node
+from fl_mlmc.deploy.registrar import read_registered
 from fl_mlmc.models import build_model
 from fl_mlmc.run.config import RunConfig
 from fl_mlmc.run.log import RoundLog
 from fl_mlmc.run.protocol import CONFIG
-from simulations.app.launch import load_config
-from simulations.app.prepare import prepare_data
-from simulations.engines.local import LocalGrid
-from strategies.checkpoint import load_state
-from strategies.tiered import TieredStrategy, from_arrays, to_arrays
+from fl_mlmc.simulations.app.launch import load_config
+from fl_mlmc.simulations.app.prepare import prepare_data
+from fl_mlmc.simulations.engines.local import LocalGrid
+from fl_mlmc.strategies.checkpoint import load_state
+from fl_mlmc.strategies.tiered import TieredStrategy, from_arrays, to_arrays
 
 if TYPE_CHECKING:
     from .conftest import Deployment

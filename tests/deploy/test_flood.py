@@ -14,8 +14,8 @@ import httpx
 import pytest
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 
-from deploy.federation import Federation, init, split_address
-from deploy.supervise import die_with_parent
+from fl_mlmc.deploy.federation import Federation, init, split_address
+from fl_mlmc.deploy.supervise import die_with_parent
 
 MIB = 2**20
 

@@ -16,10 +16,10 @@ from typing import Any
 import httpx
 import pytest
 
-from deploy.federation import init
-from deploy.gate import FLEET, Gate, gate_server, superlink_client
-from deploy.limits import Limits
-from deploy.signers import Keys
+from fl_mlmc.deploy.federation import init
+from fl_mlmc.deploy.gate import FLEET, Gate, gate_server, superlink_client
+from fl_mlmc.deploy.limits import Limits
+from fl_mlmc.deploy.signers import Keys
 
 Sign = Callable[..., dict[str, str]]
 

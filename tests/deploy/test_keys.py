@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from typer.testing import CliRunner
 
-from deploy.cli import app
-from deploy.federation import (
+from fl_mlmc.deploy.cli import app
+from fl_mlmc.deploy.federation import (
     DeployError,
     Federation,
     NodeSettings,
@@ -174,7 +174,7 @@ def test_the_command_reports_mistakes_in_one_line(made: Path) -> None:
 def test_units_run_the_commands_of_this_folder(made: Path) -> None:
     for kind in ("server", "node"):
         done = CliRunner().invoke(app, ["unit", kind, str(made), "--user", "fl"])
-        assert f'-m deploy {kind} "{made}"' in done.output
+        assert f'-m fl_mlmc.deploy {kind} "{made}"' in done.output
         assert "User=fl" in done.output
         assert "$" not in done.output
 

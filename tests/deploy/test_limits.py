@@ -8,9 +8,9 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from deploy.door import Door, Porch, source
-from deploy.federation import DeployError
-from deploy.limits import RESERVED_FILES, Budget, Limits, Spent
+from fl_mlmc.deploy.door import Door, Porch, source
+from fl_mlmc.deploy.federation import DeployError
+from fl_mlmc.deploy.limits import RESERVED_FILES, Budget, Limits, Spent
 
 
 @dataclass(eq=False)

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_TOLERANCE
 
-from deploy import keys
-from deploy.clock import AHEAD_SECONDS, BEHIND_SECONDS, TIME_HEADER
-from deploy.federation import init
-from deploy.look import look
+from fl_mlmc.deploy import keys
+from fl_mlmc.deploy.clock import AHEAD_SECONDS, BEHIND_SECONDS, TIME_HEADER
+from fl_mlmc.deploy.federation import init
+from fl_mlmc.deploy.look import look
 
 
 @contextmanager

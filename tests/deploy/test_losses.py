@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from simulations.app.launch import load_config
-from simulations.app.server_app import serve
-from strategies.checkpoint import load_state
+from fl_mlmc.simulations.app.launch import load_config
+from fl_mlmc.simulations.app.server_app import serve
+from fl_mlmc.strategies.checkpoint import load_state
 
 if TYPE_CHECKING:
     from .conftest import Deployment

@@ -17,8 +17,8 @@ from flwr.proto.message_pb2 import (
 from flwr.proto.node_pb2 import Node
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree, no_object_id_recompute
 
-from deploy.mail import MOST_TASKS, Forged, Mail
-from simulations.engines.simulated import identify_process
+from fl_mlmc.deploy.mail import MOST_TASKS, Forged, Mail
+from fl_mlmc.simulations.engines.simulated import identify_process
 
 ANNE, BOB = 101, 102  # Flower's numbers of the nodes of client-0 and client-1
 

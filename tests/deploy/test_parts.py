@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from deploy import parts as parts_module
-from deploy.cli import app
-from deploy.federation import init
-from deploy.parts import Health, Part, Parts
+from fl_mlmc.deploy import parts as parts_module
+from fl_mlmc.deploy.cli import app
+from fl_mlmc.deploy.federation import init
+from fl_mlmc.deploy.parts import Health, Part, Parts
 
 
 def wait_for(condition: object, seconds: float = 100.0) -> None:

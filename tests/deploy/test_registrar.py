@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from deploy import registrar
-from deploy.federation import DeployError, add_node, init
-from deploy.registrar import Registered, Registrar, read_registered
+from fl_mlmc.deploy import registrar
+from fl_mlmc.deploy.federation import DeployError, add_node, init
+from fl_mlmc.deploy.registrar import Registered, Registrar, read_registered
 
 
 class FakeLink:

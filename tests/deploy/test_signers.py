@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from deploy import signers
-from deploy.federation import add_node, init
-from deploy.signers import Keys, NotSigned
+from fl_mlmc.deploy import signers
+from fl_mlmc.deploy.federation import add_node, init
+from fl_mlmc.deploy.signers import Keys, NotSigned
 
 Sign = Callable[..., dict[str, str]]
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from deploy import flower, serve, supervise
-from deploy.federation import DeployError, NodeSettings, add_node, init
-from deploy.flower import supernode_command, wait_for_superlink
-from deploy.supervise import Supervisor
-from simulations.cli import app
+from fl_mlmc.deploy import flower, serve, supervise
+from fl_mlmc.deploy.federation import DeployError, NodeSettings, add_node, init
+from fl_mlmc.deploy.flower import supernode_command, wait_for_superlink
+from fl_mlmc.deploy.supervise import Supervisor
+from fl_mlmc.simulations.cli import app
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 100.0) -> None:
@@ -168,7 +168,7 @@ def test_a_killed_supervisor_takes_its_process_along(
     if number == signal.SIGKILL:  # what a process that has no ear for others gets
         command[-1] = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {command[-1]}"
     code = (
-        "import os, sys; from pathlib import Path; from deploy.supervise import Supervisor;"
+        "import os, sys; from pathlib import Path; from fl_mlmc.deploy.supervise import Supervisor;"
         f"Supervisor({command!r}, Path('.'), os.environ, print, orphaned={int(number)}).run()"
     )
     supervisor = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])

@@ -22,7 +22,7 @@ except ImportError:
     sys.exit("fuzzing needs atheris, which has wheels for Linux on x86-64: pip install atheris")
 
 with atheris.instrument_imports(include=["fl_mlmc", "strategies"]):
-    from simulations.testing import SETTINGS, Trial, fuzz_reply, sample_replies
+    from fl_mlmc.simulations.testing import SETTINGS, Trial, fuzz_reply, sample_replies
 
 if "--seed" in sys.argv:
     for name, data in sample_replies().items():

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from fl_mlmc.simulations.testing import SETTINGS, Trial, fuzz_reply, sample_replies
 from fl_mlmc.testing import fuzz_payload, fuzz_seeds
-from simulations.testing import SETTINGS, Trial, fuzz_reply, sample_replies
 
 CORPUS, MESSAGES = (sorted((Path(__file__).parent / name).iterdir()) for name in ("corpus", "messages"))
 

@@ -12,9 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from fl_mlmc.run.config import RunConfig
-from simulations import cli
-from simulations.app.places import RunFailed
-from simulations.cli import app, parse_setting
+from fl_mlmc.simulations import cli
+from fl_mlmc.simulations.app.places import RunFailed
+from fl_mlmc.simulations.cli import app, parse_setting
 
 ROOT = Path(__file__).parents[2]
 
@@ -76,7 +76,7 @@ def test_settings_are_read_as_the_key_wants_them() -> None:
 
 def command(config: RunConfig, **changes: object) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "simulations.cli", *arguments(config, **changes)],
+        [sys.executable, "-m", "fl_mlmc.simulations.cli", *arguments(config, **changes)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -10,9 +10,9 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from fl_mlmc import MLMC, Compressor, Identity, RandK, TopK
+from fl_mlmc.simulations import cli, theory, theory_clock
+from fl_mlmc.simulations.cli import app
 from fl_mlmc.theory import bench, theorems
-from simulations import cli, theory, theory_clock
-from simulations.cli import app
 
 
 def test_averaged_suboptimality_keeps_theorem_4_1_and_falls_like_the_root_of_rounds() -> None:

@@ -13,23 +13,23 @@ import pytest
 import torch
 from rich.console import Console
 
-from clients import client_app
-from clients.bilevel_client import PERSONAL
-from clients.data import FederatedData
 from fl_mlmc.bilevel import DivergenceError, Held, NotStronglyConvexError, Rafbo, Shard, Steps, simulate
 from fl_mlmc.bilevel.quadratic import quadratic
 from fl_mlmc.bilevel.run import data_of, first_point, method_of, problem_of
+from fl_mlmc.clients import client_app
+from fl_mlmc.clients.bilevel_client import PERSONAL
+from fl_mlmc.clients.data import FederatedData
 from fl_mlmc.frames import read_clients, read_rounds
 from fl_mlmc.run.config import ConfigError, RunConfig
 from fl_mlmc.run.rng import stream
+from fl_mlmc.simulations.app.launch import execute, load_config, load_run
+from fl_mlmc.simulations.app.places import RunFailed
+from fl_mlmc.simulations.app.prepare import prepare_data
+from fl_mlmc.simulations.app.server_app import serve
+from fl_mlmc.simulations.report import summarise
+from fl_mlmc.strategies.checkpoint import CHECKPOINT, load_state
+from fl_mlmc.strategies.tiered import MEMORIES, QuorumError
 from fl_mlmc.training.threads import threads
-from simulations.app.launch import execute, load_config, load_run
-from simulations.app.places import RunFailed
-from simulations.app.prepare import prepare_data
-from simulations.app.server_app import serve
-from simulations.report import summarise
-from strategies.checkpoint import CHECKPOINT, load_state
-from strategies.tiered import MEMORIES, QuorumError
 
 
 @pytest.fixture

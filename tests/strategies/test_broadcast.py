@@ -15,9 +15,9 @@ from fl_mlmc.run.config import ConfigError, RunConfig
 from fl_mlmc.run.protocol import ANCHOR, PAYLOAD
 from fl_mlmc.schemes import SCHEMES
 from fl_mlmc.schemes.docofl import DoCoFL
+from fl_mlmc.simulations.app.launch import RunResult, execute, load_config, load_run
+from fl_mlmc.strategies.broadcast import Broadcaster
 from fl_mlmc.submodels import plan
-from simulations.app.launch import RunResult, execute, load_config, load_run
-from strategies.broadcast import Broadcaster
 
 
 def run(config: RunConfig) -> RunResult:

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from fl_mlmc.models import build_model
+from fl_mlmc.strategies.checkpoint import CheckpointError, ServerState, load_checkpoint, load_state, save_state
 from fl_mlmc.submodels.flat import to_vector
-from strategies.checkpoint import CheckpointError, ServerState, load_checkpoint, load_state, save_state
 
 
 def test_a_checkpoint_holds_the_named_tensors(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ import pytest
 
 from fl_mlmc.models import build_model
 from fl_mlmc.run.config.cohort import CohortConfig
+from fl_mlmc.strategies.cohort import draw_cohort, secret_cohort, uniform_cohort
 from fl_mlmc.submodels import IndexPlan, plan
-from strategies.cohort import draw_cohort, secret_cohort, uniform_cohort
 
 SPEC = build_model("mlp(hidden=(8,))", (4,), 2).spec
 

@@ -9,19 +9,19 @@ import pytest
 import torch
 from flwr.app import Message
 
-from clients.client_app import app
-from clients.data import FederatedData
+from fl_mlmc.clients.client_app import app
+from fl_mlmc.clients.data import FederatedData
 from fl_mlmc.frames import read_clients, read_rounds
 from fl_mlmc.models import build_model
 from fl_mlmc.run.config import RunConfig
 from fl_mlmc.run.log import RoundLog
 from fl_mlmc.run.protocol import CONFIG
-from simulations.app.prepare import prepare_data
-from simulations.app.server_app import run_directory
-from simulations.engines.local import LocalGrid
-from strategies import device_grid
-from strategies.device_grid import DeviceGrid
-from strategies.tiered import TieredStrategy, from_arrays, to_arrays
+from fl_mlmc.simulations.app.prepare import prepare_data
+from fl_mlmc.simulations.app.server_app import run_directory
+from fl_mlmc.simulations.engines.local import LocalGrid
+from fl_mlmc.strategies import device_grid
+from fl_mlmc.strategies.device_grid import DeviceGrid
+from fl_mlmc.strategies.tiered import TieredStrategy, from_arrays, to_arrays
 
 Held = Callable[[int, int], bool]
 """Whether the reply of (client, round) is still on its way."""

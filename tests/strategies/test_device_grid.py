@@ -16,9 +16,9 @@ from flwr.server.superlink.linkstate.utils import (
 )
 from flwr.serverapp import Grid
 
-from simulations.engines.simulated import identify_process
-from strategies import device_grid
-from strategies.device_grid import DeviceGrid
+from fl_mlmc.simulations.engines.simulated import identify_process
+from fl_mlmc.strategies import device_grid
+from fl_mlmc.strategies.device_grid import DeviceGrid
 
 Answer = Callable[[Message], Message | None]
 

@@ -8,16 +8,16 @@ from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 
-from clients.data import FederatedData
+from fl_mlmc.clients.data import FederatedData
 from fl_mlmc.models import build_model
 from fl_mlmc.run.config import RunConfig
 from fl_mlmc.run.rng import stream
+from fl_mlmc.simulations import run
+from fl_mlmc.simulations.app.prepare import prepare_data
+from fl_mlmc.simulations.engines.local import LocalGrid
 from fl_mlmc.submodels.flat import load_vector, to_vector
 from fl_mlmc.training.local import train
 from fl_mlmc.training.threads import threads
-from simulations import run
-from simulations.app.prepare import prepare_data
-from simulations.engines.local import LocalGrid
 
 
 def fed_avg(config: RunConfig) -> torch.Tensor:

@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 import torch
 
-from clients.data import FederatedData
+from fl_mlmc.clients.data import FederatedData
 from fl_mlmc.frames import read_clients
 from fl_mlmc.models import build_model
 from fl_mlmc.run.config import RunConfig
 from fl_mlmc.run.rng import stream
 from fl_mlmc.schemes import Round, State, Turn, Workload
 from fl_mlmc.schemes.shadowheart import Shadowheart
+from fl_mlmc.simulations.app.launch import RunResult, execute, load_config
+from fl_mlmc.simulations.app.prepare import prepare_data
 from fl_mlmc.submodels.flat import gradient_vector, load_vector
 from fl_mlmc.submodels.tier import parse_tiers
 from fl_mlmc.theory.bench import Gathered
 from fl_mlmc.training.threads import threads
-from simulations.app.launch import RunResult, execute, load_config
-from simulations.app.prepare import prepare_data
 
 
 def run(config: RunConfig) -> RunResult:

@@ -14,9 +14,9 @@ from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
 from fl_mlmc.compression.blocks import Payload, SparseBlock
 from fl_mlmc.compression.wire import encode_payload
 from fl_mlmc.run.protocol import CONFIG
+from fl_mlmc.simulations.testing import SETTINGS, Trial, edited
+from fl_mlmc.strategies import tiered
 from fl_mlmc.testing import sealed
-from simulations.testing import SETTINGS, Trial, edited
-from strategies import tiered
 
 
 @pytest.fixture(scope="module")

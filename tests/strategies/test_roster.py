@@ -1,16 +1,18 @@
 import time
 from collections.abc import Callable, Iterable
+from types import SimpleNamespace
 
 import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from clients import client_app
+from fl_mlmc.clients import client_app
 from fl_mlmc.run.protocol import CONFIG, RosterEntry
+from fl_mlmc.simulations.engines.local import LocalGrid
+from fl_mlmc.strategies import roster as roster_module
+from fl_mlmc.strategies.device_grid import DeviceGrid
+from fl_mlmc.strategies.roster import Roster, RosterError
 from fl_mlmc.submodels.tier import parse_tiers
-from simulations.engines.local import LocalGrid
-from strategies.device_grid import DeviceGrid
-from strategies.roster import Roster, RosterError
 
 TIERS = parse_tiers("small:0.5:0.5,full:1.0:0.5")
 
@@ -90,6 +92,12 @@ class Registered(DeviceGrid):
         return self.inner.send_and_receive(heard)
 
 
+def keep_time(monkeypatch: pytest.MonkeyPatch, clock: list[float]) -> None:
+    """Give the roster a clock of its own: were it the process's, whatever else sleeps in it would make it go."""
+    sleep = lambda seconds: clock.__setitem__(0, clock[0] + seconds)  # noqa: E731
+    monkeypatch.setattr(roster_module, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
+
+
 def single(first: Callable[[RosterEntry], int]) -> Callable[[RosterEntry], dict[str, object]]:
     return lambda entry: {"first": first(entry), "stride": 0}
 
@@ -112,8 +120,7 @@ def test_a_registered_node_hosts_one_client_only() -> None:
 
 def test_nodes_that_come_one_by_one_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+    keep_time(monkeypatch, clock)
 
     nodes = Registered(grid(4, single(lambda entry: entry.first)), {}, set())
     come = lambda: list(range(1, min(4, 1 + int(clock[0] / 50)) + 1))  # noqa: E731 - the next one after 50 s
@@ -171,9 +178,10 @@ def test_a_silent_node_is_not_waited_for_in_every_round(monkeypatch: pytest.Monk
         roster.refresh(nodes)
     assert nodes.asked == [2]
     assert list(roster.clients) == [0, 2]
-    asked_at, start = [], time.monotonic()
+    asked_at, clock = [], [start := time.monotonic()]
+    keep_time(monkeypatch, clock)
     for seconds in range(1, 115):
-        monkeypatch.setattr(time, "monotonic", lambda now=start + seconds: now)
+        clock[0] = start + seconds
         before = len(nodes.asked)
         roster.refresh(nodes)
         asked_at += [seconds] * (len(nodes.asked) - before)
@@ -183,7 +191,7 @@ def test_a_silent_node_is_not_waited_for_in_every_round(monkeypatch: pytest.Monk
 def test_a_node_that_answered_is_not_taken_for_silent_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
     nodes = Registered(grid(2, single(lambda entry: entry.first)), {}, silent={2})
     clock, there = [0.0], [1, 2]
-    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    keep_time(monkeypatch, clock)
     monkeypatch.setattr(nodes, "get_node_ids", lambda: list(there))
     roster = Roster(TIERS, 2, seed=0)
 

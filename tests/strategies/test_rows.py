@@ -4,11 +4,11 @@ import pytest
 
 from fl_mlmc.models import build_model
 from fl_mlmc.run.protocol import TrainTask, TrainUpdate
+from fl_mlmc.strategies.roster import Seat
+from fl_mlmc.strategies.round import Answer, Sent
+from fl_mlmc.strategies.rows import client_row
 from fl_mlmc.submodels import plan
 from fl_mlmc.submodels.tier import parse_tiers
-from strategies.roster import Seat
-from strategies.round import Answer, Sent
-from strategies.rows import client_row
 
 (TIER,) = parse_tiers("phone:0.5:1:speed=0.1:up=1000:down=500")
 SIZE = plan(build_model("mlp(hidden=(8,))", (4,), 3).spec, "nested", 0.5)

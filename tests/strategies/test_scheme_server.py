@@ -11,11 +11,11 @@ import torch
 from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 
-from clients import client_app
-from clients.data import FederatedData
-from clients.memory import ClientMemory
 from fl_mlmc import decode
 from fl_mlmc.aggregation import Folding, NotFiniteError
+from fl_mlmc.clients import client_app
+from fl_mlmc.clients.data import FederatedData
+from fl_mlmc.clients.memory import ClientMemory
 from fl_mlmc.compression.blocks import DenseBlock, Payload, SparseBlock
 from fl_mlmc.compression.wire import decode_payload
 from fl_mlmc.frames import read_clients
@@ -26,14 +26,14 @@ from fl_mlmc.run.protocol import CONFIG
 from fl_mlmc.schemes import Round
 from fl_mlmc.schemes.ef21 import EF21
 from fl_mlmc.schemes.shadowheart import Shadowheart
+from fl_mlmc.simulations.app.launch import execute, load_config, load_run
+from fl_mlmc.simulations.app.prepare import prepare_data
+from fl_mlmc.simulations.engines.local import LocalGrid
+from fl_mlmc.strategies.checkpoint import CHECKPOINT, load_state
+from fl_mlmc.strategies.scheme_server import SchemeServer
+from fl_mlmc.strategies.tiered import MEMORIES, TieredStrategy, from_arrays, to_arrays
 from fl_mlmc.submodels import IndexPlan
 from fl_mlmc.submodels.width_spec import WidthSpec
-from simulations.app.launch import execute, load_config, load_run
-from simulations.app.prepare import prepare_data
-from simulations.engines.local import LocalGrid
-from strategies.checkpoint import CHECKPOINT, load_state
-from strategies.scheme_server import SchemeServer
-from strategies.tiered import MEMORIES, TieredStrategy, from_arrays, to_arrays
 
 ALL: dict[str, Any] = {"clients_per_round": 6, "quorum": 1}
 OWN_STEPS: dict[str, Any] = {"compressor": "Identity()", "local_steps": 0}

@@ -13,9 +13,9 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from clients import client_app
-from clients.data import FederatedData
 from fl_mlmc.aggregation import NotFiniteError, Private
+from fl_mlmc.clients import client_app
+from fl_mlmc.clients.data import FederatedData
 from fl_mlmc.compression.blocks import DenseBlock, Payload
 from fl_mlmc.compression.wire import decode_payload, encode_payload
 from fl_mlmc.frames import read_clients, read_rounds
@@ -23,12 +23,12 @@ from fl_mlmc.models import build_model
 from fl_mlmc.run.config import RunConfig
 from fl_mlmc.run.log import RoundLog
 from fl_mlmc.run.protocol import ARRAYS, CONFIG, PAYLOAD, payload_name
+from fl_mlmc.simulations.app.prepare import prepare_data
+from fl_mlmc.simulations.engines.local import LocalGrid
+from fl_mlmc.strategies.checkpoint import CHECKPOINT, load_state
+from fl_mlmc.strategies.tiered import QuorumError, TieredStrategy, from_arrays, to_arrays
 from fl_mlmc.submodels import plan
 from fl_mlmc.testing import sealed
-from simulations.app.prepare import prepare_data
-from simulations.engines.local import LocalGrid
-from strategies.checkpoint import CHECKPOINT, load_state
-from strategies.tiered import QuorumError, TieredStrategy, from_arrays, to_arrays
 
 Reply = Callable[[Message, Message], Message | None]
 """What becomes of a good reply: (message, reply) -> another reply."""

@@ -10,8 +10,8 @@ import torch
 from fl_mlmc.aggregation import CoverageMean
 from fl_mlmc.run.config import ConfigError, RunConfig
 from fl_mlmc.schemes.shadowheart import Shadowheart, equilibrium_time
+from fl_mlmc.simulations import RunFailed, RunResult, run
 from fl_mlmc.submodels.tier import parse_tiers
-from simulations import RunFailed, RunResult, run
 
 
 def result(config: RunConfig, **changes: Any) -> RunResult:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import ray
 
-from clients.data import PARTITION, files_of
+from fl_mlmc.clients.data import PARTITION, files_of
 
 from ...data.datasets import default_cache
 

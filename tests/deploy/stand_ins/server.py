@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from deploy import registrar, serve
+from fl_mlmc.deploy import registrar, serve
 
 
 def main(directory: Path, descriptors: int, seconds: float) -> None:

@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from clients.budget import check_budget, fitting
 from fl_mlmc import COMPRESSORS, Scaled, omega, parse
+from fl_mlmc.clients.budget import check_budget, fitting
 from fl_mlmc.compression.blocks import DenseBlock, Payload
 from fl_mlmc.compression.compressors.base import Compressed, Compressor
 from fl_mlmc.run.config import ConfigError, RunConfig

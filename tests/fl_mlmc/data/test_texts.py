@@ -7,7 +7,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 
 from fl_mlmc.data.texts import parse_text_encoding
 from fl_mlmc.run.config import RunConfig
-from simulations import run
+from fl_mlmc.simulations import run
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "film", "##s"]
 

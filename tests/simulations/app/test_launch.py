@@ -11,10 +11,10 @@ import pytest
 from fl_mlmc.frames import read_clients
 from fl_mlmc.run.config import ConfigError, RunConfig
 from fl_mlmc.run.log import REFUSED, RoundLog
-from simulations import RunFailed, run
-from simulations.app.launch import load_config
-from simulations.app.places import SERVER_LOG, _last_words, tell_of_refused
-from simulations.app.superlink import RunState
+from fl_mlmc.simulations import RunFailed, run
+from fl_mlmc.simulations.app.launch import load_config
+from fl_mlmc.simulations.app.places import SERVER_LOG, _last_words, tell_of_refused
+from fl_mlmc.simulations.app.superlink import RunState
 
 TIMING = ["train_seconds", "encode_seconds", "message_bytes"]
 
@@ -106,7 +106,7 @@ def test_clients_whose_loss_is_not_finite_are_dropped_until_the_quorum_fails(sma
 def test_one_client_with_bad_data_is_dropped_and_the_round_goes_on(
     small: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from clients.data import FederatedData
+    from fl_mlmc.clients.data import FederatedData
 
     plain = FederatedData.client_features
 

@@ -3,7 +3,7 @@
 import pytest
 
 from fl_mlmc.run.config import ConfigError, RunConfig
-from simulations.app.prepare import prepare_run
+from fl_mlmc.simulations.app.prepare import prepare_run
 
 
 @pytest.mark.parametrize(

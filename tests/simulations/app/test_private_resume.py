@@ -14,11 +14,11 @@ from fl_mlmc.aggregation.ledger import RELEASES, LedgerError
 from fl_mlmc.frames import read_rounds
 from fl_mlmc.run.config import RunConfig
 from fl_mlmc.run.log import RoundLog
-from simulations.app.launch import execute, load_run
-from simulations.app.server_app import serve
-from strategies import tiered
-from strategies.checkpoint import CHECKPOINT
-from strategies.tiered import QuorumError, TieredStrategy
+from fl_mlmc.simulations.app.launch import execute, load_run
+from fl_mlmc.simulations.app.server_app import serve
+from fl_mlmc.strategies import tiered
+from fl_mlmc.strategies.checkpoint import CHECKPOINT
+from fl_mlmc.strategies.tiered import QuorumError, TieredStrategy
 
 pytest.importorskip("dp_accounting")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from simulations.app.process_family import ProcessFamily
+from fl_mlmc.simulations.app.process_family import ProcessFamily
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
@@ -107,7 +107,7 @@ def test_members_go_when_their_program_is_killed(tmp_path: Path) -> None:
     code = f"""
         import os, sys, time
         from pathlib import Path
-        from simulations.app.process_family import ProcessFamily
+        from fl_mlmc.simulations.app.process_family import ProcessFamily
         here = Path(sys.argv[1])
         member = ProcessFamily().start([sys.executable, "-c", "{SLEEP}"], here, os.environ, open(here / "log", "wb"))
         print(member.pid, flush=True)

@@ -13,9 +13,9 @@ from pyarrow import parquet
 from typer.testing import CliRunner
 
 from fl_mlmc.run.config import ConfigError, RunConfig
-from simulations.app.launch import execute, load_config, load_run
-from simulations.app.server_app import serve
-from simulations.cli import app
+from fl_mlmc.simulations.app.launch import execute, load_config, load_run
+from fl_mlmc.simulations.app.server_app import serve
+from fl_mlmc.simulations.cli import app
 
 LABELS = [number % 2 for number in range(20)]
 FILES = ("run.json", "rounds.jsonl", "clients.jsonl")

@@ -15,8 +15,8 @@ import pytest
 
 from fl_mlmc.frames import read_clients, read_rounds
 from fl_mlmc.run.config import ConfigError, RunConfig
-from simulations.app.launch import execute, load_config, load_run
-from simulations.app.run_lock import RunBusyError, writing
+from fl_mlmc.simulations.app.launch import execute, load_config, load_run
+from fl_mlmc.simulations.app.run_lock import RunBusyError, writing
 
 ROOT = Path(__file__).parents[3]
 MEASURED = ["train_seconds", "encode_seconds", "seconds", "aggregate_seconds"]

@@ -9,8 +9,8 @@ import pytest
 
 from fl_mlmc.run.config import RunConfig
 from fl_mlmc.run.log import status_of
-from simulations import run
-from simulations.app.run_lock import RunBusyError, alone, writing
+from fl_mlmc.simulations import run
+from fl_mlmc.simulations.app.run_lock import RunBusyError, alone, writing
 
 
 def test_a_second_run_in_this_process_is_refused_by_name_and_leaves_nothing(small: RunConfig) -> None:

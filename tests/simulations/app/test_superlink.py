@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from simulations.app import superlink
-from simulations.app.superlink import LocalSuperLink, RunState, SuperLinkError
+from fl_mlmc.simulations.app import superlink
+from fl_mlmc.simulations.app.superlink import LocalSuperLink, RunState, SuperLinkError
 
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F"}  # as /proc/net spells 127.0.0.1
 FEDERATION = "num-supernodes=2 client-resources-num-cpus=1 init-args-num-cpus=2"

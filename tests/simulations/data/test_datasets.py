@@ -10,8 +10,8 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as Pillow
 
-from clients.data import FederatedData
-from simulations.data.datasets import default_cache, prepare
+from fl_mlmc.clients.data import FederatedData
+from fl_mlmc.simulations.data.datasets import default_cache, prepare
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (12, 5, 4), dtype=np.uint8)
@@ -387,7 +387,7 @@ def test_a_shared_cache_without_the_right_to_write_says_how_it_is_shared(
     def refused(**where: object) -> str:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("simulations.data.datasets.tempfile.mkdtemp", refused)
+    monkeypatch.setattr("fl_mlmc.simulations.data.datasets.tempfile.mkdtemp", refused)
     monkeypatch.setenv("FL_MLMC_CACHE", str(tmp_path))
     with pytest.raises(ValueError, match=r"cannot be kept in .*Permission denied.*users who share one need the right"):
         prepare("digits", None, "iid", 4, 0)

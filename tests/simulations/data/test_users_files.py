@@ -17,10 +17,10 @@ from PIL import Image
 from pyarrow import csv, ipc, parquet
 from typer.testing import CliRunner
 
-from clients.data import FederatedData
-from clients.tables import DataError
-from simulations.cli import app
-from simulations.data.datasets import prepare
+from fl_mlmc.clients.data import FederatedData
+from fl_mlmc.clients.tables import DataError
+from fl_mlmc.simulations.cli import app
+from fl_mlmc.simulations.data.datasets import prepare
 
 LABELS = [number % 2 for number in range(20)]
 TEXTS = [f"good film {number}" for number in range(20)]

@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[3]
 
 FAULTS = """
 import ctypes, platform, resource, sys
-from simulations.engines.heap import keep_heap
+from fl_mlmc.simulations.engines.heap import keep_heap
 
 if sys.argv[1] == "kept":
     keep_heap()

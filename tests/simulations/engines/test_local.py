@@ -2,7 +2,7 @@ import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from simulations.engines.local import LocalGrid
+from fl_mlmc.simulations.engines.local import LocalGrid
 
 
 def count_up(message: Message, context: Context) -> Message:

@@ -9,10 +9,10 @@ from flwr.clientapp import ClientApp
 
 from fl_mlmc.run.config import RunConfig
 from fl_mlmc.run.protocol import CONFIG
-from simulations.engines.needs import Need, Needs
-from simulations.engines.ray.grid import RayGrid
-from simulations.engines.ray.session import ray_session
-from simulations.engines.simulated import identify_process
+from fl_mlmc.simulations.engines.needs import Need, Needs
+from fl_mlmc.simulations.engines.ray.grid import RayGrid
+from fl_mlmc.simulations.engines.ray.session import ray_session
+from fl_mlmc.simulations.engines.simulated import identify_process
 
 pytestmark = pytest.mark.xdist_group("needs")
 
@@ -107,7 +107,7 @@ def at_most(visits: list, amount, by_tier: dict[str, Need]) -> float:  # type: i
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray")
 def test_a_need_that_no_machine_meets_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("simulations.engines.ray.crew.WAIT_FOR_NODES_SECONDS", 1.0)
+    monkeypatch.setattr("fl_mlmc.simulations.engines.ray.crew.WAIT_FOR_NODES_SECONDS", 1.0)
     needs = Needs(by_tier={"sensor": Need(1), "gateway": Need(64)})
     with (
         RayGrid(client_app(), 2, {}, needs) as grid,

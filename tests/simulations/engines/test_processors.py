@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from simulations.engines import processors as counting
-from simulations.engines.processors import processors
+from fl_mlmc.simulations.engines import processors as counting
+from fl_mlmc.simulations.engines.processors import processors
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
 def test_affinity_counts_and_not_the_machine() -> None:
-    code = "import os; os.sched_setaffinity(0, {0}); from simulations.engines.processors import processors; "
+    code = "import os; os.sched_setaffinity(0, {0}); from fl_mlmc.simulations.engines.processors import processors; "
     done = subprocess.run(
         [sys.executable, "-c", code + "print(processors())"], capture_output=True, text=True, check=True
     )

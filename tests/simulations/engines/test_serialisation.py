@@ -7,8 +7,8 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
 from fl_mlmc.run.config import RunConfig
-from simulations import run
-from simulations.engines import simulated
+from fl_mlmc.simulations import run
+from fl_mlmc.simulations.engines import simulated
 
 
 def through_the_wire(message: Message) -> Message:
@@ -33,7 +33,7 @@ def test_messages_mean_the_same_on_the_other_side(small: RunConfig, monkeypatch:
         exchanged.append(received)
         return received
 
-    monkeypatch.setattr("simulations.engines.local.answer", answer)
+    monkeypatch.setattr("fl_mlmc.simulations.engines.local.answer", answer)
     wired = run(None, **small.changed(run_name="wired").to_flower())
     assert len(exchanged) > small.num_rounds * small.cohort.clients_per_round  # tasks, and the roster's queries
     assert all((plain.arrays[name] == wired.arrays[name]).all() for name in plain.arrays)

@@ -9,13 +9,13 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from flwr.clientapp import ClientApp
 from ray.cluster_utils import Cluster
 
-from clients.data import FederatedData
+from fl_mlmc.clients.data import FederatedData
 from fl_mlmc.run.config import ConfigError, RunConfig
-from simulations.app.launch import execute, load_config
-from simulations.app.places import OnCluster, place_of
-from simulations.data.datasets import prepare
-from simulations.engines.ray.grid import RayGrid
-from simulations.engines.ray.session import loopback_only, ray_session
+from fl_mlmc.simulations.app.launch import execute, load_config
+from fl_mlmc.simulations.app.places import OnCluster, place_of
+from fl_mlmc.simulations.data.datasets import prepare
+from fl_mlmc.simulations.engines.ray.grid import RayGrid
+from fl_mlmc.simulations.engines.ray.session import loopback_only, ray_session
 
 NUM_NODES = 60
 

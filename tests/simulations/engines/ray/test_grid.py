@@ -11,11 +11,11 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from simulations.engines.local import LocalGrid
-from simulations.engines.ray.crew import Member
-from simulations.engines.ray.grid import RayGrid
-from simulations.engines.ray.session import ray_session
-from simulations.engines.simulated import SimulatedGrid
+from fl_mlmc.simulations.engines.local import LocalGrid
+from fl_mlmc.simulations.engines.ray.crew import Member
+from fl_mlmc.simulations.engines.ray.grid import RayGrid
+from fl_mlmc.simulations.engines.ray.session import ray_session
+from fl_mlmc.simulations.engines.simulated import SimulatedGrid
 
 pytestmark = pytest.mark.xdist_group("ray")
 
@@ -117,7 +117,8 @@ def test_clients_cannot_tell_the_engines_apart(grid: RayGrid) -> None:
 def test_what_is_shared_is_put_into_the_object_store_once(grid: RayGrid, monkeypatch: pytest.MonkeyPatch) -> None:
     puts = []
     real = __import__("ray").put
-    monkeypatch.setattr("simulations.engines.ray.grid.ray.put", lambda data: puts.append(len(data)) or real(data))
+    put = "fl_mlmc.simulations.engines.ray.grid.ray.put"
+    monkeypatch.setattr(put, lambda data: puts.append(len(data)) or real(data))
     assert len(list(grid.send_and_receive(messages()))) == NUM_NODES
     assert puts == [100_000]
 
@@ -126,7 +127,7 @@ def test_what_is_shared_is_put_into_the_object_store_once(grid: RayGrid, monkeyp
 def test_shared_memory_is_a_short_cut_and_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told = exchange(LocalGrid(client_app(), NUM_NODES, {"colour": "red"}))
     for folder in (tmp_path, tmp_path / "none"):
-        monkeypatch.setattr("simulations.engines.ray.spool.SHARED_MEMORY", folder)
+        monkeypatch.setattr("fl_mlmc.simulations.engines.ray.spool.SHARED_MEMORY", folder)
         with RayGrid(client_app(), NUM_NODES, {"colour": "red"}) as other:
             assert exchange(other) == told
         assert not list(tmp_path.iterdir())

@@ -9,9 +9,9 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from ray.cluster_utils import Cluster
 
-from simulations.engines.ray.grid import RayGrid
-from simulations.engines.ray.session import loopback_only, ray_session
-from simulations.engines.simulated import identify_process
+from fl_mlmc.simulations.engines.ray.grid import RayGrid
+from fl_mlmc.simulations.engines.ray.session import loopback_only, ray_session
+from fl_mlmc.simulations.engines.simulated import identify_process
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.slow]
 

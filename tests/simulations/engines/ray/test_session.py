@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from simulations.engines.ray import session
+from fl_mlmc.simulations.engines.ray import session
 
 
 def test_sockets_lie_in_a_short_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

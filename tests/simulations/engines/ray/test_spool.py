@@ -10,12 +10,12 @@ from flwr.app import Array, ArrayRecord, Message, RecordDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulations.engines.ray import spool as ray_spool
-from simulations.engines.ray.crew import Member
-from simulations.engines.ray.queue import QUEUED_BATCHES
-from simulations.engines.ray.spool import Spool
-from simulations.engines.ray.worker import SHARED_BYTES, Answer, Parcel, Return
-from simulations.engines.simulated import identify_process
+from fl_mlmc.simulations.engines.ray import spool as ray_spool
+from fl_mlmc.simulations.engines.ray.crew import Member
+from fl_mlmc.simulations.engines.ray.queue import QUEUED_BATCHES
+from fl_mlmc.simulations.engines.ray.spool import Spool
+from fl_mlmc.simulations.engines.ray.worker import SHARED_BYTES, Answer, Parcel, Return
+from fl_mlmc.simulations.engines.simulated import identify_process
 
 
 @pytest.fixture

@@ -1,0 +1,53 @@
+"""One import name: the rooms are found within the package or beside it, whatever lies in a user's own folder."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fl_mlmc.rooms import LIBRARY, ROOMS, files, folder
+from fl_mlmc.run.protocol import code_stamp
+from fl_mlmc.simulations.app.bundle import stage_app
+
+ROOT = Path(__file__).parents[1]
+
+
+def told(code: str, cwd: Path, path: Path) -> str:
+    command = [sys.executable, "-c", code]
+    return subprocess.run(
+        command, cwd=cwd, env={"PYTHONPATH": str(path)}, capture_output=True, text=True, check=True
+    ).stdout
+
+
+def test_a_users_own_names_shadow_nothing(tmp_path: Path) -> None:
+    for name in ("clients.py", "deploy.py", "strategies/__init__.py", "simulations/__init__.py"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("raise ImportError('this is the user\\'s own')")
+    code = "import fl_mlmc.simulations.cli, fl_mlmc.clients.client_app as app, fl_mlmc.deploy.cli; print(app.__file__)"
+    assert Path(told(code, tmp_path, ROOT).strip()) == ROOT / "clients" / "client_app.py"
+
+
+def test_rooms_within_are_the_code_that_lies_beside(tmp_path: Path) -> None:
+    app = stage_app(tmp_path / "app")
+    code = "import fl_mlmc.clients; from fl_mlmc.run.protocol import code_stamp; print(fl_mlmc.__path__, code_stamp())"
+    assert told(code, tmp_path, app).split() == [f"['{app / LIBRARY}']", code_stamp()]
+
+
+def test_starting_a_node_does_not_load_torch() -> None:
+    assert told("import sys, fl_mlmc.deploy.cli; print('torch' in sys.modules)", ROOT, ROOT) == "False\n"
+
+
+def test_the_library_holds_no_file_of_a_room() -> None:
+    names = [name for name, _ in files(LIBRARY)]
+    assert "fl_mlmc/rooms.py" in names
+    assert len(names) == len(set(names)) == len(list(folder(LIBRARY).rglob("*.py")))
+    assert not any(name.split("/")[1] in ROOMS for name in names)
+
+
+@pytest.mark.parametrize(
+    "name", ["clients/client_app.py", "simulations/app/server_app.py", "fl_mlmc/compression/blocks.py"]
+)
+def test_a_file_is_named_by_its_room(name: str) -> None:
+    assert dict(files(name.split("/")[0]))[name] == ROOT / name
