@@ -5,20 +5,21 @@ import signal
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.filesize import decimal
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
+import fl_mlmc
 from fl_mlmc.deploy.cli import app as deployment
 from fl_mlmc.run.config import ConfigError, RunConfig, Scalar
 from fl_mlmc.strategies.checkpoint import CHECKPOINT
 
 from .app.launch import execute, load_config, load_run
 from .app.places import OnDevices, Place, RunFailed, place_of
+from .progress import Telling
 from .report import draw, summarise
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -31,8 +32,18 @@ Force = Annotated[bool, typer.Option("--force", help="Resume also with other dat
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a run-config key.")]
 
 
+def _tell_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"fl-mlmc {fl_mlmc.__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def main() -> None:
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_tell_version, is_eager=True)
+    ] = False,
+) -> None:
     """Federated learning with multilevel Monte Carlo compression on unequal clients."""
 
 
@@ -83,8 +94,8 @@ def _run(
             raise ConfigError("--force is for --resume")
         changes = dict(map(parse_setting, settings or []))
         config = load_run(resume, changes) if resume else load_config(scenario, {**changes, **(given or {})})
-        with _Bar(config) as bar:
-            result = execute(config, bar.advance, place(config), force=force, tell=_tell)
+        with Telling(config.num_rounds, config.engine.name, console) as told:
+            result = execute(config, told.advance, place(config), force=force, tell=_tell)
     except (ConfigError, ValueError, OSError) as error:
         errors.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from None
@@ -173,37 +184,6 @@ def parse_setting(text: str) -> tuple[str, Scalar]:
         except tomllib.TOMLDecodeError:
             pass
     return key.strip().replace("-", "_"), value.strip("\"'")
-
-
-class _Bar:
-    """A progress bar with round, accuracy, uplink bytes and time left."""
-
-    def __init__(self, config: RunConfig) -> None:
-        self._progress = Progress(
-            TextColumn("round {task.completed:.0f}/{task.total:.0f}"),
-            BarColumn(),
-            TextColumn("{task.fields[figures]}"),
-            TimeRemainingColumn(),
-            console=console,
-        )
-        self._task = self._progress.add_task(
-            "", total=config.num_rounds, figures=f"starting engine {config.engine.name}"
-        )
-        self._accuracy = "–"
-
-    def __enter__(self) -> "_Bar":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *reason: object) -> None:
-        self._progress.stop()
-
-    def advance(self, row: Mapping[str, Any]) -> None:
-        """Show a new row of rounds.jsonl."""
-        if row.get("accuracy") is not None:
-            self._accuracy = f"{row['accuracy']:.3f}"
-        figures = f"accuracy {self._accuracy}  uplink {decimal(row['cumulative_uplink_bytes'])}"
-        self._progress.update(self._task, completed=row["round"], figures=figures)
 
 
 if __name__ == "__main__":

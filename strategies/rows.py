@@ -1,8 +1,10 @@
 """The rows that a round leaves in the log: one for each client of its cohort, and its own."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from rich.filesize import decimal
 
 from fl_mlmc.aggregation import Mean
 from fl_mlmc.submodels import WidthSpec
@@ -72,6 +74,16 @@ def round_row(opened: OpenRound, mean: Mean, spec: WidthSpec, client_rows: list[
         "update_norm": float(torch.linalg.vector_norm(mean.update, dtype=torch.float64)),
         "coverage_by_tensor": {name: [part.least, part.mean] for name, part in held.items()},
     }
+
+
+def headline(row: Mapping[str, Any]) -> str:
+    """What a person wants to know of a round while a run goes on: "accuracy 0.812  loss 0.613  uplink 12.3 kB".
+
+    `row` is one of rounds.jsonl; what it has not, or was not evaluated, is left out. The uplink is that of all rounds.
+    """
+    shown = {key: row.get(key) for key in ("accuracy", "loss")}
+    figures = [f"{key} {value:.3f}" for key, value in shown.items() if value is not None and value == value]
+    return "  ".join([*figures, f"uplink {decimal(row['cumulative_uplink_bytes'])}"])
 
 
 def _simulated_seconds(sent: Sent, num_steps: int, uplink_bytes: int) -> float:

@@ -39,7 +39,7 @@ from .device_grid import DeviceGrid
 from .replies import ClientFailed, in_client_order, read_update, sizes
 from .roster import Roster
 from .round import Answer, OpenRound, Row, Sent
-from .rows import client_row, round_row
+from .rows import client_row, headline, round_row
 from .scheme_server import SchemeServer
 
 Evaluate = Callable[[Tensor], Mapping[str, float]]
@@ -448,7 +448,9 @@ class TieredStrategy(Strategy):
         metrics: dict[str, float] = {"loss": float("nan"), "accuracy": float("nan")}
         if server_round % self.config.output.evaluate_every == 0 or server_round == self.config.num_rounds:
             metrics |= self._evaluate_model(from_arrays(arrays))
-        self.round_log.append_round(self._opened.row | metrics)
+        row = self._opened.row | metrics
+        self.round_log.append_round(row)
+        log(INFO, "\t└──> %s", headline(row))
         return MetricRecord(dict(metrics))
 
     def configure_evaluate(

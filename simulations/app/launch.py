@@ -1,15 +1,17 @@
 """Runs from Python: `run("simulations/scenarios/quickstart.toml", engine="local", seed=1)`."""
 
 import contextlib
-import os
+import secrets
 import time
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from rich.console import Console
 
 from fl_mlmc.clients.data import FederatedData
 from fl_mlmc.frames import read_clients, read_rounds
@@ -17,15 +19,17 @@ from fl_mlmc.run.config import ConfigError, RunConfig, Scalar
 from fl_mlmc.run.config.section import dashed
 from fl_mlmc.run.log import RUN, RoundLog, read_run, status_of
 from fl_mlmc.strategies.checkpoint import CHECKPOINT, load_checkpoint, resumable_state
+from fl_mlmc.strategies.rows import headline
 
 from ..data.sources import Digits
+from ..progress import Telling
 from .places import OnRound, Place, RunFailed, place_of
 from .provenance import check_resume
 from .run_lock import writing
 from .superlink import SuperLinkError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RunResult:
     """What a finished run left: its directory, the final model's named arrays, and both frames of its log."""
 
@@ -41,21 +45,40 @@ class RunResult:
         arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
         return cls(directory, arrays, read_clients(directory), read_rounds(directory))
 
+    def __repr__(self) -> str:
+        """One line: where it lies, and its last round. The arrays are as large as the model."""
+        last = self.rounds.iloc[-1].to_dict() if len(self.rounds) else {}
+        told = f"{len(self.rounds)} rounds, {headline(last)}" if last else "no rounds"
+        size = sum(array.size for array in self.arrays.values())
+        return f"RunResult({str(self.directory)!r}: {told}, {size:,} parameters)"
 
-def run(scenario: str | Path | None = None, *, on_round: OnRound | None = None, **changes: Scalar | Path) -> RunResult:
-    """Run a scenario (a TOML file of run-config keys) to its end.
+
+def run(
+    scenario: str | Path | None = None,
+    *,
+    on_round: OnRound | None = None,
+    quiet: bool = False,
+    **changes: Scalar | Path,
+) -> RunResult:
+    """Run a scenario (a TOML file of run-config keys) to its end: `run("quickstart.toml", seed=1, num_rounds=5)`.
 
     `changes` are config keys with underscores; they win over the file. `on_round` hears every row of rounds.jsonl as
-    it is written. ConfigError on a config that cannot run, RunFailed on a run that ended early.
+    it is written. Progress goes to stderr, as a bar in a terminal or a notebook and a line a round elsewhere, unless
+    `quiet`. ConfigError on a config that cannot run, RunFailed on a run that ended early.
     """
-    return execute(load_config(scenario, changes), on_round)
+    config = load_config(scenario, changes)
+    if quiet:
+        return execute(config, on_round)
+    with Telling(config.num_rounds, config.engine.name, Console(stderr=True)) as told:
+        return execute(config, told.advance if on_round is None else _both(told.advance, on_round))
 
 
 def load_config(scenario: str | Path | None, changes: Mapping[str, Scalar | Path]) -> RunConfig:
     """The config of a scenario file with changes, its paths made absolute and the run given a name."""
     config = RunConfig.from_flower(_read_scenario(Path(scenario)) if scenario else {}).changed(**changes)
     stem = Path(scenario).stem if scenario else "run"
-    name = config.output.run_name or f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    # Runs that begin in the same second, here or in another process, get names of their own.
+    name = config.output.run_name or f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
     return _absolute(config).changed(run_name=name)
 
 
@@ -119,6 +142,14 @@ def execute(
         _mark_failed(directory, error)
         raise
     return RunResult.read(directory)
+
+
+def _both(first: OnRound, second: OnRound) -> OnRound:
+    def hear(row: Mapping[str, Any]) -> None:
+        first(row)
+        second(row)
+
+    return hear
 
 
 def _absolute(config: RunConfig) -> RunConfig:
