@@ -19,6 +19,7 @@ from fl_mlmc.strategies.checkpoint import CHECKPOINT
 
 from .app.launch import execute, load_config, load_run
 from .app.places import OnDevices, Place, RunFailed, place_of
+from .export import export
 from .progress import Telling
 from .report import draw, summarise
 
@@ -129,6 +130,27 @@ def report(
         errors.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from None
     console.print(f"picture  {picture}", highlight=False, soft_wrap=True, markup=False)
+
+
+@app.command("export")
+def export_model(
+    directory: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The run whose model is meant.")],
+    to: Annotated[Path, typer.Option(help="The file: NAME.safetensors, or NAME.pt for a state_dict.")],
+    tier: Annotated[str, typer.Option(help="The tier whose submodel is meant; the whole model unless given.")] = "",
+) -> None:
+    """Write a run's trained model, cut to a tier, to a file that plain torch loads."""
+    try:
+        about = export(directory, to, tier)
+    except (OSError, ValueError) as error:
+        errors.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from None
+    shape = f"inputs {about.input_shape}, {about.num_classes} classes, width {about.width:g}"
+    console.print(f"model    {to}: {about.model}, {shape}", highlight=False, soft_wrap=True, markup=False)
+    if to.suffix == ".safetensors":
+        told = f'from fl_mlmc.models import load_exported; module = load_exported("{to}")'
+    else:
+        told = f'module.load_state_dict(torch.load("{to}", weights_only=True))'
+    console.print(f"load it  {told}", highlight=False, soft_wrap=True, markup=False)
 
 
 @app.command()
