@@ -47,7 +47,7 @@ class RunResult:
 
     def __repr__(self) -> str:
         """One line: where it lies, and its last round. The arrays are as large as the model."""
-        last = {str(key): value for key, value in self.rounds.tail(1).squeeze().items()} if len(self.rounds) else {}
+        last = {str(key): value for row in self.rounds.tail(1).to_dict("records") for key, value in row.items()}
         told = f"{len(self.rounds)} rounds, {headline(last)}" if last else "no rounds"
         size = sum(array.size for array in self.arrays.values())
         return f"RunResult({str(self.directory)!r}: {told}, {size:,} parameters)"
