@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .compression import (
         COMPRESSORS,
         ECUQ,
+        EDEN,
         MLMC,
         QSGD,
         RTN,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = [
     "COMPRESSORS",
     "ECUQ",
+    "EDEN",
     "MLMC",
     "QSGD",
     "RTN",

@@ -35,6 +35,7 @@ from .compression.blocks import (
     Lattice,
     Payload,
     PowerBlock,
+    RotatedBlock,
     SeededBlock,
     SparseBlock,
     SymbolBlock,
@@ -535,8 +536,19 @@ def _sample_blocks() -> Mapping[str, tuple[Block, ...]]:
         "powers-and-numbers": (
             PowerBlock(_digits(200) % 2 == 0, (_digits(200) % 30 * 8).byte(), 1.0, 2**-10, _digits(200).short(), 10),
         ),
+        "rotated": (
+            RotatedBlock(SymbolBlock((_digits(200) % 2).byte(), Table(np.array([-0.75, 0.75]))), _scales(2), 2**63 + 5),
+        ),
+        "rotated-long": (
+            RotatedBlock(SymbolBlock((_digits(9000) % 4).byte(), Lattice(4, 1.0, -2, 0.5)), _scales(3), 7),
+        ),
         "two-blocks": (SparseBlock(100, indices, values), SparseBlock(100, indices[:2] + 1, values[:2])),
     }
+
+
+def _scales(count: int) -> Tensor:
+    """Factors of the parts of a rotated vector."""
+    return 2.0 ** torch.arange(count)
 
 
 def _digits(count: int) -> Tensor:

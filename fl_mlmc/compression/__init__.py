@@ -7,6 +7,7 @@ from torch import Tensor
 from .. import registry
 from .compressors.base import Compressor, checked
 from .compressors.bernoulli import Bernoulli
+from .compressors.eden import EDEN
 from .compressors.importance import Importance
 from .compressors.induced import Induced
 from .compressors.mlmc import MLMC
@@ -29,6 +30,7 @@ from .wire import WireError, decode_payload
 __all__ = [
     "COMPRESSORS",
     "ECUQ",
+    "EDEN",
     "MLMC",
     "QSGD",
     "RTN",
@@ -59,6 +61,7 @@ COMPRESSORS: Mapping[str, type[Compressor]] = {
     for kind in (
         Bernoulli,
         ECUQ,
+        EDEN,
         FixedPoint,
         FloatingPoint,
         Identity,

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..run.rng import random_mask
 from .pointwise import STRETCH, peak
+from .rotation import Rotation, growth
 
 _BIAS = 127  # of a float32's exponent
 _DRAWN = 1 << 20  # coordinates whose indices are written out together
@@ -289,6 +290,61 @@ class SymbolBlock(_Pointwise):
             return self.alphabet.values_of(self.symbols[start:stop])
         values = torch.from_numpy(self.alphabet.values()).to(self.symbols.device)
         return values[self.symbols[start:stop].int()]
+
+
+@dataclass(frozen=True, eq=False)
+class RotatedBlock(Block):
+    """A vector rotated by `Rotation(size, seed)`: a letter for each coordinate, times the scale of its part.
+
+    `scales` are float32 of shape (parts,).
+    """
+
+    letters: SymbolBlock
+    scales: Tensor
+    seed: int
+    seed_bits = 64
+
+    @property
+    def size(self) -> int:  # type: ignore[override]
+        """How many letters there are."""
+        return self.letters.size
+
+    @property
+    def rotation(self) -> Rotation:
+        """The rotation that is undone when the block is added."""
+        return Rotation(self.size, self.seed)
+
+    @property
+    def held_bytes(self) -> int:
+        """Those of its letters, and 4 a part."""
+        return self.letters.held_bytes + 4 * self.scales.numel()
+
+    def peak(self) -> float:
+        """That of letters and scales, if all that they hold came together in one coordinate."""
+        return self.letters.peak() * peak(self.scales) * growth(self.rotation)
+
+    def scaled(self, factor: float) -> "RotatedBlock":
+        """The same letters and seed, new scales."""
+        return replace(self, scales=_times(self.scales, factor))
+
+    def is_finite(self) -> bool:
+        """Whether all values stay in float32's range wherever the rotation brings them together."""
+        return self.peak() <= _LARGEST
+
+    def add_to(self, accumulator: Tensor, scale: float = 1.0, index: Tensor | None = None) -> None:
+        """Rotates a stretch of coordinates back after another."""
+        part = 0
+        for start, stop, signs in self.rotation.pieces():
+            lengths = self.rotation.part_lengths(start, stop)
+            scales = self.scales[part : part + len(lengths)].repeat_interleave(
+                torch.tensor(lengths, device=self.scales.device)
+            )
+            values = signs.back(self.letters.stretch(start, stop) * scales).to(accumulator)
+            part += len(lengths)
+            if index is None:
+                accumulator[start:stop].add_(values, alpha=scale)
+            else:
+                accumulator.index_add_(0, index[start:stop], values, alpha=scale)
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from ..blocks import Block, Lattice, PowerBlock, SeededBlock, SparseBlock, SymbolBlock
+from ..blocks import Block, Lattice, PowerBlock, RotatedBlock, SeededBlock, SparseBlock, SymbolBlock
 from . import kinds
 from .dense_blocks import decode_cut, decode_dense, decode_masked, encode_dense
 from .errors import WireError
 from .limits import Budget
 from .power_blocks import decode_powers, encode_powers
+from .rotated_blocks import decode_rotated, encode_rotated
 from .sparse_blocks import decode_lettered, decode_seeded, decode_sparse, encode_seeded, encode_sparse
 from .symbol_blocks import (
     MAX_ALPHABET,
@@ -35,6 +36,8 @@ def encode_block(block: Block) -> tuple[int, kinds.Body]:
         kind, body = encode_wide(block.symbols.cpu().numpy(), block.alphabet)
     elif isinstance(block, PowerBlock):
         kind, body = kinds.POWERS, encode_powers(block)
+    elif isinstance(block, RotatedBlock) and block.is_finite():
+        kind, body = kinds.ROTATED, encode_rotated(block)
     if isinstance(block, PowerBlock) and 8 * len(body) > (9 + block.bits) * block.size:
         return min((kind, body), encode_dense(block.dense()), key=lambda form: len(form[1]))
     if body and len(body) < dense_length:
@@ -67,6 +70,7 @@ _READERS: Mapping[int, Callable[[memoryview, int, Budget], Block]] = MappingProx
         kinds.CUT: decode_cut,
         kinds.WIDE: decode_wide,
         kinds.UPPER: decode_upper,
+        kinds.ROTATED: decode_rotated,
     }
 )
 
