@@ -18,6 +18,7 @@ from .compressors.scaled import Scaled
 from .compressors.stochastic_rounding import StochasticRounding
 from .compressors.systematic import Systematic
 from .compressors.terngrad import TernGrad
+from .compressors.truncated import Truncated
 from .ladders.base import Ladder, Rungs
 from .ladders.ecuq import ECUQ
 from .ladders.fixed_point import FixedPoint
@@ -50,6 +51,7 @@ __all__ = [
     "Systematic",
     "TernGrad",
     "TopK",
+    "Truncated",
     "WireError",
     "decode",
     "omega",
@@ -77,6 +79,7 @@ COMPRESSORS: Mapping[str, type[Compressor]] = {
         Systematic,
         TernGrad,
         TopK,
+        Truncated,
     )
 }
 

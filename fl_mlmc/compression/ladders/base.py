@@ -81,6 +81,10 @@ class Ladder(Compressor):
         """
         return None
 
+    def left_at(self, size: int, level: int) -> float | None:
+        """The least known share of ‖v‖² that ‖v − C^level(v)‖² may be; None where no bound is known."""
+        return None
+
     def group(self, size: int) -> int | None:
         """The most coordinates of an increment, of `size`, where an option sets that number; None elsewhere."""
         return None

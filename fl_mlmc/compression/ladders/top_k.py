@@ -54,6 +54,10 @@ class TopK(Ladder):
         """k / d, attained where all magnitudes are equal (Stich, Cordonnier, Jaggi, NeurIPS 2018, arXiv 1809.07599)."""
         return self.step(size) / size
 
+    def left_at(self, size: int, level: int) -> float:
+        """The share of the coordinates that are not among the first groups, attained where magnitudes are equal."""
+        return 1 - float(self.edges(size)[level]) / size
+
     def worst_draw(self, size: int, probabilities: str) -> float:
         """⌈d / s⌉ − 1 for groups of equal size with adaptive or fixed chances: groups share no coordinate.
 

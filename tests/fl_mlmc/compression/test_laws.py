@@ -29,6 +29,7 @@ from fl_mlmc import (
     Systematic,
     TernGrad,
     TopK,
+    Truncated,
 )
 from fl_mlmc.testing import (
     check_compressor,
@@ -100,6 +101,9 @@ COMPRESSORS: list[Compressor] = [
     Systematic(count=3),
     Induced(TopK(count=2), RandK(count=1)),
     Induced(RTN(bits=2), MLMC(TopK(count=1))),
+    *(Truncated(TopK(count=2), levels) for levels in (1, 2, 9)),
+    Truncated(FixedPoint(bits=3, unit=1.0), 2),
+    Truncated(RTN(bits=3), 2),
     Scaled(RandK(fraction=0.5)),
     Scaled(Natural(), 0.125),
     Scaled(MLMC(TopK(count=1))),
