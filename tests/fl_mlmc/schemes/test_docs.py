@@ -31,6 +31,7 @@ EVERY = [
     "Importance(draws=2)", "Induced(TopK(count=2), RandK(count=2))", "MLMC(TopK(count=2))", "MLMC(RTN(bits=4))",
     "Natural()", "QSGD(levels=2)", "RTN(bits=2)", "RandK(count=2)", "Scaled(RandK(count=2))",
     "StochasticRounding(bits=2)", "Systematic(count=2)", "TernGrad()", "TopK(count=2)",
+    "EDEN(bits=1)", "Truncated(TopK(count=2), levels=2)",
 ]  # fmt: skip
 
 
@@ -48,7 +49,7 @@ def _rows() -> list[tuple[str, str, str]]:
 def _admits(words: str, compressor: Compressor) -> bool:
     is_contractive = compressor.contraction(SIZE) is not None
     match words.partition(":")[0]:
-        case "any" | "unbiased or contractive":
+        case "any":
             return True
         case "unbiased":
             return compressor.is_unbiased
