@@ -11,7 +11,8 @@ import os
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 
 RELEASES = "releases.jsonl"
@@ -90,8 +91,13 @@ def epsilon(releases: Mapping[Mechanism, int], delta: float) -> float:
 
     Neighbouring populations differ in one client's examples (replace-one), so a sum moves by up to twice the clip.
     Rényi DP of the sampled Gaussian mechanism, composed by dp-accounting: `pip install 'fl-mlmc[privacy]'`, without
-    which this is a ValueError.
+    which this is a ValueError. A second or two of work, done once for equal releases.
     """
+    return _epsilon(frozenset(item for item in releases.items() if item[1]), delta)
+
+
+@lru_cache(maxsize=1024)
+def _epsilon(releases: frozenset[tuple[Mechanism, int]], delta: float) -> float:
     try:
         from dp_accounting import GaussianDpEvent, NeighboringRelation, SampledWithoutReplacementDpEvent
         from dp_accounting.rdp import RdpAccountant
@@ -99,10 +105,10 @@ def epsilon(releases: Mapping[Mechanism, int], delta: float) -> float:
         raise ValueError(
             "dp-noise needs dp-accounting to say what it amounts to: `pip install 'fl-mlmc[privacy]'`"
         ) from None
-    if not any(releases.values()):
+    if not releases:
         return 0.0
     accountant = RdpAccountant(neighboring_relation=NeighboringRelation.REPLACE_ONE)
-    for made, count in releases.items():
+    for made, count in sorted(releases, key=lambda item: astuple(item[0])):
         gaussian = GaussianDpEvent(made.noise / 2)
         accountant.compose(SampledWithoutReplacementDpEvent(made.num_clients, made.cohort_size, gaussian), count)
     return float(accountant.get_epsilon(delta))
