@@ -2,7 +2,7 @@
 
     python benchmarks/edge.py [--venv DIR]
 
-makes a virtual environment from that file alone (or takes DIR, if it holds one already), builds the app's bundle, and
+makes a virtual environment from that file and our wheel (or takes DIR, if it holds one), builds the app's bundle, and
 runs one round of the client app from it in a fresh process for each tier, on digits out of a CSV file.
 """
 
@@ -23,7 +23,8 @@ from fl_mlmc.run.config import RunConfig
 from fl_mlmc.simulations.app.bundle import stage_app
 from fl_mlmc.simulations.app.prepare import prepare_data
 
-REQUIREMENTS = Path(__file__).parents[1] / "clients" / "requirements-edge.txt"
+ROOT = Path(__file__).parents[1]
+REQUIREMENTS = ROOT / "clients" / "requirements-edge.txt"
 TIERS = {"sensor": 0.25, "phone": 0.5, "gateway": 1.0}
 MODELS = ("mlp(hidden=(64,))", "cnn(conv=(64, 128), dense=256)")
 
@@ -95,6 +96,8 @@ def make_environment(directory: Path) -> Path:
         subprocess.run([sys.executable, "-m", "venv", str(directory)], check=True)
         command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*command, "-r", str(REQUIREMENTS)], check=True)
+        # The node's own command, without what a server needs beside it.
+        subprocess.run([*command, "--no-deps", str(ROOT)], check=True)
     return python
 
 

@@ -1,6 +1,7 @@
-"""The client app from a built bundle, in an environment made from clients/requirements-edge.txt alone."""
+"""The client app from a built bundle, in an environment made from clients/requirements-edge.txt and our wheel."""
 
 import importlib.util
+import subprocess
 import sys
 from pathlib import Path
 
@@ -20,8 +21,10 @@ def test_a_round_of_every_tier_in_an_environment_of_the_edge_requirements_alone(
     spec.loader.exec_module(edge)
     python = edge.make_environment(tmp_path / "venv")
     installed = set(edge.installed_bytes(tmp_path / "venv"))
-    assert {"flwr", "torch", "numpy"} <= installed
-    assert not installed & {"ray", "pandas", "datasets", "sklearn", "matplotlib", "pyarrow", "fl_mlmc", "clients"}
+    assert {"flwr", "torch", "numpy", "fl_mlmc"} <= installed
+    assert not installed & {"ray", "pandas", "datasets", "sklearn", "matplotlib", "pyarrow", "clients", "deploy"}
+    node = [python, "-m", "fl_mlmc.deploy", "node", "--help"]
+    assert "DEVICE_DIR" in subprocess.run(node, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     bundle = edge.build_bundle(tmp_path)
     config = edge.edge_config("mlp(hidden=(16,))")
     meta = edge.write_examples(tmp_path / "own.csv", config)
