@@ -27,7 +27,8 @@ class StretchRungs(Rungs):
         return SparseBlock(self.size, arange(start, start + part.numel()), part)
 
 
-for vector in edge_vectors().values():
-    check_ladder(Stretches(), vector)
-    check_compressor(MLMC(Stretches()), vector)
-print("Stretches keeps all laws of a ladder, and MLMC(Stretches()) those of an unbiased compressor")
+if __name__ == "__main__":
+    for vector in edge_vectors().values():
+        check_ladder(Stretches(), vector)
+        check_compressor(MLMC(Stretches()), vector)
+    print("Stretches keeps all laws of a ladder, and MLMC(Stretches()) those of an unbiased compressor")

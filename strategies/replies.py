@@ -15,6 +15,7 @@ from flwr.common.logger import log
 from fl_mlmc import parse
 from fl_mlmc.compression.blocks import Payload
 from fl_mlmc.compression.wire import decode_payload
+from fl_mlmc.own import References
 from fl_mlmc.run.config.aggregation import AggregationConfig
 from fl_mlmc.run.protocol import (
     ARRAYS,
@@ -74,9 +75,12 @@ def sizes(reply: Message | None) -> tuple[int, int]:
 
 
 def read_update(
-    reply: Message | None, sent: Sent, limits: AggregationConfig, num_messages: int = 1
+    reply: Message | None, sent: Sent, limits: AggregationConfig, num_messages: int = 1, follow: References = ()
 ) -> tuple[TrainUpdate, list[Payload]]:
-    """The update and the payloads of a reply; ProtocolError or WireError says which rule it breaks."""
+    """The update and the payloads of a reply; ProtocolError or WireError says which rule it breaks.
+
+    `follow`: the parts of the user's own that the client's compressor may name, those of the run's.
+    """
     if reply is None:
         raise ProtocolError("no reply in time")
     if reply.has_error():
@@ -98,7 +102,7 @@ def read_update(
     if update.num_examples > limits.max_examples:
         raise ProtocolError(f"it declares {update.num_examples} examples, 1 to {limits.max_examples} are allowed")
     if update.compressor:
-        update = replace(update, compressor=repr(parse(update.compressor)))
+        update = replace(update, compressor=repr(parse(update.compressor, follow)))
     names = [payload_name(number) for number in range(num_messages)]
     payloads = [_read_payload(arrays, name, sent.plan.size) for name in names]
     for payload in payloads if limits.max_update_norm else ():

@@ -17,6 +17,7 @@ from fl_mlmc.aggregation import Folding, Ledger, Mean, NotFiniteError, ServerOpt
 from fl_mlmc.aggregation.ledger import RELEASES
 from fl_mlmc.aggregation.server_step import LARGEST_UPDATE
 from fl_mlmc.models import Model
+from fl_mlmc.own import references
 from fl_mlmc.run.config import RunConfig
 from fl_mlmc.run.log import RoundLog
 from fl_mlmc.run.protocol import (
@@ -381,7 +382,8 @@ class TieredStrategy(Strategy):
         try:
             payload_bytes, message_bytes = sizes(reply)
             answer = replace(answer, payload_bytes=payload_bytes, message_bytes=message_bytes)
-            update, payloads = read_update(reply, answer.sent, aggregation, self.num_messages)
+            named = references(self.config.compression.compressor)
+            update, payloads = read_update(reply, answer.sent, aggregation, self.num_messages, named)
             labels = update.labels if aggregation.average_by_label else None
             weight = 1 if aggregation.weighting == "clients" else update.num_examples
             self._scheme.add(opened.gathering, client, answer.sent.plan, payloads, weight, labels)

@@ -4,7 +4,7 @@ from .base import Steps
 from .convexity import ConvexityWatch, DivergenceError, NotStronglyConvexError
 from .fednest import Fednest
 from .hypergradient import Directions, Estimator, Exact, FiniteDifference, Penalty
-from .problem import BilevelProblem, ClientData, Held, Point, Shard, cut_only, load_problem
+from .problem import BilevelProblem, ClientData, Held, Point, Shard, cut_only
 from .rabo import Rabo
 from .rafbo import Rafbo
 from .simulate import Trace, simulate
@@ -29,6 +29,5 @@ __all__ = [
     "Steps",
     "Trace",
     "cut_only",
-    "load_problem",
     "simulate",
 ]

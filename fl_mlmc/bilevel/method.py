@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from .. import registry
+from .. import own, registry
 from ..schemes import SCHEMES, Scheme
 from ..schemes.direct import Direct
 from .hypergradient import Estimator, Exact, FiniteDifference, Penalty
@@ -59,7 +59,11 @@ def is_bilevel(text: str) -> bool:
     return text.partition("(")[0].strip() in METHODS
 
 
-@lru_cache(maxsize=16)
 def parse_bilevel(text: str) -> BilevelScheme:
     """The method that `text` names; ValueError on unknown names and options, with the known ones."""
-    return registry.build(text, {**METHODS, **ESTIMATORS, **SCHEMES}, "scheme")
+    return _parsed(text, own.versions(text))
+
+
+@lru_cache(maxsize=16)
+def _parsed(text: str, versions: tuple[object, ...]) -> BilevelScheme:
+    return registry.build(text, {**METHODS, **ESTIMATORS, **SCHEMES}, "scheme", Scheme, own.EVERY)

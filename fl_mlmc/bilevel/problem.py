@@ -5,14 +5,10 @@ It is stated as two losses of named tensors. `lower = "global"`: one y for all c
 client has its own x, such as a weight for each of its examples, and y alone is shared.
 """
 
-import importlib
-import importlib.util
 import math
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -262,33 +258,3 @@ def cut_only(problem: BilevelProblem, which: Literal["outer", "inner"]) -> Bilev
     whole = WidthSpec({}, spec.shapes, {name: (None,) * len(shape) for name, shape in spec.shapes.items()})
     changed = {"inner_spec" if which == "outer" else "outer_spec": whole}
     return replace(problem, sliced=False, **changed)  # type: ignore[arg-type]
-
-
-def load_problem(text: str) -> Any:
-    """What "module:object" or "path/to/file.py:object" names: a BilevelProblem, or a function that makes one.
-
-    ValueError if there is none.
-    """
-    module, _, name = text.rpartition(":")
-    if not module or not name:
-        raise ValueError(f"a problem is written 'module:object' or 'path/to/file.py:object', got {text!r}")
-    try:
-        return getattr(_load_file(module) if module.endswith(".py") else importlib.import_module(module), name)
-    except (ImportError, AttributeError, OSError, SyntaxError) as error:
-        raise ValueError(f"problem {text!r} cannot be loaded: {type(error).__name__}: {error}") from error
-
-
-def file_of_problem(text: str) -> Path | None:
-    """The file of a problem of one's own that "path/to/file.py:object" names; None of any other text."""
-    module, colon, _ = text.rpartition(":")
-    return Path(module) if colon and module.endswith(".py") else None
-
-
-def _load_file(path: str) -> Any:
-    spec = importlib.util.spec_from_file_location(path, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module

@@ -1,12 +1,13 @@
-"""The problems that a run can name: "hyper_cleaning", "quadratic(size=12)", or one's own as module:object."""
+"""The problems that a run can name: "hyper_cleaning", "quadratic(size=12)", or one's own as file.py:object."""
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Literal
 
+from .. import own
 from ..models import Model, build_model
-from ..registry import parse_call
-from .problem import BilevelProblem, file_of_problem, load_problem
+from ..registry import Call, parse_call
+from .problem import BilevelProblem
 from .quadratic import quadratic
 from .tasks import hyper_cleaning, hyper_representation, log_ridge, meta_learning
 
@@ -35,37 +36,28 @@ PROBLEMS: Mapping[str, Callable[..., BilevelProblem]] = {
 
 
 def check_problem(text: str) -> None:
-    """ValueError if `text` can name no problem. One's own, module:object, is looked for when it is built."""
-    module, colon, name = text.rpartition(":")
-    if not colon:
-        parse_call(text, PROBLEMS, "problem", given=1)
-    elif not (module and name.isidentifier()):
-        raise ValueError(f"a problem of one's own is module:object or path/to/file.py:object, got {text!r}")
+    """ValueError if `text` names no problem: none of `PROBLEMS`, nor one of the user's own by "file.py:object"."""
+    _parse(text)
 
 
 def build_problem(text: str, model_text: str, input_shape: tuple[int, ...], num_classes: int) -> BilevelProblem:
     """The problem that `text` names, over the model that `model_text` names.
 
     `input_shape` is that of an example, such as (1, 8, 8). Equal arguments give the same object, until the file of a
-    problem of one's own changes. ValueError if there is no such problem, or what is found is none.
+    part of the user's own changes. ValueError if there is no such problem, or what is found is none.
     """
-    file = file_of_problem(text)
-    stat = file.stat() if file and file.exists() else None
-    version = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) if stat else None
-    return _build(text, model_text, input_shape, num_classes, version)
+    return _build(text, model_text, input_shape, num_classes, own.versions(text) + own.versions(model_text))
 
 
 @lru_cache(maxsize=4)
 def _build(
-    text: str, model_text: str, input_shape: tuple[int, ...], num_classes: int, version: tuple[int, ...] | None
+    text: str, model_text: str, input_shape: tuple[int, ...], num_classes: int, versions: tuple[object, ...]
 ) -> BilevelProblem:
-    model = build_model(model_text, input_shape, num_classes)
-    if ":" in text:
-        found = load_problem(text)
-        problem = found(model) if callable(found) else found
-    else:
-        call = parse_call(text, PROBLEMS, "problem", given=1)
-        problem = PROBLEMS[call.name](model, *call.args, **call.options)
+    problem = _parse(text)(build_model(model_text, input_shape, num_classes))
     if not isinstance(problem, BilevelProblem):
         raise ValueError(f"problem {text!r} is a {type(problem).__name__}, expected a BilevelProblem or what makes one")
     return problem
+
+
+def _parse(text: str) -> Call:
+    return parse_call(text, PROBLEMS, "problem", given=1, follow=own.EVERY)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from .. import registry
+from ..own import References
 from .compressors.base import Compressor, checked
 from .compressors.bernoulli import Bernoulli
 from .compressors.eden import EDEN
@@ -84,12 +85,13 @@ COMPRESSORS: Mapping[str, type[Compressor]] = {
 }
 
 
-def parse(text: str) -> Compressor:
+def parse(text: str, follow: References = ()) -> Compressor:
     """The compressor that `text` names, e.g. "MLMC(TopK(fraction=0.01))"; `parse(repr(c)) == c`.
 
-    ValueError on unknown names and options, with the known ones.
+    `follow`: which parts of the user's own, as in "MLMC(ladder.py:Stretches())", it may load; `own.EVERY` for texts of
+    the user's own, none for those from elsewhere. ValueError on unknown names and options, with the known ones.
     """
-    return registry.build(text, COMPRESSORS, "compressor")
+    return registry.build(text, COMPRESSORS, "compressor", Compressor, follow)
 
 
 def decode(payload: bytes, size: int) -> Tensor:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 
+from .. import own
 from ..registry import Call, parse_call
 from .base import Model
 from .char_lstm import char_lstm
@@ -21,17 +22,22 @@ MODELS: Mapping[str, Callable[..., Model]] = {
 
 
 def parse_model(text: str) -> Call:
-    """The name and options in `text`; ValueError that lists the known ones."""
-    return parse_call(text, MODELS, "model", given=2)
+    """What `text` names, and its options; ValueError that lists the known ones."""
+    return parse_call(text, MODELS, "model", given=2, follow=own.EVERY)
 
 
-@lru_cache(maxsize=8)
 def build_model(text: str, input_shape: tuple[int, ...], num_classes: int) -> Model:
     """The model that `text` names, for data of that shape. Equal arguments give the same object.
 
     ValueError if its module and its width spec do not go together.
     """
-    call = parse_model(text)
-    model = MODELS[call.name](input_shape, num_classes, *call.args, **call.options)
+    return _build(text, input_shape, num_classes, own.versions(text))
+
+
+@lru_cache(maxsize=8)
+def _build(text: str, input_shape: tuple[int, ...], num_classes: int, versions: tuple[object, ...]) -> Model:
+    model = parse_model(text)(input_shape, num_classes)
+    if not isinstance(model, Model):
+        raise ValueError(f"model {text!r} gives a {type(model).__name__}, expected a Model")
     model.check()
     return model

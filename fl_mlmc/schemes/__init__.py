@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from functools import lru_cache
 
-from .. import registry
+from .. import own, registry
 from ..compression.compressors.base import Compressor
 from .adiana import ADIANA
 from .base import Part, Round, Scheme, State, Turn, Workload
@@ -47,15 +47,20 @@ SCHEMES: Mapping[str, type[Scheme]] = {
 def parse_scheme(text: str) -> Scheme:
     """The scheme that `text` names, e.g. "ef21" or "diana(memory_step=0.1)"; `parse_scheme(repr(s)) == s`.
 
-    ValueError on unknown names and options, with the known ones. "scaffnew" is another name of "proxskip".
+    "scheme.py:Mine(step=0.1)" names one of the user's own. ValueError on unknown names and options, with the known
+    ones. "scaffnew" is another name of "proxskip".
     """
-    return registry.build(text, _NAMES, "scheme")
+    return registry.build(text, _NAMES, "scheme", Scheme, own.EVERY)
 
 
 _NAMES: Mapping[str, type[Scheme]] = {**SCHEMES, "scaffnew": ProxSkip}
 
 
-@lru_cache(maxsize=64)
 def resolve_scheme(text: str, compressor: Compressor, size: int, num_clients: int) -> Scheme:
     """The scheme that `text` names, made ready: `Scheme.resolve`. Both sides of a run get the same one."""
+    return _resolved(text, compressor, size, num_clients, own.versions(text))
+
+
+@lru_cache(maxsize=64)
+def _resolved(text: str, compressor: Compressor, size: int, num_clients: int, versions: tuple[object, ...]) -> Scheme:
     return parse_scheme(text).resolve(compressor, size, num_clients)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..compression.blocks import DenseBlock, Payload
 from ..compression.compressors.base import Compressed, Compressor
+from ..own import name_of
 from ..run.rng import stream
 
 State = Mapping[str, Tensor]
@@ -201,7 +202,7 @@ class Scheme(ABC):
             for field in fields(self)  # type: ignore[arg-type]
             if getattr(self, field.name) != field.default
         ]
-        return f"{self.name}({', '.join(changed)})"
+        return f"{name_of(type(self), self.name)}({', '.join(changed)})"
 
 
 def exact(vector: Tensor) -> Compressed:

@@ -6,9 +6,11 @@ in its round it receives the compressed difference to that anchor only. Clients 
 cohort will do.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from .. import registry
+from .. import own, registry
 from ..compression import COMPRESSORS
 from ..compression.compressors.base import Compressor
 from ..compression.ladders.ecuq import ECUQ
@@ -42,7 +44,8 @@ class DoCoFL:
 
 def parse_downlink(text: str) -> DoCoFL | None:
     """What `text` names: "docofl(ECUQ(bits=4), every=10, lead=2)", or None for "direct"; ValueError otherwise."""
-    built = registry.build(text, {**COMPRESSORS, "docofl": DoCoFL, "direct": lambda: None}, "downlink scheme")
+    known: Mapping[str, Callable[..., Any]] = {**COMPRESSORS, "docofl": DoCoFL, "direct": lambda: None}
+    built = registry.build(text, known, "downlink scheme", Compressor, own.EVERY)
     if isinstance(built, Compressor):
         raise ValueError(f"{text!r} is a compressor: it goes to downlink-compressor; downlink schemes: direct, docofl")
     return built

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..own import references
 from ..run.rng import stream
-from .rules import rule_named
+from .rules import RULES, Rule, rule_named
 from .width_spec import Axis, WidthSpec
 
 TABLE_SIZE = 2**22
@@ -147,12 +148,16 @@ class IndexPlan:
 def plan(spec: WidthSpec, rule: str, width: float, server_round: int = 0, client: int = 0, seed: int = 0) -> IndexPlan:
     """The submodel that `client` holds in `server_round` at `width`, by a rule of `RULES`."""
     chosen = rule_named(rule)
-    return _plan(spec, rule, width, server_round if chosen.per_round else 0, client if chosen.per_client else 0, seed)
+    at = server_round if chosen.per_round else 0, client if chosen.per_client else 0
+    # A rule of one's own draws by its name: where its file lies changes no result.
+    name = rule if rule in RULES else ", ".join(part.name for part in references(rule))
+    return _plan(spec, chosen, name, width, *at, seed)
 
 
 @lru_cache(maxsize=64)
-def _plan(spec: WidthSpec, rule: str, width: float, server_round: int, client: int, seed: int) -> IndexPlan:
-    chosen = rule_named(rule)
+def _plan(
+    spec: WidthSpec, chosen: Rule, rule: str, width: float, server_round: int, client: int, seed: int
+) -> IndexPlan:
     counts = spec.kept_depth(width) if chosen.cuts_depth else spec.kept(width)
     kept = {}
     for name, count in counts.items():
@@ -160,7 +165,7 @@ def _plan(spec: WidthSpec, rule: str, width: float, server_round: int, client: i
             kept[name] = np.arange(count)
         else:
             rng = stream(seed, "plan", rule, name, server_round, client)
-            kept[name] = chosen.pick(spec.units[name], count, server_round, rng)
+            kept[name] = chosen.picked(spec.units[name], count, server_round, rng)
     return IndexPlan(spec, kept, lasts=not (chosen.per_round or chosen.per_client))
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .. import own, registry
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -23,6 +25,22 @@ class Rule:
     per_round: bool = False
     per_client: bool = False
     cuts_depth: bool = False
+
+    def picked(self, units: int, kept: int, server_round: int, rng: np.random.Generator) -> np.ndarray:
+        """What `pick` gives; ValueError if it is not what a pick must be."""
+        picked = np.asarray(self.pick(units, kept, server_round, rng))
+        steps = np.diff(picked) if picked.ndim == 1 else np.zeros(1)
+        if (
+            picked.shape != (kept,)
+            or picked.dtype.kind != "i"
+            or (steps <= 0).any()
+            or not 0 <= picked[0] <= picked[-1] < units
+        ):
+            raise ValueError(
+                f"a width rule picks {kept} ascending indices below {units}, it gave {picked.dtype} {picked[:8]} "
+                f"of shape {picked.shape}"
+            )
+        return picked.astype(np.int64, copy=False)
 
 
 def _first(units: int, kept: int, server_round: int, rng: np.random.Generator) -> np.ndarray:
@@ -53,8 +71,15 @@ RULES: Mapping[str, Rule] = {
 }
 
 
-def rule_named(name: str) -> Rule:
-    """The rule of that name; ValueError that lists the known ones."""
-    if name not in RULES:
-        raise ValueError(f"unknown width rule {name!r}; known: {', '.join(sorted(RULES))}")
-    return RULES[name]
+def rule_named(text: str) -> Rule:
+    """The rule that `text` names: one of `RULES`, or "rules.py:mine", a Rule or a function that makes one.
+
+    ValueError that lists the known ones.
+    """
+    if text in RULES:
+        return RULES[text]
+    if own.references(text):
+        return registry.build(text, {}, "width rule", Rule, own.EVERY)
+    raise ValueError(
+        f"unknown width rule {text!r}; known: {', '.join(sorted(RULES))}, or one of your own, 'path/to/file.py:NAME'"
+    )

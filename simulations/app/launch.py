@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
+from fl_mlmc import own
 from fl_mlmc.clients.data import FederatedData
 from fl_mlmc.frames import read_clients, read_rounds
 from fl_mlmc.run.config import ConfigError, RunConfig, Scalar
@@ -159,16 +160,8 @@ def _absolute(config: RunConfig) -> RunConfig:
         dataset=dataset if dataset.is_dir() and data.dataset != Digits.name else data.dataset,
         data_dir=Path(data.data_dir).expanduser().absolute() if data.data_dir else "",
         runs_dir=Path(config.output.runs_dir).expanduser().absolute(),
-        problem=_problem_here(config.training.problem),
+        **{key: own.absolute(text) for key, text in config.own_texts().items()},
     )
-
-
-def _problem_here(text: str) -> str:
-    """The text of a problem; a file of one's own under this folder by its path, for processes that stand elsewhere."""
-    module, colon, name = text.rpartition(":")
-    path = Path(module if module.endswith(".py") else module.replace(".", "/") + ".py").expanduser().absolute()
-    is_own = path.is_file() and not (path.parent / "__init__.py").exists()  # packages are imported, not read
-    return f"{path}:{name}" if colon and is_own else text
 
 
 def _read_scenario(path: Path) -> dict[str, Scalar]:

@@ -95,7 +95,7 @@ class OnCluster:
 
         with (
             tempfile.TemporaryDirectory(prefix="fl-mlmc-") as home,
-            ray_session(self.address, stage_app(Path(home) / "app")),
+            ray_session(self.address, stage_app(Path(home) / "app", config)),
         ):
             Here().run(config, directory, on_round)
 
@@ -162,7 +162,7 @@ def _submit(
     from .prepare import prepare_run
 
     prepare_run(config)  # what cannot run is refused here, before anything is started
-    bundle = stage_app(scratch / "app")
+    bundle = stage_app(scratch / "app", config)
     with link:
         settings = scratch / "run.toml"
         settings.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in config.to_flower().items()))

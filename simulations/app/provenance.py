@@ -4,15 +4,15 @@ run.json holds it from the run's beginning: a digest of the data, stamps of the 
 of the user's own and the versions of libraries. A resume makes it anew and compares.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fl_mlmc.bilevel.problem import file_of_problem
 from fl_mlmc.clients.data import FederatedData
+from fl_mlmc.own import files
 from fl_mlmc.run.config import ConfigError, RunConfig
 from fl_mlmc.run.log import RoundLog, read_run, versions
 from fl_mlmc.run.protocol import code_stamp, stamp_of
@@ -32,7 +32,7 @@ class Difference(NamedTuple):
 def provenance(config: RunConfig, data: FederatedData) -> dict[str, Any]:
     """What a run of `config` on `data` is made of, here and now: keys of run.json."""
     decisive = {key: value for key, value in config.to_flower().items() if key not in WHEREABOUTS}
-    own = file_of_problem(config.training.problem) if config.training.is_bilevel else None
+    texts = config.own_texts().values()
     return {
         "data": {
             "digest": data.digest,
@@ -41,8 +41,8 @@ def provenance(config: RunConfig, data: FederatedData) -> dict[str, Any]:
         },
         "code_stamp": code_stamp(),
         "server_code_stamp": stamp_of("simulations", "strategies"),
-        "config_digest": hashlib.blake2b(json.dumps(decisive, sort_keys=True).encode(), digest_size=8).hexdigest(),
-        "own_files": {str(own): hashlib.blake2b(own.read_bytes(), digest_size=8).hexdigest()} if own else {},
+        "config_digest": blake2b(json.dumps(decisive, sort_keys=True).encode(), digest_size=8).hexdigest(),
+        "own_files": {home: blake2b(path.read_bytes(), digest_size=8).hexdigest() for home, path in files(texts)},
         "versions": versions(),
     }
 

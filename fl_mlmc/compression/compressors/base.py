@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...own import name_of
 from ..blocks import Payload
 from ..wire import encode_payload
 
@@ -131,7 +132,7 @@ class Compressor(ABC):
                 options.append(repr(value))
             elif value != field.default:
                 options.append(f"{field.name}={value!r}")
-        return f"{type(self).__name__}({', '.join(options)})"
+        return f"{name_of(type(self))}({', '.join(options)})"
 
 
 def checked(vector: Tensor) -> Tensor:

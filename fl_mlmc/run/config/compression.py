@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ...bilevel.method import is_bilevel, parse_bilevel
 from ...compression import Compressor, parse
+from ...own import EVERY, references
 from ...schemes import Scheme, parse_scheme, resolve_scheme
 from ...schemes.docofl import DoCoFL, parse_downlink
 from .section import Section
@@ -21,7 +22,8 @@ class CompressionConfig(Section):
     @field_validator("compressor", "downlink_compressor")
     @classmethod
     def _is_compressor(cls, text: str) -> str:
-        return repr(parse(text))
+        compressor = parse(text, EVERY)
+        return text if references(text) else repr(compressor)  # one of the user's own is told by where it lies
 
     downlink_scheme: str = Field("direct", description='or "docofl(ECUQ(bits=4), every=10, lead=2)"')
 
@@ -60,12 +62,12 @@ class CompressionConfig(Section):
     @cached_property
     def uplink(self) -> Compressor:
         """The compressor of client updates, parsed."""
-        return parse(self.compressor)
+        return parse(self.compressor, EVERY)
 
     @cached_property
     def downlink(self) -> Compressor:
         """The compressor of the broadcast, parsed."""
-        return parse(self.downlink_compressor)
+        return parse(self.downlink_compressor, EVERY)
 
     @cached_property
     def downlink_anchors(self) -> DoCoFL | None:

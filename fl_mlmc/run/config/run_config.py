@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Self
 from pydantic import Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
+from ...own import references
 from ...schemes import Scheme
 from ...submodels.tier import tier_named
 from .aggregation import AggregationConfig
@@ -21,6 +22,20 @@ from .output import OutputConfig
 from .privacy import PrivacyConfig
 from .section import ConfigError, Scalar, Section, dashed
 from .training import TrainingConfig
+
+MAY_BE_OWN = (
+    "model",
+    "compressor",
+    "downlink-compressor",
+    "scheme",
+    "downlink-scheme",
+    "aggregation",
+    "client-optimizer",
+    "server-optimizer",
+    "width-rule",
+    "problem",
+)
+"""Keys whose texts may name parts of the user's own: "module:object", "path/to/file.py:object" (`fl_mlmc.own`)."""
 
 
 class RunConfig(Section):
@@ -87,6 +102,11 @@ class RunConfig(Section):
         """A config with some keys replaced and all of it checked again; names with dashes or underscores."""
         named = {dashed(key): str(value) if isinstance(value, Path) else value for key, value in changes.items()}
         return self.from_flower({**self.to_flower(), **named})
+
+    def own_texts(self) -> dict[str, str]:
+        """The texts that name parts of the user's own, by their keys."""
+        flat = self.to_flower()
+        return {key: str(flat[key]) for key in MAY_BE_OWN if references(str(flat[key]))}
 
     def resolved_scheme(self, size: int) -> Scheme:
         """The scheme for a model of `size` coordinates; ValueError if it does not admit the compressor."""

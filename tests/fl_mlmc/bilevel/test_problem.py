@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fl_mlmc.bilevel import BilevelProblem, Held, Point, load_problem
+from fl_mlmc.bilevel import BilevelProblem, Held, Point
 from fl_mlmc.bilevel.problems import build_problem
 from fl_mlmc.bilevel.quadratic import quadratic
 from fl_mlmc.submodels import Axis, WidthSpec, plan
@@ -67,13 +67,6 @@ def test_the_strong_convexity_term_is_added_once() -> None:
     plain = Held.of(task.problem, "nested", 1.0).inner_loss(x, y, batch)
     ridged = Held.of(dataclasses.replace(task.problem, strong_convexity=0.3), "nested", 1.0).inner_loss(x, y, batch)
     torch.testing.assert_close(ridged - plain, 0.15 * y.square().sum())
-
-
-def test_a_problem_is_loaded_by_name() -> None:
-    assert load_problem("fl_mlmc.bilevel.quadratic:quadratic") is quadratic
-    for text in ("nothing", "no.such.module:problem", "fl_mlmc.bilevel.quadratic:nothing"):
-        with pytest.raises(ValueError, match=text):
-            load_problem(text)
 
 
 def test_the_file_of_an_own_problem_is_read_again_once_it_changed(tmp_path: Path) -> None:
