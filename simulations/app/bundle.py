@@ -33,8 +33,9 @@ def stage_app(target: Path, config: RunConfig | None = None) -> Path:
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(path, copy)
     texts = config.own_texts().values() if config else ()
-    (target / INDEX).write_text(tomli_w.dumps(_bring(own.sources(texts), target / OWN)), encoding="utf-8")
-    (target / "pyproject.toml").write_text(tomli_w.dumps(_pyproject()), encoding="utf-8")
+    index = _bring(own.sources(texts), target / OWN)
+    (target / INDEX).write_text(tomli_w.dumps(index), encoding="utf-8")
+    (target / "pyproject.toml").write_text(tomli_w.dumps(_pyproject(index.values())), encoding="utf-8")
     return target
 
 
@@ -54,10 +55,10 @@ def _bring(sources: Iterable[own.Source], target: Path) -> dict[str, str]:
     return index
 
 
-def _pyproject() -> dict[str, object]:
+def _pyproject(own_files: Iterable[str]) -> dict[str, object]:
     app = {
         "publisher": "fl-mlmc",
-        "fab-include": [f"{LIBRARY}/**/*.py", f"{LIBRARY}/**/*.toml", INDEX, f"{OWN}/**/*.py"],
+        "fab-include": [f"{LIBRARY}/**/*.py", f"{LIBRARY}/**/*.toml", INDEX, *own_files],
         "components": {"serverapp": SERVER_APP, "clientapp": CLIENT_APP},
         "config": RunConfig().to_flower(),
     }

@@ -12,7 +12,7 @@ from fl_mlmc.frames import read_clients
 from fl_mlmc.run.config import ConfigError, RunConfig
 from fl_mlmc.run.log import REFUSED, RoundLog
 from fl_mlmc.simulations import RunFailed, run
-from fl_mlmc.simulations.app.launch import load_config
+from fl_mlmc.simulations.app.launch import execute, load_config
 from fl_mlmc.simulations.app.places import SERVER_LOG, _last_words, tell_of_refused
 from fl_mlmc.simulations.app.superlink import RunState
 
@@ -165,3 +165,21 @@ def test_what_a_client_wrote_into_the_log_is_told_as_the_logs(tmp_path: Path) ->
         "  server.log: all is well",
         "  server.log:  [2JWARNING: node client-1 is left out: its key was withdrawn",
     ]
+
+
+@pytest.mark.slow
+def test_own_parts_with_neighbours_reach_flowers_workers(small: RunConfig, tmp_path: Path) -> None:
+    (tmp_path / "helper.py").write_text(
+        "from fl_mlmc.submodels.rules import Rule, RULES\n\nlast = RULES['nested'].pick\n"
+    )
+    (tmp_path / "rules.py").write_text("from helper import Rule, last\n\nmine = Rule(last)\n")
+    changes = {"width_rule": f"{tmp_path}/rules.py:mine", "tiers": "a:0.5:0.5,b:1:0.5", "num_rounds": 1}
+    results = [
+        execute(load_config(None, {**small.to_flower(), **changes, "engine": engine, "run_name": engine}))
+        for engine in ("local", "flower")
+    ]
+    first, second = results  # in Flower, each process finds the files in its app, and would refuse them elsewhere
+    assert all(np.array_equal(first.arrays[name], second.arrays[name]) for name in first.arrays)
+    own = [json.loads((result.directory / "run.json").read_text())["own_files"] for result in results]
+    assert own[0] == own[1]
+    assert sorted(own[0]) == [f"{tmp_path}/helper.py", f"{tmp_path}/rules.py"]
