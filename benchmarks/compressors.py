@@ -3,6 +3,7 @@
     python benchmarks/compressors.py              the ratios that the project promises, then the table
     python benchmarks/compressors.py --docs       write the table into docs/compressors.md
     python benchmarks/compressors.py --sampling   systematic sampling against Algorithm 3, at equal entries and bytes
+    python benchmarks/compressors.py --dither     bits of Dither, alone and as the values of sparsifiers
     python benchmarks/compressors.py --units      digits of a unit against QSGD, which has their law in each coordinate
 
 Vectors have 11,173,962 coordinates, as many as ResNet-18 has parameters: Gaussian, Student-t with 3 degrees of freedom,
@@ -42,6 +43,11 @@ COMPRESSORS = [
     "TopK(fraction=0.01)",
     "MLMC(TopK(fraction=0.01))",
     "MLMC(TopK(fraction=0.01), values='bfloat16')",
+    "MLMC(TopK(fraction=0.01), values=Dither(unit=1.0))",
+    "Dither(unit=0.5)",
+    "Dither(unit=1.0)",
+    "Dither(unit=2.0)",
+    "Dither(unit=4.0)",
     "MLMC(TopK(fraction=0.001), draws=10)",
     "MLMC(TopK(fraction=0.001), draws=10, replacement=False)",
     "MLMC(TopK(fraction=0.001, growth=2), 'cost')",
@@ -49,6 +55,7 @@ COMPRESSORS = [
     "Bernoulli(fraction=0.01)",
     "RandK(fraction=0.01)",
     "RandK(fraction=0.01, values='bfloat16')",
+    "RandK(fraction=0.01, values=Dither(unit=2.8))",
     "Importance(draws=1000)",
     "Induced(TopK(fraction=0.005), RandK(fraction=0.005))",
     "Scaled(RandK(fraction=0.01), 99.0)",
@@ -85,12 +92,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="how often everything is timed; the best counts")
     parser.add_argument("--ratios", action="store_true", help="only the promised ratios of MLMC over Top-k")
     parser.add_argument("--sampling", action="store_true", help="only systematic sampling against Algorithm 3")
+    parser.add_argument("--dither", action="store_true", help="only the bits of Dither, alone and over sparsifiers")
     parser.add_argument("--units", action="store_true", help="only digits of a unit against QSGD of as many levels")
     parser.add_argument("--table", action="store_true", help="only the table")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.memory_of:
         print(peak_memory(options.memory_of, options.size))
+        return
+    if options.dither:
+        print("\n".join(dithered(options.size)))
         return
     vectors = {"Gaussian": gaussian(options.size), "Student-t3": student(options.size), "update": update(options.size)}
     if options.sampling:
@@ -196,6 +207,37 @@ def sampling(vectors: dict[str, Tensor]) -> list[str]:
                 f"{num_bytes(same, vector):,}", f"{more.omega(vector):.4g}", f"{more.fraction:.3g}",
             ]  # fmt: skip
             lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return lines
+
+
+def dithered(size: int) -> list[str]:
+    """Payload bits a coordinate of Dither, beside ½ log2((1 + ω) / ω); then with it as the values of sparsifiers."""
+    laplace = torch.distributions.Laplace(0.0, 1.0)
+    torch.manual_seed(3)
+    vectors = {
+        "Gaussian": gaussian(size),
+        "Student-t3": student(size),
+        "sign · Laplace²": (draw := laplace.sample((size,))).sign() * draw**2,
+        "sign · Laplace³": draw**3,
+    }
+    lines = [f"| unit | ω | R(ω) | {' | '.join(vectors)} |", "|---|---|---|" + "---|" * len(vectors)]
+    for unit in (0.5, 1.0, 2.0, 2.82, 4.0, 8.0):
+        omega = unit**2 / 12
+        bits = [8 * num_bytes(fl_mlmc.Dither(unit), vector) / size for vector in vectors.values()]
+        shown = " | ".join(f"{each:.3f}" for each in bits)
+        lines.append(f"| {unit:g} | {omega:.4f} | {math.log2((1 + omega) / omega) / 2:.3f} | {shown} |")
+    lines += ["", "| compressor | vector | ω | bits | bits · (1 + ω) |", "|---|---|---|---|---|"]
+    for text in (
+        "MLMC(TopK(fraction=0.01))",
+        "MLMC(TopK(fraction=0.01), values=Dither(unit=1.0))",
+        "Systematic(fraction=0.01)",
+        "RandK(fraction=0.01)",
+        "RandK(fraction=0.024, values=Dither(unit=2.8))",
+    ):
+        for name in ("Gaussian", "Student-t3", "sign · Laplace³"):
+            compressor, vector = fl_mlmc.parse(text), vectors[name]
+            omega, bits = compressor.omega(vector), 8 * num_bytes(compressor, vector) / size
+            lines.append(f"| `{text}` | {name} | {omega:.3g} | {bits:.4f} | {bits * (1 + omega):.2f} |")
     return lines
 
 

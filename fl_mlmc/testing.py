@@ -34,6 +34,7 @@ from .compression.blocks import (
     DenseBlock,
     Lattice,
     Payload,
+    PlacedBlock,
     PowerBlock,
     RotatedBlock,
     SeededBlock,
@@ -42,6 +43,7 @@ from .compression.blocks import (
     Table,
 )
 from .compression.compressors.base import Compressor
+from .compression.dithered import DitherBlock
 from .compression.ladders.base import Ladder
 from .compression.wire import WireError, decode_payload, encode_payload
 from .compression.wire.kinds import SEEDED, SYMBOLS
@@ -228,7 +230,10 @@ def check_round_trip(payload: Payload) -> None:
 
 
 def check_draws(compressor: Compressor, vector: Tensor, num_draws: int = 120) -> None:
-    """`compress` gives the outcomes that `outcomes` lists, about as often as listed."""
+    """`compress` gives the outcomes that `outcomes` lists, about as often as listed; or their means, see there."""
+    if not compressor.lists_outcomes:
+        _check_means(compressor, vector, num_draws)
+        return
     expected: Counter[bytes] = Counter()
     for probability, payload in compressor.outcomes(vector):
         expected[_bits(payload.dense())] += probability  # type: ignore[assignment]
@@ -241,6 +246,21 @@ def check_draws(compressor: Compressor, vector: Tensor, num_draws: int = 120) ->
         assert abs(seen[outcome] - num_draws * probability) <= 5 * spread + 1, (
             f"{compressor} gave an outcome of probability {probability} {seen[outcome]} times in {num_draws}"
         )
+
+
+def _check_means(compressor: Compressor, vector: Tensor, num_draws: int) -> None:
+    """Mean and mean square of each decoded coordinate are those over `outcomes`, as near as so many draws come."""
+    mean, square = torch.zeros(2, vector.numel(), dtype=torch.float64)
+    for probability, payload in compressor.outcomes(vector):
+        decoded = payload.dense().double()
+        mean += probability * decoded
+        square += probability * decoded.square()
+    rng = np.random.default_rng(11)
+    drawn = torch.stack([compressor.compress(vector, rng).payload.dense().double() for _ in range(num_draws)])
+    for seen, expected in ((drawn, mean), (drawn.square(), square)):
+        slack = 6 * seen.std(dim=0) / num_draws**0.5 + 1e-6 * float(expected.abs().max())
+        away = (seen.mean(dim=0) - expected).abs()
+        assert bool((away <= slack).all()), f"{compressor}: draws are off by {away}, of at most {slack}"
 
 
 def check_text(compressor: Compressor) -> None:
@@ -542,6 +562,21 @@ def _sample_blocks() -> Mapping[str, tuple[Block, ...]]:
         "rotated-long": (
             RotatedBlock(SymbolBlock((_digits(9000) % 4).byte(), Lattice(4, 1.0, -2, 0.5)), _scales(3), 7),
         ),
+        "dithered": (DitherBlock(2**63 + 5, 0.25, ((_digits(300) % 5) - 2).to(torch.int8)),),
+        "dithered-contexts": (DitherBlock(7, 1.5, ((_digits(20_000) / 600) ** 2).round().to(torch.int8)),),
+        "dithered-escapes": (
+            DitherBlock(2**64 - 1, 1e-3, torch.where(_digits(1000) % 97 == 0, _digits(1000) * -(2**19), 1).int()),
+        ),
+        "dithered-wide": (DitherBlock(0, 1e-3, (_digits(700) - 500).short()),),
+        "placed": (PlacedBlock(4000, torch.arange(0, 4000, 9), _signs(445)),),
+        "placed-seeded": (PlacedBlock(4000, 11, _signs(90)),),
+        "placed-blocks": (
+            PlacedBlock(
+                4000,
+                torch.arange(0, 500, 7),
+                Payload(72, (SymbolBlock((_digits(72) % 3).byte(), Lattice(3, 0.25, -1)), *_signs(72).blocks)),
+            ),
+        ),
         "two-blocks": (SparseBlock(100, indices, values), SparseBlock(100, indices[:2] + 1, values[:2])),
     }
 
@@ -549,6 +584,11 @@ def _sample_blocks() -> Mapping[str, tuple[Block, ...]]:
 def _scales(count: int) -> Tensor:
     """Factors of the parts of a rotated vector."""
     return 2.0 ** torch.arange(count)
+
+
+def _signs(count: int) -> Payload:
+    """As many values of a dither: plus or minus one step, but for the noise."""
+    return Payload(count, (DitherBlock(3, 2.5, (_digits(count) % 2 * 2 - 1).to(torch.int8)),))
 
 
 def _digits(count: int) -> Tensor:

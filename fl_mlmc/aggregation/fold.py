@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..compression.blocks import DenseBlock, Payload, SeededBlock, SparseBlock
+from ..compression.blocks import DenseBlock, Payload
 from ..submodels.plan import IndexPlan
 
 LARGEST = torch.finfo(torch.float32).max
@@ -104,10 +104,7 @@ def is_finite(vector: Tensor) -> bool:
 
 def _bounded(payload: Payload, largest: float) -> Payload:
     """The payload in sparse and dense blocks, each worked out once; ValueError if a coordinate is above `largest`."""
-    blocks = tuple(
-        block if isinstance(block, SparseBlock | SeededBlock | DenseBlock) else DenseBlock(block.dense())
-        for block in payload.blocks
-    )
+    blocks = tuple(block.plain() for block in payload.blocks)
     if sum(_largest(block.values) for block in blocks) <= largest:
         return Payload(payload.size, blocks)
     exact = torch.zeros(payload.size, dtype=torch.float64)

@@ -8,6 +8,7 @@ from .. import registry
 from ..own import References
 from .compressors.base import Compressor, checked
 from .compressors.bernoulli import Bernoulli
+from .compressors.dither import Dither
 from .compressors.eden import EDEN
 from .compressors.importance import Importance
 from .compressors.induced import Induced
@@ -38,6 +39,7 @@ __all__ = [
     "RTN",
     "Bernoulli",
     "Compressor",
+    "Dither",
     "FixedPoint",
     "FloatingPoint",
     "Identity",
@@ -63,6 +65,7 @@ COMPRESSORS: Mapping[str, type[Compressor]] = {
     kind.__name__: kind
     for kind in (
         Bernoulli,
+        Dither,
         ECUQ,
         EDEN,
         FixedPoint,

@@ -61,6 +61,18 @@ class Block(ABC):
         self.add_to(out)
         return out
 
+    def plain(self) -> "DenseBlock | SparseBlock | SeededBlock":
+        """The block with float32 values, each worked out once."""
+        return DenseBlock(self.dense())
+
+    def floats(self) -> Tensor | None:
+        """The float32 values that it holds, in its own order; None for a block of letters, powers or other numbers."""
+        return None
+
+    def holding(self, values: "Payload") -> "tuple[Block, ...]":
+        """The block with what `values` says in place of its `floats`; itself where it has none."""
+        return (self,)
+
 
 @dataclass(frozen=True, eq=False)
 class DenseBlock(Block):
@@ -81,6 +93,18 @@ class DenseBlock(Block):
     def peak(self) -> float:
         """The largest magnitude."""
         return peak(self.values)
+
+    def plain(self) -> "DenseBlock":
+        """Itself."""
+        return self
+
+    def floats(self) -> Tensor:
+        """All coordinates."""
+        return self.values
+
+    def holding(self, values: "Payload") -> tuple[Block, ...]:
+        """The blocks of `values`: they have a number for every coordinate."""
+        return values.blocks
 
     def scaled(self, factor: float) -> "DenseBlock":
         """New values, each times `factor`."""
@@ -115,6 +139,19 @@ class SparseBlock(Block):
         """The largest magnitude of an entry."""
         return peak(self.values) if self.values.numel() else 0.0
 
+    def plain(self) -> "SparseBlock":
+        """Itself."""
+        return self
+
+    def floats(self) -> Tensor:
+        """Those of its entries."""
+        return self.values
+
+    def holding(self, values: "Payload") -> tuple[Block, ...]:
+        """The same entries, with values that are floats again or a payload of their own."""
+        floats = values.only_floats()
+        return (PlacedBlock(self.size, self.indices, values) if floats is None else replace(self, values=floats),)
+
     def scaled(self, factor: float) -> "SparseBlock":
         """The same indices, new values."""
         return replace(self, values=_times(self.values, factor))
@@ -144,6 +181,19 @@ class SeededBlock(Block):
         """The largest magnitude of an entry."""
         return peak(self.values) if self.values.numel() else 0.0
 
+    def plain(self) -> "SeededBlock":
+        """Itself."""
+        return self
+
+    def floats(self) -> Tensor:
+        """Those of its entries."""
+        return self.values
+
+    def holding(self, values: "Payload") -> tuple[Block, ...]:
+        """The same entries, with values that are floats again or a payload of their own."""
+        floats = values.only_floats()
+        return (PlacedBlock(self.size, self.seed, values) if floats is None else replace(self, values=floats),)
+
     def scaled(self, factor: float) -> "SeededBlock":
         """The same seed, new values."""
         return replace(self, values=_times(self.values, factor))
@@ -162,7 +212,49 @@ class SeededBlock(Block):
             done += indices.numel()
 
 
-class _Pointwise(Block):
+@dataclass(frozen=True, eq=False)
+class PlacedBlock(Block):
+    """A few coordinates whose `values` are a payload of their own: one number for each place, in the order of places.
+
+    `places` are strictly increasing int64 indices below `size`, or the seed that both sides draw them from.
+    """
+
+    size: int
+    places: Tensor | int
+    values: "Payload"
+
+    @property
+    def seed_bits(self) -> int:  # type: ignore[override]
+        """Those of the places, if they follow from a seed, and those of the values."""
+        own = SeededBlock.seed_bits if isinstance(self.places, int) else 0
+        return own + sum(block.seed_bits for block in self.values.blocks)
+
+    @property
+    def held_bytes(self) -> int:
+        """8 an index, and what the values hold."""
+        own = 0 if isinstance(self.places, int) else 8 * self.places.numel()
+        return own + sum(block.held_bytes for block in self.values.blocks)
+
+    def peak(self) -> float:
+        """The sum of the peaks of its values' blocks."""
+        return sum(block.peak() for block in self.values.blocks)
+
+    def scaled(self, factor: float) -> "PlacedBlock":
+        """The same places, scaled values."""
+        return replace(self, values=self.values.scaled(factor))
+
+    def add_to(self, accumulator: Tensor, scale: float = 1.0, index: Tensor | None = None) -> None:
+        """Works the values out first, one for each place."""
+        self.plain().add_to(accumulator, scale, index)
+
+    def plain(self) -> SparseBlock | SeededBlock:
+        """The same places with float32 values."""
+        if isinstance(self.places, int):
+            return SeededBlock(self.size, self.places, self.values.dense())
+        return SparseBlock(self.size, self.places, self.values.dense())
+
+
+class Pointwise(Block):
     """A block whose coordinates are each worked out from a few bits; summed a stretch at a time to save memory."""
 
     @abstractmethod
@@ -198,12 +290,12 @@ class Lattice:
 
     def values(self) -> np.ndarray:
         """(count,) float32, from step and offset as they travel: rounded to float32."""
-        step, offset = _single(self.step), _single(self.offset)
+        step, offset = single(self.step), single(self.offset)
         return (offset + step * (self.first + np.arange(self.count))).astype(np.float32)
 
     def values_of(self, symbols: Tensor) -> Tensor:
         """float32 values of some symbols, for alphabets that are too long to write out."""
-        step, offset = _single(self.step), _single(self.offset)
+        step, offset = single(self.step), single(self.offset)
         return (symbols.double().add_(self.first).mul_(step).add_(offset)).float()
 
     @property
@@ -217,7 +309,7 @@ class Lattice:
 
     def is_finite(self) -> bool:
         """Whether all values stay in float32's range."""
-        return math.isfinite(self.peak()) and math.isfinite(_single(self.offset))
+        return math.isfinite(self.peak()) and math.isfinite(single(self.offset))
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,7 +346,7 @@ class Table:
 
 
 @dataclass(frozen=True, eq=False)
-class SymbolBlock(_Pointwise):
+class SymbolBlock(Pointwise):
     """One letter of a small alphabet for each coordinate.
 
     `symbols` is uint8 of shape (size,), int16 for alphabets beyond 256 letters and int32 beyond 32768; all are below
@@ -348,7 +440,7 @@ class RotatedBlock(Block):
 
 
 @dataclass(frozen=True, eq=False)
-class PowerBlock(_Pointwise):
+class PowerBlock(Pointwise):
     """A sign and a power of two for each coordinate, and perhaps a whole number: ±2^(E − 127) · (scale + extra · n).
 
     `exponents` E is uint8 of shape (size,), 0 for a coordinate that is zero; `negative` is bool. `numbers`, where there
@@ -408,7 +500,7 @@ class PowerBlock(_Pointwise):
 
     def _factors(self) -> tuple[float, float]:
         """(scale, extra) as they travel: rounded to float32."""
-        return _single(self.scale), _single(self.extra)
+        return single(self.scale), single(self.extra)
 
 
 @dataclass(frozen=True, eq=False)
@@ -423,6 +515,14 @@ class Payload:
         out = torch.zeros(self.size)
         self.add_to(out)
         return out
+
+    def scaled(self, factor: float) -> "Payload":
+        """Each block times `factor`."""
+        return Payload(self.size, tuple(block.scaled(factor) for block in self.blocks))
+
+    def only_floats(self) -> Tensor | None:
+        """The values of its one block, if it has one that is dense."""
+        return self.blocks[0].values if len(self.blocks) == 1 and isinstance(self.blocks[0], DenseBlock) else None
 
     def is_finite(self) -> bool:
         """Whether the sum stays in float32's range, be it summed in float32 or in float64.
@@ -440,7 +540,7 @@ class Payload:
             block.add_to(accumulator, scale, index)
 
 
-def _single(number: float) -> float:
+def single(number: float) -> float:
     """The nearest number of float32, infinite beyond its range."""
     with np.errstate(over="ignore"):
         return float(np.float32(number))

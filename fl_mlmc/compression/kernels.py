@@ -4,6 +4,7 @@ Each does to the bit what the torch expression at its call does: a test holds on
 `LONG` coordinates imports numba; nothing else does.
 """
 
+import sys
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
@@ -14,12 +15,19 @@ import numpy as np
 LONG = 1 << 20
 """Shorter vectors are not worth the second that numba takes to load."""
 
+_LOADED = 1 << 14
+
 _KERNELS: dict[str, Callable[..., Any]] = {}
 
 
 def kernel_for(name: str, size: int) -> Callable[..., Any] | None:
-    """The compiled kernel of that name for a vector of `size`, None where torch is to do the work."""
-    return _compiled(name) if size >= LONG and has_numba() else None
+    """The compiled kernel of that name for a vector of `size`, None where torch is to do the work.
+
+    Once a long vector has loaded numba, as those of which a stream is a part do, shorter ones are worth it too.
+    """
+    if size >= LONG:
+        return _compiled(name) if has_numba() else None
+    return _compiled(name) if size >= _LOADED and "numba" in sys.modules else None
 
 
 @cache
@@ -159,6 +167,35 @@ def look_up(symbols: Any, out: Any, table: Any) -> None:
     """table[symbol]."""
     for i in range(symbols.size):
         out[i] = table[symbols[i]]
+
+
+@_kernel
+def fill_noise(out: Any, begin: Any, key: Any) -> None:
+    """The words of `noise` for places whose first has the counter `begin`; `key` is the seed's upper half."""
+    for i in range(out.size):
+        x = np.uint32(np.uint32(np.uint32(i) * np.uint32(0x9E3779B9)) + begin)
+        x = np.uint32(np.uint32(x ^ (x >> np.uint32(16))) * np.uint32(0x21F0AAAD))
+        x = np.uint32(np.uint32(x ^ (x >> np.uint32(15))) * np.uint32(0x735A2D97))
+        x = np.uint32(x ^ (x >> np.uint32(15)) ^ key)
+        x = np.uint32(np.uint32(x ^ (x >> np.uint32(16))) * np.uint32(0x21F0AAAD))
+        x = np.uint32(np.uint32(x ^ (x >> np.uint32(15))) * np.uint32(0x735A2D97))
+        out[i] = np.int32(x ^ (x >> np.uint32(15)))
+
+
+@_kernel
+def dithered(part: Any, words: Any, out: Any, scale: Any, inverse: Any) -> None:
+    """The whole number nearest to v · scale · inverse + ξ."""
+    for i in range(part.size):
+        xi = np.float32(np.int32(words[i] >> np.int32(7)) | np.int32(1)) * np.float32(2.0**-25)
+        out[i] = np.int32(np.rint(part[i] * scale * inverse + xi))
+
+
+@_kernel
+def undithered(words: Any, numbers: Any, out: Any, step: Any) -> None:
+    """(q − ξ) · step."""
+    for i in range(numbers.size):
+        xi = np.float32(np.int32(words[i] >> np.int32(7)) | np.int32(1)) * np.float32(2.0**-25)
+        out[i] = (np.float32(numbers[i]) - xi) * step
 
 
 @_kernel

@@ -67,7 +67,7 @@ def sender(compressor: Compressor, size: int) -> Sender | None:
             return None
         case RandK(values="float32"):
             return _RandRows(size, num_kept(compressor, size))
-        case TopK():
+        case TopK(values="float32"):
             return _TopRows(compressor, size)
         case MLMC(ladder=TopK(), probabilities="adaptive", draws=1, replacement=True, values="float32"):
             return _LevelRows(compressor, size)

@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import ClassVar
 
 import numpy as np
@@ -46,6 +46,11 @@ class Compressor(ABC):
     """Whether E C(v) = v for every v."""
     is_exact: ClassVar[bool] = False
     """Whether C(v) = v for every v: nothing is lost."""
+    is_quantiser: ClassVar[bool] = False
+    """Whether each coordinate is kept, and rounded, and the worst ω of longer vectors is no smaller.
+
+    `values=…` of a sparsifier takes such compressors. False where it is not known.
+    """
 
     @abstractmethod
     def compress(self, vector: Tensor, rng: np.random.Generator) -> Compressed:
@@ -54,6 +59,15 @@ class Compressor(ABC):
     @abstractmethod
     def outcomes(self, vector: Tensor) -> Iterator[tuple[float, Payload]]:
         """Every outcome of C(v) with its probability: the slow, exact meaning of `compress`, for short vectors."""
+
+    @property
+    def lists_outcomes(self) -> bool:
+        """Whether `outcomes` are the ones that `compress` draws from.
+
+        Where a draw is continuous they are points at which an integral over it is exact: means and mean squares of
+        decoded coordinates over them are those of `compress`.
+        """
+        return True
 
     def encode(self, vector: Tensor, rng: np.random.Generator) -> bytes:
         """The payload bytes of one outcome of C(v).
@@ -64,6 +78,15 @@ class Compressor(ABC):
 
     def omega(self, vector: Tensor) -> float | None:
         """Exact E‖C(v) − v‖² / ‖v‖² for an unbiased C, if a formula exists; 0 for the zero vector."""
+        return None
+
+    @property
+    def even_omega(self) -> float | None:
+        """ω(v), where it is one number for every v but zero, of any size; None elsewhere."""
+        return None
+
+    def variances(self, vector: Tensor) -> Tensor | None:
+        """(d,) float64 E|C(v)_j − v_j|², where each depends on its own v_j alone; None elsewhere."""
         return None
 
     def worst_omega(self, size: int) -> float | None:
@@ -128,7 +151,7 @@ class Compressor(ABC):
         options = []
         for field in fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
-            if isinstance(value, Compressor):
+            if field.default is MISSING and isinstance(value, Compressor):
                 options.append(repr(value))
             elif value != field.default:
                 options.append(f"{field.name}={value!r}")

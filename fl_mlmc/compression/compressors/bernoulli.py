@@ -15,8 +15,8 @@ from torch import Tensor
 from ..blocks import Payload, SparseBlock
 from ..pointwise import STRETCH
 from .base import Compressed, Compressor
-from .bfloat16 import Values, check_values, rounded, rounded_omega, rounded_outcomes, value_bits
 from .sparsity import check_sparsity, equal_chances_omega, inclusion, inclusion_scale, num_kept, sparse_omega
+from .values import Values, check_values, quantised, quantised_outcomes, quantiser, value_bits, worst_composed
 
 
 @dataclass(frozen=True, repr=False)
@@ -41,11 +41,11 @@ class Bernoulli(Compressor):
             places.append(np.flatnonzero(rng.random(chances.size) < chances) + start)
         payload = Payload(size, (kept_entries(vector, np.concatenate(places), scale),))
         bits = kept * (value_bits(self.values) + math.ceil(math.log2(max(size, 2))))
-        return Compressed(rounded(payload, self.values, rng), bits)
+        return quantised(Compressed(payload, bits), self.values, rng)
 
     def outcomes(self, vector: Tensor) -> Iterator[tuple[float, Payload]]:
-        """Every fall of the coins, 2^d of them, with every rounding of the values."""
-        return rounded_outcomes(self._kept(vector), self.values)
+        """Every fall of the coins, 2^d of them, with every outcome of the values."""
+        return quantised_outcomes(self._kept(vector), self.values)
 
     def _kept(self, vector: Tensor) -> Iterator[tuple[float, Payload]]:
         scale = inclusion_scale(vector, num_kept(self, vector.numel()))
@@ -55,12 +55,17 @@ class Bernoulli(Compressor):
             if chance > 0:
                 yield chance, Payload(vector.numel(), (kept_entries(vector, np.flatnonzero(keeps), scale),))
 
-    def worst_omega(self, size: int) -> float:
-        """d / k − 1, attained where all magnitudes are equal."""
-        return rounded_omega(equal_chances_omega(self, size), self.values)
+    def worst_omega(self, size: int) -> float | None:
+        """d / k − 1, attained where all magnitudes are equal, and what the quantiser of the values adds."""
+        return worst_composed(equal_chances_omega(self, size), self.values, size)
 
-    def omega(self, vector: Tensor) -> float:
-        """Σ v_j² (1 / p_j − 1) / ‖v‖², and what rounding the values adds."""
+    @property
+    def lists_outcomes(self) -> bool:
+        """Whether the quantiser of the values does."""
+        return quantiser(self.values).lists_outcomes
+
+    def omega(self, vector: Tensor) -> float | None:
+        """Σ v_j² (1 / p_j − 1) / ‖v‖², and what the quantiser of the values adds, where a formula has it."""
         return sparse_omega(vector, inclusion_scale(vector, num_kept(self, vector.numel())), self.values)
 
 

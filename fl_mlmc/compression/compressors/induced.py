@@ -48,7 +48,7 @@ class Induced(Compressor):
 
     def omega(self, vector: Tensor) -> float | None:
         """ω_U(v − B(v)) ‖v − B(v)‖² / ‖v‖²; None where the first part draws, or the second has no formula."""
-        if not isinstance(self.biased, Ladder):
+        if not isinstance(self.biased, Ladder) or self.biased.draws:
             return None
         left = self._left(vector, self.biased.compress(vector, np.random.default_rng(0)).payload)
         rest = self.unbiased.omega(left)
@@ -60,6 +60,11 @@ class Induced(Compressor):
         alpha, rest = self.biased.contraction(size), self.unbiased.worst_omega(size)
         left = self.biased.worst_omega(size) if alpha is None else 1 - alpha
         return None if left is None or rest is None else rest * left
+
+    @property
+    def lists_outcomes(self) -> bool:
+        """Whether both parts do."""
+        return self.biased.lists_outcomes and self.unbiased.lists_outcomes
 
     @property
     def rescales(self) -> bool:

@@ -27,8 +27,17 @@ from ..probabilities import (
     systematic_sample,
 )
 from .base import Compressed, Compressor
-from .bfloat16 import Values, block_variance, check_values, rounded, rounded_omega, rounded_outcomes
 from .sparsity import keeping_fewer, longest_sparse
+from .values import (
+    Values,
+    check_values,
+    composed,
+    error_of,
+    quantised,
+    quantised_outcomes,
+    quantiser,
+    worst_composed,
+)
 
 Probabilities = Literal["adaptive", "fixed", "cost"]
 
@@ -42,7 +51,8 @@ class MLMC(Compressor):
     `probabilities` is "adaptive" (p_l ∝ ‖Δ_l‖ of each vector, Algorithm 3), "fixed" (the best for the ladder without a
     look at the vector, Algorithm 2) or "cost" (p_l ∝ ‖Δ_l‖ / √bits_l). With `replacement` draws are independent;
     without, they are different levels: a systematic sample at the best inclusion probabilities min(1, c · p_l), each
-    increment over its own. `values` "bfloat16" halves the bytes of float values, rounded at random.
+    increment over its own. `values` "bfloat16" halves the bytes of float values, rounded at random; an unbiased
+    quantiser such as `Dither(unit=1.0)` makes a few bits of each.
     """
 
     ladder: Ladder
@@ -54,6 +64,8 @@ class MLMC(Compressor):
     def __post_init__(self) -> None:
         if not isinstance(self.ladder, Ladder):
             raise ValueError(f"MLMC wraps a ladder such as TopK(fraction=0.01), got {self.ladder!r}")
+        if self.ladder.draws:
+            raise ValueError(f"over a ladder MLMC has the values=…, not the ladder itself: got {self.ladder!r}")
         if self.probabilities not in get_args(Probabilities):
             raise ValueError(f"MLMC's probabilities are one of {get_args(Probabilities)}, got {self.probabilities!r}")
         if not isinstance(self.draws, int) or not 1 <= self.draws <= 254:
@@ -70,8 +82,9 @@ class MLMC(Compressor):
         bits = rungs.base_bits
         if levels:
             bits += float(chances @ rungs.costs()) * (self.draws if self.replacement else 1)
-        payload = rounded(self.outcome(rungs, levels, chances), self.values, rng)
-        return Compressed(payload, bits, levels, tuple(float(chances[level - 1]) for level in levels))
+        drawn = tuple(float(chances[level - 1]) for level in levels)
+        sent = Compressed(self.outcome(rungs, levels, chances), bits, levels, drawn)
+        return quantised(sent, self.values, rng)
 
     def level_probabilities(self, rungs: Rungs) -> np.ndarray:
         """(L,) the probability that a draw gives each level; without replacement, that any draw does.
@@ -88,20 +101,21 @@ class MLMC(Compressor):
         return chances if self.replacement else inclusion_probabilities(chances, self.draws)
 
     def outcome(self, rungs: Rungs, levels: tuple[int, ...], probabilities: np.ndarray) -> Payload:
-        """The payload when `levels` are drawn, before its values are rounded."""
+        """The payload when `levels` are drawn, before its values are quantised."""
         return Payload(rungs.size, rungs.estimate(self._factors(levels, probabilities)))
 
     def outcomes(self, vector: Tensor) -> Iterator[tuple[float, Payload]]:
-        """Every choice of levels, L^draws of them with replacement, with every rounding of the values."""
+        """Every choice of levels, L^draws of them with replacement, with every outcome of the values."""
         rungs = self.ladder.climb(vector)
         chances = self.level_probabilities(rungs)
         drawn = ((chance, self.outcome(rungs, levels, chances)) for chance, levels in self._all_draws(chances))
-        return rounded_outcomes(drawn, self.values)
+        return quantised_outcomes(drawn, self.values)
 
     def omega(self, vector: Tensor) -> float | None:
         """Exact E‖C(v) − v‖² / ‖v‖² (Lemma 3.4, with a base: of the part above it).
 
-        None where it would take too long: draws without replacement from many levels that share coordinates.
+        None where it would take too long: draws without replacement from many levels that share coordinates; and where
+        the quantiser of the values has no formula.
         """
         rungs = self.ladder.climb(vector)
         above = vector
@@ -120,9 +134,23 @@ class MLMC(Compressor):
             error = self._listed_error(vector, rungs, chances)
         else:
             return None
-        if self.values == "bfloat16":
-            error += self._rounding_error(rungs, chances)
-        return max(error, 0.0) / norm
+        if self.values == "float32":
+            return max(error, 0.0) / norm
+        even = quantiser(self.values).even_omega
+        if rungs.sends_floats and even is not None:
+            return composed(max(error, 0.0) / norm, even)
+        added = self._quantising_error(rungs, chances)
+        return None if added is None else (max(error, 0.0) + added) / norm
+
+    @property
+    def lists_outcomes(self) -> bool:
+        """Whether the quantiser of the values does."""
+        return quantiser(self.values).lists_outcomes
+
+    @property
+    def is_quantiser(self) -> bool:  # type: ignore[override]
+        """Whether the ladder is one."""
+        return self.ladder.is_quantiser
 
     def worst_omega(self, size: int) -> float | None:
         """The ladder's worst ω of one draw, over `draws`; for the exact norms of increments, see `Rungs.norms`.
@@ -134,7 +162,9 @@ class MLMC(Compressor):
         if one is None:
             return None
         is_mean = self.replacement or self.ladder.climb(torch.ones(size)).orthogonal
-        return rounded_omega(one / self.draws if is_mean else one, self.values)
+        group = self.ladder.group(size)
+        most = size if group is None else min(group * self.draws, size)
+        return worst_composed(one / self.draws if is_mean else one, self.values, most)
 
     def longest(self, size: int) -> int | None:
         """A bound on so many of the ladder's increments together, where one holds a fraction that can be chosen."""
@@ -184,14 +214,20 @@ class MLMC(Compressor):
             error += chance * float(missed.square().sum())
         return error
 
-    def _rounding_error(self, rungs: Rungs, chances: np.ndarray) -> float:
-        """What rounding adds, level by level: levels share no float values, so each can be taken alone."""
+    def _quantising_error(self, rungs: Rungs, chances: np.ndarray) -> float | None:
+        """What the quantiser of the values adds, level by level: levels share no float values, so each stands alone.
+
+        None where it has no formula.
+        """
         error = 0.0
         draws = self.draws if self.replacement else 1
         for level in np.flatnonzero(chances) + 1:
             chance = float(chances[level - 1])
             for times in range(1, draws + 1):
                 seen = math.comb(draws, times) * chance**times * (1 - chance) ** (draws - times)
-                block = rungs.increment(int(level)).scaled(times / (draws * chance))
-                error += seen * block_variance(block)
+                floats = rungs.increment(int(level)).scaled(times / (draws * chance)).floats()
+                added = 0.0 if floats is None else error_of(floats, self.values)
+                if added is None:
+                    return None
+                error += seen * added
         return error

@@ -24,6 +24,7 @@ class Natural(Compressor):
     """Round each |v_j| to the power of two below or above it; ω ≤ 1/8."""
 
     rescales = False
+    is_quantiser = True
     is_whole = True  # a coordinate keeps its sign and at most doubles
 
     def compress(self, vector: Tensor, rng: np.random.Generator) -> Compressed:
@@ -50,13 +51,15 @@ class Natural(Compressor):
     def omega(self, vector: Tensor) -> float:
         """Σ (|v_j| − low_j)(high_j − |v_j|) / ‖v‖², between the powers of two around each."""
         norm = energy(vector)
-        variance = 0.0
-        for part in vector.split(STRETCH):
-            magnitude = part.abs().double()
-            low = (part.abs().contiguous().view(torch.int32) & ~_MANTISSA).view(torch.float32).double()
-            width = low.clamp(min=2.0**-126)  # between zero and the smallest normal number the spacing is that number
-            variance += float(((magnitude - low) * (low + width - magnitude)).sum())
+        variance = sum(float(self.variances(part).sum()) for part in vector.split(STRETCH))
         return variance / norm if norm > 0 else 0.0
+
+    def variances(self, vector: Tensor) -> Tensor:
+        """(|v_j| − low_j)(high_j − |v_j|)."""
+        magnitude = vector.abs().double()
+        low = (vector.abs().contiguous().view(torch.int32) & ~_MANTISSA).view(torch.float32).double()
+        width = low.clamp(min=2.0**-126)  # between zero and the smallest normal number the spacing is that number
+        return (magnitude - low) * (low + width - magnitude)
 
     def worst_omega(self, size: int) -> float:
         """1/8, as the paper has it, attained by entries of 4/3 · 2^E."""

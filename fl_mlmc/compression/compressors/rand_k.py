@@ -13,16 +13,17 @@ from ...run.rng import random_subset
 from ..blocks import Payload, SeededBlock, SparseBlock
 from ..pointwise import energy
 from .base import Compressed, Compressor
-from .bfloat16 import (
+from .sparsity import check_sparsity, equal_chances_omega, keeping_fewer, longest_seeded, num_kept
+from .values import (
     Values,
     check_values,
-    rounded,
-    rounded_omega,
-    rounded_outcomes,
-    rounding_variance,
+    error_of,
+    quantised,
+    quantised_outcomes,
+    quantiser,
     value_bits,
+    worst_composed,
 )
-from .sparsity import check_sparsity, equal_chances_omega, keeping_fewer, longest_seeded, num_kept
 
 
 @dataclass(frozen=True, repr=False)
@@ -43,26 +44,29 @@ class RandK(Compressor):
         seed = int(rng.integers(2**64, dtype=np.uint64))
         indices = torch.from_numpy(random_subset(size, kept, seed)).to(vector.device)
         block = SeededBlock(size, seed, vector[indices] * (size / kept))
-        payload = rounded(Payload(size, (block,)), self.values, rng)
-        return Compressed(payload, value_bits(self.values) * kept + 64)
+        bits = value_bits(self.values) * kept + 64
+        return quantised(Compressed(Payload(size, (block,)), bits), self.values, rng)
 
     def outcomes(self, vector: Tensor) -> Iterator[tuple[float, Payload]]:
-        """Every subset of k coordinates, equally likely, with every rounding of the values."""
-        return rounded_outcomes(self._subsets(vector), self.values)
+        """Every subset of k coordinates, equally likely, with every outcome of the values."""
+        return quantised_outcomes(self._subsets(vector), self.values)
 
-    def omega(self, vector: Tensor) -> float:
-        """d / k − 1 for every v but zero, and what rounding the values adds."""
+    @property
+    def lists_outcomes(self) -> bool:
+        """Whether the quantiser of the values does."""
+        return quantiser(self.values).lists_outcomes
+
+    def omega(self, vector: Tensor) -> float | None:
+        """d / k − 1 for every v but zero, and what the quantiser of the values adds, where a formula has it."""
         if not vector.any():
             return 0.0
         share = num_kept(self, vector.numel()) / vector.numel()
-        rounding = 0.0
-        if self.values == "bfloat16":
-            rounding = share * float(rounding_variance(vector * (1 / share)).sum()) / energy(vector)
-        return 1 / share - 1 + rounding
+        error = 0.0 if self.values == "float32" else error_of(vector * (1 / share), self.values)
+        return None if error is None else 1 / share - 1 + share * error / energy(vector)
 
-    def worst_omega(self, size: int) -> float:
-        """d / k − 1, the same for every vector."""
-        return rounded_omega(equal_chances_omega(self, size), self.values)
+    def worst_omega(self, size: int) -> float | None:
+        """d / k − 1, the same for every vector, and what the quantiser of the values adds."""
+        return worst_composed(equal_chances_omega(self, size), self.values, num_kept(self, size))
 
     def longest(self, size: int) -> int:
         """The values alone: their places follow from a seed."""

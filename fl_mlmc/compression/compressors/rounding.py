@@ -23,6 +23,8 @@ _TINY = 1e-30
 class LatticeRounding(Compressor):
     """Random rounding to step · {−h, …, h}."""
 
+    is_quantiser = True
+
     @abstractmethod
     def grid(self, vector: Tensor) -> tuple[float, int]:
         """(step, h) for a vector; |v_j| ≤ step · h."""

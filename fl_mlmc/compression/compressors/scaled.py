@@ -32,14 +32,14 @@ class Scaled(Compressor):
     def compress(self, vector: Tensor, rng: np.random.Generator) -> Compressed:
         """The payload of `inner`, each block times 1 / (1 + ω). ValueError without a bound where ω has no formula."""
         inner = self.inner.compress(vector, rng)
-        payload = _times(inner.payload, self._factor(vector))
+        payload = inner.payload.scaled(self._factor(vector))
         return Compressed(payload, inner.expected_bits, inner.levels, inner.probabilities)
 
     def outcomes(self, vector: Tensor) -> Iterator[tuple[float, Payload]]:
         """The outcomes of `inner`, scaled."""
         factor = self._factor(vector)
         for chance, payload in self.inner.outcomes(vector):
-            yield chance, _times(payload, factor)
+            yield chance, payload.scaled(factor)
 
     def bias_and_variance(self, size: int) -> tuple[float, float] | None:
         """(ω/(1+ω), ω/(1+ω)²) for the worst ω of `inner`; (b/(1+b), ω/(1+b)²) where b = `omega_bound` is given.
@@ -60,6 +60,11 @@ class Scaled(Compressor):
         return 1 - loss if loss < 1 else None
 
     @property
+    def lists_outcomes(self) -> bool:
+        """Whether `inner` does."""
+        return self.inner.lists_outcomes
+
+    @property
     def rescales(self) -> bool:
         """Whether `inner` does: one over a chance is not undone by a factor that is the same for all parts."""
         return self.inner.rescales
@@ -74,7 +79,3 @@ class Scaled(Compressor):
         if omega is None:
             raise ValueError(f"{self.inner!r} has no formula for omega: give Scaled an omega_bound")
         return 1 / (1 + omega)
-
-
-def _times(payload: Payload, factor: float) -> Payload:
-    return Payload(payload.size, tuple(block.scaled(factor) for block in payload.blocks))

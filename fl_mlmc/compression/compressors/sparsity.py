@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..pointwise import STRETCH, total
 from .base import Compressor
-from .bfloat16 import Values, rounding_variance, value_bits
+from .values import Values, composed, longest_values, quantiser
 
 _FRAME = 14 + 5 + 8  # headers of the payload and of its block, and the longest head of a body
 
@@ -73,18 +73,24 @@ def inclusion(part: Tensor, scale: float) -> Tensor:
     return (part.abs().double() * scale).clamp_(max=1)
 
 
-def sparse_omega(vector: Tensor, scale: float, values: Values) -> float:
-    """Σ v_j² (1 / p_j − 1) / ‖v‖² for p = inclusion(v, scale), and what rounding the values v_j / p_j adds."""
+def sparse_omega(vector: Tensor, scale: float, values: Values) -> float | None:
+    """Σ v_j² (1 / p_j − 1) / ‖v‖² for p = inclusion(v, scale), and what the quantiser of the values v_j / p_j adds.
+
+    None where no formula has that.
+    """
+    inner = quantiser(values)
     excess = norm = 0.0
     for part in vector.split(STRETCH):
         chances, squares = inclusion(part, scale), part.double().square()
         excess += float((squares * (1 / chances.clamp(min=np.finfo(np.float64).tiny) - 1)).sum())
         norm += float(squares.sum())
-        if values == "bfloat16":
+        if inner.even_omega is None:
             kept = chances > 0
-            sent = (part[kept].double() / chances[kept]).float()
-            excess += float((chances[kept] * rounding_variance(sent)).sum())
-    return excess / norm if norm > 0 else 0.0
+            variances = inner.variances((part[kept].double() / chances[kept]).float())
+            if variances is None:
+                return None
+            excess += float((chances[kept] * variances).sum())
+    return composed(excess / norm, inner.even_omega or 0.0) if norm > 0 else 0.0
 
 
 def equal_chances_omega(owner: Sparsity, size: int) -> float:
@@ -100,13 +106,13 @@ def longest_sparse(size: int, kept: int, values: Values = "float32") -> int:
     kept = min(kept, size)
     # Rice code of gaps: with b low bits, b = ⌊log2 mean⌋, a gap takes at most b + 3 bits, and log2 is concave.
     bits = kept * (math.log2(1 + size / kept) + 3)
-    value_bytes = int(value_bits(values)) // 8
-    return _FRAME + min(4 * size, value_bytes * kept + math.ceil(bits / 8) + 2 * math.ceil(kept / 4096))
+    length = longest_values(values, kept) + math.ceil(bits / 8) + 2 * math.ceil(kept / 4096)
+    return _FRAME + min(4 * size, length)
 
 
 def longest_seeded(kept: int, values: Values) -> int:
     """The most bytes of a payload that holds `kept` coordinates whose places follow from a seed."""
-    return _FRAME + int(value_bits(values)) // 8 * kept
+    return _FRAME + longest_values(values, kept)
 
 
 def keeping_fewer(owner: C, size: int, budget: int, most: int, keeping: Callable[[int], C]) -> C:

@@ -18,7 +18,6 @@ from ..pointwise import STRETCH
 from ..probabilities import line_ends, systematic_outcomes
 from .base import Compressed, Compressor
 from .bernoulli import kept_entries
-from .bfloat16 import Values, check_values, rounded, rounded_omega, rounded_outcomes, value_bits
 from .sparsity import (
     check_sparsity,
     equal_chances_omega,
@@ -29,6 +28,7 @@ from .sparsity import (
     num_kept,
     sparse_omega,
 )
+from .values import Values, check_values, quantised, quantised_outcomes, quantiser, value_bits, worst_composed
 
 
 @dataclass(frozen=True, repr=False)
@@ -49,11 +49,11 @@ class Systematic(Compressor):
         scale = inclusion_scale(vector, kept)
         block = kept_entries(vector, _places(vector, scale, float(rng.random())), scale)
         bits = kept * (value_bits(self.values) + math.ceil(math.log2(max(size, 2))))
-        return Compressed(rounded(Payload(size, (block,)), self.values, rng), bits)
+        return quantised(Compressed(Payload(size, (block,)), bits), self.values, rng)
 
     def outcomes(self, vector: Tensor) -> Iterator[tuple[float, Payload]]:
         """One for each stretch of the uniform start within which the same coordinates are kept."""
-        return rounded_outcomes(self._kept(vector), self.values)
+        return quantised_outcomes(self._kept(vector), self.values)
 
     def _kept(self, vector: Tensor) -> Iterator[tuple[float, Payload]]:
         scale = inclusion_scale(vector, num_kept(self, vector.numel()))
@@ -61,12 +61,17 @@ class Systematic(Compressor):
             block = kept_entries(vector, _places(vector, scale, start), scale)
             yield chance, Payload(vector.numel(), (block,))
 
-    def worst_omega(self, size: int) -> float:
-        """d / k − 1, attained where all magnitudes are equal."""
-        return rounded_omega(equal_chances_omega(self, size), self.values)
+    def worst_omega(self, size: int) -> float | None:
+        """d / k − 1, attained where all magnitudes are equal, and what the quantiser of the values adds."""
+        return worst_composed(equal_chances_omega(self, size), self.values, num_kept(self, size))
 
-    def omega(self, vector: Tensor) -> float:
-        """Σ v_j² (1 / p_j − 1) / ‖v‖², as for independent coins, and what rounding the values adds."""
+    @property
+    def lists_outcomes(self) -> bool:
+        """Whether the quantiser of the values does."""
+        return quantiser(self.values).lists_outcomes
+
+    def omega(self, vector: Tensor) -> float | None:
+        """As for independent coins: Σ v_j² (1 / p_j − 1) / ‖v‖², and what the quantiser of the values adds."""
         return sparse_omega(vector, inclusion_scale(vector, num_kept(self, vector.numel())), self.values)
 
     def longest(self, size: int) -> int:

@@ -37,6 +37,8 @@ class Truncated(Compressor):
     def __post_init__(self) -> None:
         if not isinstance(self.ladder, Ladder):
             raise ValueError(f"Truncated takes a ladder such as TopK(fraction=0.01), got {self.ladder!r}")
+        if self.ladder.draws:
+            raise ValueError(f"over a ladder Truncated draws levels only: leave out the values of {self.ladder!r}")
         if not isinstance(self.levels, int) or isinstance(self.levels, bool) or self.levels < 1:
             raise ValueError(f"Truncated's levels is a whole number of at least 1, got {self.levels!r}")
 

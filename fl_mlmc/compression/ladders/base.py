@@ -29,6 +29,8 @@ class Rungs(ABC):
     """C^0(v), always sent; None where it is zero."""
     orthogonal: bool = False
     """Whether increments never share a coordinate."""
+    sends_floats: bool = False
+    """Whether every increment is float values, and there is no base."""
     base_bits: float = 0.0
     """Expected bits of the base."""
 
@@ -69,6 +71,8 @@ class Ladder(Compressor):
     stop: int = 1
     """The level at which it stops alone."""
     rescales = False  # alone, nothing of it is drawn
+    draws: bool = False
+    """Whether something of it is drawn even alone: its values are quantised then. `MLMC` takes no such ladder."""
 
     @abstractmethod
     def climb(self, vector: Tensor) -> Rungs:

@@ -28,6 +28,7 @@ class ECUQ(Ladder):
 
     bits: int = 4
 
+    is_quantiser = True
     is_whole = True  # within a quarter of the span between least and largest coordinate
 
     def __post_init__(self) -> None:

@@ -41,6 +41,7 @@ class FixedPoint(Ladder):
     bits: int = 24
     unit: float | None = None
 
+    is_quantiser = True
     is_whole = True  # within 2^−bits of the largest coordinate, or of the unit
 
     def __post_init__(self) -> None:

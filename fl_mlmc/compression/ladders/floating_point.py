@@ -32,6 +32,7 @@ class FloatingPoint(Ladder):
 
     bits: int = MANTISSA_BITS
 
+    is_quantiser = True
     is_whole = True  # a coordinate keeps its sign and at least half of itself
 
     def __post_init__(self) -> None:

@@ -16,12 +16,18 @@ class Identity(Ladder):
     is_unbiased = True
     is_exact = True
     is_whole = True
+    is_quantiser = True
 
     def climb(self, vector: Tensor) -> "IdentityRungs":
         """One rung."""
         return IdentityRungs(vector)
 
     def omega(self, vector: Tensor) -> float:
+        """0."""
+        return 0.0
+
+    @property
+    def even_omega(self) -> float:
         """0."""
         return 0.0
 
@@ -38,6 +44,7 @@ class IdentityRungs(Rungs):
     """The one increment from nothing to the vector."""
 
     num_levels = 1
+    sends_floats = True
 
     def __init__(self, vector: Tensor) -> None:
         self.size = vector.numel()

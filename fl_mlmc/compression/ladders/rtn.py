@@ -28,6 +28,8 @@ class RTN(Ladder):
     clip: float | str = "max"
     kind: Kind = "mid-tread"
 
+    is_quantiser = True
+
     def __post_init__(self) -> None:
         if not isinstance(self.bits, int) or not 1 <= self.bits <= 14:
             raise ValueError(f"RTN's bits is a whole number from 1 to 14, got {self.bits!r}")

@@ -9,7 +9,8 @@ norm of every group; only the coordinates near the drawn group are looked at aga
 sort.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -17,8 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..blocks import Block, SparseBlock
+from ..blocks import Block, Payload, SparseBlock
+from ..compressors.base import Compressed
 from ..compressors.sparsity import check_sparsity, keeping_fewer, longest_sparse, num_kept
+from ..compressors.values import Values, check_values, quantised, quantised_outcomes, quantiser, value_bits
 from ..pointwise import STRETCH
 from ..probabilities import largest_moment
 from .base import Ladder, Rungs
@@ -35,24 +38,63 @@ class TopK(Ladder):
 
     Exactly one of the two is given: 0 < fraction ≤ 1, rounded to at least one coordinate, or count ≥ 1. Each further
     level adds `growth` times as many as the one before. Ties break by position, so the ladder is a function of v alone.
+    Alone it sends `values` as float32, bfloat16 or through an unbiased quantiser; over it `MLMC` has that option.
     """
 
     fraction: float | None = None
     count: int | None = None
     growth: float = 1
+    values: Values = "float32"
 
     def __post_init__(self) -> None:
         check_sparsity(self)
         if not (isinstance(self.growth, int | float) and 1 <= self.growth < float("inf")):
             raise ValueError(f"TopK's growth is a number of at least 1, got {self.growth!r}")
+        check_values(self.values, "TopK")
 
     def step(self, size: int) -> int:
         """Coordinates in the first group, s, for a vector of `size` coordinates."""
         return num_kept(self, size)
 
-    def contraction(self, size: int) -> float:
-        """k / d, attained where all magnitudes are equal (Stich, Cordonnier, Jaggi, NeurIPS 2018, arXiv 1809.07599)."""
-        return self.step(size) / size
+    def compress(self, vector: Tensor, rng: np.random.Generator) -> Compressed:
+        """The k largest coordinates, their values quantised."""
+        return quantised(super().compress(vector, rng), self.values, rng)
+
+    def outcomes(self, vector: Tensor) -> Iterator[tuple[float, Payload]]:
+        """The one set of coordinates, with every outcome of their values."""
+        return quantised_outcomes(super().outcomes(vector), self.values)
+
+    def stop_bits(self, rungs: Rungs) -> float:
+        """`value_bits` a value and ⌈log2 d⌉ an index."""
+        return super().stop_bits(rungs) + self.step(rungs.size) * (value_bits(self.values) - 32)
+
+    @property
+    def draws(self) -> bool:  # type: ignore[override]
+        """Whether a quantiser of its values does."""
+        return self.values != "float32"
+
+    @property
+    def lists_outcomes(self) -> bool:
+        """Whether the quantiser of its values does."""
+        return quantiser(self.values).lists_outcomes
+
+    @property
+    def rescales(self) -> bool:  # type: ignore[override]
+        """Whether the quantiser of its values does."""
+        return quantiser(self.values).rescales
+
+    def contraction(self, size: int) -> float | None:
+        """α = k / d, attained where all magnitudes are equal; with ω < 1 of its quantised values α (1 − ω).
+
+        Stich, Cordonnier, Jaggi, NeurIPS 2018, arXiv 1809.07599. Values w cost ω‖w‖², and ‖w‖² ≥ α‖v‖².
+        """
+        omega = quantiser(self.values).worst_omega(self.step(size))
+        return None if omega is None or omega >= 1 else self.step(size) / size * (1 - omega)
+
+    def bias_and_variance(self, size: int) -> tuple[float, float] | None:
+        """(√(1 − α), ω) for α = k / d and the worst ω of its quantised values."""
+        omega = quantiser(self.values).worst_omega(self.step(size))
+        return None if omega is None else (math.sqrt(1 - self.step(size) / size), omega)
 
     def left_at(self, size: int, level: int) -> float:
         """The share of the coordinates that are not among the first groups, attained where magnitudes are equal."""
@@ -76,7 +118,7 @@ class TopK(Ladder):
 
     def longest(self, size: int) -> int:
         """A bound on the values and the code of the indices of the first group."""
-        return longest_sparse(size, self.step(size))
+        return longest_sparse(size, self.step(size), self.values)
 
     def shortened(self, size: int, budget: int) -> "TopK":
         """With the largest fraction that is sure to fit."""
@@ -102,6 +144,7 @@ class TopKRungs(Rungs):
     """Groups of ranks `edges[l − 1]` to `edges[l]` of one vector, largest first."""
 
     orthogonal = True
+    sends_floats = True
 
     def __init__(self, vector: Tensor, edges: np.ndarray) -> None:
         self.size = vector.numel()

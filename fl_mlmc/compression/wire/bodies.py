@@ -1,13 +1,17 @@
 """How a block becomes the body of its kind, and back; each family of kinds has a file of its own beside this one."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 
-from ..blocks import Block, Lattice, PowerBlock, RotatedBlock, SeededBlock, SparseBlock, SymbolBlock
+from ..blocks import Block, Lattice, PlacedBlock, PowerBlock, RotatedBlock, SeededBlock, SparseBlock, SymbolBlock
+from ..dithered import DitherBlock
 from . import kinds
 from .dense_blocks import decode_cut, decode_dense, decode_masked, encode_dense
+from .dither_blocks import decode_dither, encode_dither
 from .errors import WireError
 from .limits import Budget
+from .placed_blocks import decode_placed, encode_placed
 from .power_blocks import decode_powers, encode_powers
 from .rotated_blocks import decode_rotated, encode_rotated
 from .sparse_blocks import decode_lettered, decode_seeded, decode_sparse, encode_seeded, encode_sparse
@@ -38,6 +42,13 @@ def encode_block(block: Block) -> tuple[int, kinds.Body]:
         kind, body = kinds.POWERS, encode_powers(block)
     elif isinstance(block, RotatedBlock) and block.is_finite():
         kind, body = kinds.ROTATED, encode_rotated(block)
+    elif isinstance(block, DitherBlock):
+        kind, body = kinds.DITHER, encode_dither(block)
+    elif isinstance(block, PlacedBlock):
+        body = encode_placed(block, encode_block)
+        if not body:  # floats are shorter
+            return encode_block(block.plain())
+        kind = kinds.PLACED
     if isinstance(block, PowerBlock) and 8 * len(body) > (9 + block.bits) * block.size:
         return min((kind, body), encode_dense(block.dense()), key=lambda form: len(form[1]))
     if body and len(body) < dense_length:
@@ -47,12 +58,18 @@ def encode_block(block: Block) -> tuple[int, kinds.Body]:
 
 def held_bytes(kind: int, block: Block) -> int:
     """Memory, in bytes, of what a reader makes of `block` written as `kind`: in a dense form that of a vector."""
-    is_dense = kind & ~kinds.BFLOAT16 in (kinds.DENSE, kinds.MASKED, kinds.CUT)
-    return 4 * block.size if is_dense else block.held_bytes
+    if kind & ~kinds.BFLOAT16 in (kinds.DENSE, kinds.MASKED, kinds.CUT):
+        return 4 * block.size
+    return block.held_bytes if kind == kinds.PLACED or not isinstance(block, PlacedBlock) else block.plain().held_bytes
 
 
-def decode_body(kind: int, body: memoryview, size: int, budget: Budget) -> Block:
-    """The block of `size` coordinates in `body`; WireError if it is none, or costs more than the budget has."""
+def decode_body(kind: int, body: memoryview, size: int, budget: Budget, is_placed: bool = False) -> Block:
+    """The block of `size` coordinates in `body`; WireError if it is none, or costs more than the budget has.
+
+    One that is the values of a placed block is none itself.
+    """
+    if kind == kinds.PLACED and not is_placed:
+        return decode_placed(body, size, budget, partial(decode_body, is_placed=True))
     if kind in _READERS:
         return _READERS[kind](body, size, budget)
     reader = _READERS_OF_VALUES.get(kind & ~kinds.BFLOAT16)
@@ -71,6 +88,7 @@ _READERS: Mapping[int, Callable[[memoryview, int, Budget], Block]] = MappingProx
         kinds.WIDE: decode_wide,
         kinds.UPPER: decode_upper,
         kinds.ROTATED: decode_rotated,
+        kinds.DITHER: decode_dither,
     }
 )
 

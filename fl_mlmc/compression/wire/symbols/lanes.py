@@ -70,7 +70,7 @@ def decode_lanes(body: memoryview, size: int, alphabet: int, budget: Budget) -> 
     kinds, num_blocks, num_lanes = letters.size**group, -(-size // group), int.from_bytes(body[:2], "little")
     if not 1 < kinds <= _MOST_KINDS or model.by_run or not num_lanes <= num_blocks <= num_lanes * _MOST_STEPS:
         raise WireError(f"rANS stream has {num_blocks} of {kinds} kinds of blocks in {num_lanes} lanes")
-    budget.step(_ROW_STEPS * -(-num_blocks // num_lanes))
+    budget.step(_steps(num_blocks, num_lanes))
     end = 2 + _STATE_BYTES * num_lanes
     if len(body) < end or (len(body) - end) % 2:
         raise WireError(f"rANS stream has {len(body) - 2} bytes for {num_lanes} states and whole words")
@@ -82,6 +82,16 @@ def decode_lanes(body: memoryview, size: int, alphabet: int, budget: Budget) -> 
     words = np.frombuffer(body[end:], "<u2").astype(np.uint16)  # aligned, for one kind of compiled loop
     blocks = _pop(states, words, frequencies(block_shares(model.weights, group)), num_blocks, size)
     return _letters(part(blocks, size, letters.size, group), letters, np.uint8 if alphabet <= BYTE else np.uint16)
+
+
+def num_steps(body: memoryview, size: int, alphabet: int) -> int:
+    """What a reader of the `size` symbols below `alphabet` in `body` takes from its budget."""
+    model, rest = decode_model(body, size, alphabet)
+    return _steps(-(-size // model.group), int.from_bytes(rest[:2], "little"))
+
+
+def _steps(num_blocks: int, num_lanes: int) -> int:
+    return _ROW_STEPS * -(-num_blocks // num_lanes)
 
 
 def _without_gaps(counts: np.ndarray, bits: float) -> tuple[np.ndarray, int]:

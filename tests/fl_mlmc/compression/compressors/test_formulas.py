@@ -16,6 +16,7 @@ from fl_mlmc import (
     RTN,
     Bernoulli,
     Compressor,
+    Dither,
     FixedPoint,
     FloatingPoint,
     Identity,
@@ -32,7 +33,7 @@ from fl_mlmc import (
     parse,
 )
 from fl_mlmc.compression.compressors.base import Compressed
-from fl_mlmc.compression.compressors.bfloat16 import value_bits
+from fl_mlmc.compression.compressors.values import value_bits
 from fl_mlmc.compression.wire import encode_payload
 
 OVERHEAD = 48
@@ -259,6 +260,9 @@ FORMULAS: list[tuple[Compressor, float]] = [
     (FixedPoint(bits=4), 32 + 5 * SIZE),
     (FloatingPoint(bits=4), 13 * SIZE),
     (Systematic(fraction=0.01, values="bfloat16"), SIZE * 0.01 * (16 + 17)),
+    (Dither(unit=1.0), 96 + 1.03 * SIZE * 2.10478),
+    (Dither(unit=4.0), 96 + 1.03 * SIZE * 0.65828),
+    (MLMC(TopK(fraction=0.01), values=Dither(unit=1.0)), 96 + SIZE * 0.01 * (1.03 * 2.10478 + 17)),
 ]
 
 
@@ -309,7 +313,14 @@ EVERY = [
     MLMC(ECUQ(bits=3), draws=2, replacement=False),
     MLMC(TopK(count=1), draws=50),
     MLMC(Identity()),
+    Dither(unit=0.2),
+    Dither(unit=2.0),
+    Dither(unit=8.0),
     Systematic(count=50, values="bfloat16"),
+    Systematic(count=50, values=Dither(unit=1.0)),
+    TopK(fraction=0.05, values=Dither(unit=0.5)),
+    RandK(fraction=0.2, values=Dither(unit=2.0)),
+    RandK(fraction=0.3, values=Natural()),
     Bernoulli(fraction=0.4, values="bfloat16"),
     RandK(fraction=0.8),
     RandK(fraction=0.2, values="bfloat16"),

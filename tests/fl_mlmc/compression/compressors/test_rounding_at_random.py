@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from fl_mlmc import MLMC, Bernoulli, Compressor, RandK, Scaled, Systematic, TopK, omega
-from fl_mlmc.compression.blocks import DenseBlock, Payload
-from fl_mlmc.compression.compressors.bfloat16 import rounded
+from fl_mlmc.compression.compressors.bfloat16 import BFloat16
 
 VECTOR = torch.tensor([0.3, -1.2345, 0.57, 2.0, -0.111, 7e-3])
 
@@ -50,8 +49,7 @@ def test_rounding_goes_up_as_often_as_the_rest_says() -> None:
     low, high = torch.tensor([1.0, 1.0 + 2**-7])
     for share in (0.1, 0.5, 0.83):
         values = (low + share * (high - low)).repeat(20_000)
-        payload = rounded(Payload(20_000, (DenseBlock(values),)), "bfloat16", np.random.default_rng(1))
-        sent = payload.dense()
+        sent = BFloat16().compress(values, np.random.default_rng(1)).payload.dense()
         assert set(sent.tolist()) == {float(low), float(high)}
         assert float((sent == high).float().mean()) == pytest.approx(share, abs=5 * (0.25 / 20_000) ** 0.5)
 
