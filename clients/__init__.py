@@ -1,1 +1,23 @@
-"""The client side: imports on a device that has only flwr, torch and numpy."""
+"""The client side: imports on a device that has only flwr, torch and numpy.
+
+`compressed` is for a Flower ClientApp of your own (docs/flower-app.md).
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .compress_mod import compressed
+
+__all__ = ["compressed"]
+
+_HOMES = {"compressed": "compress_mod"}
+
+
+def __getattr__(name: str) -> Any:
+    """What `__all__` names, when it is first asked for: the rooms of a device load what they need and no more."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value

@@ -84,7 +84,7 @@ def read_update(
     if reply is None:
         raise ProtocolError("no reply in time")
     if reply.has_error():
-        raise ProtocolError(f"error {reply.error.code}: {_last_line(reply.error.reason)!r}")
+        raise ProtocolError(f"error {reply.error.code}: {last_line(reply.error.reason)!r}")
     records = dict(reply.content)
     facts, arrays = records.get(CONFIG), records.get(ARRAYS)
     if not isinstance(facts, ConfigRecord):
@@ -104,14 +104,15 @@ def read_update(
     if update.compressor:
         update = replace(update, compressor=repr(parse(update.compressor, follow)))
     names = [payload_name(number) for number in range(num_messages)]
-    payloads = [_read_payload(arrays, name, sent.plan.size) for name in names]
+    payloads = [read_payload(arrays, name, sent.plan.size) for name in names]
     for payload in payloads if limits.max_update_norm else ():
         if not (norm := float(payload.dense().norm())) <= limits.max_update_norm:
             raise ProtocolError(f"its update has norm {norm:.4g}, max-update-norm is {limits.max_update_norm:g}")
     return update, payloads
 
 
-def _read_payload(arrays: object, name: str, size: int) -> Payload:
+def read_payload(arrays: object, name: str, size: int) -> Payload:
+    """The payload in array `name` of a record, over `size` coordinates; ProtocolError or WireError if it is none."""
     array = arrays.get(name) if isinstance(arrays, ArrayRecord) else None
     expected = ("float32", PAYLOAD_STYPE, (size,))
     if array is None or (array.dtype, array.stype, array.shape) != expected:
@@ -120,6 +121,7 @@ def _read_payload(arrays: object, name: str, size: int) -> Payload:
     return decode_payload(array.data, size)
 
 
-def _last_line(reason: str | None) -> str:
+def last_line(reason: str | None) -> str:
+    """The last line of an error's reason, which names the error; never empty."""
     lines = (reason or "no reason given")[-2000:].strip().splitlines()
     return lines[-1] if lines else "no reason given"

@@ -43,8 +43,8 @@ def client_row(answer: Answer, compressor: str) -> Row:
     return row | {
         "num_examples": update.num_examples,
         "compressor": update.compressor or compressor,
-        "level": _one_or_all(update.levels),
-        "probability": _one_or_all(update.probabilities),
+        "level": one_or_all(update.levels),
+        "probability": one_or_all(update.probabilities),
         "expected_bits": update.expected_bits,
         "train_seconds": update.train_seconds,
         "encode_seconds": update.encode_seconds,
@@ -86,11 +86,11 @@ def headline(row: Mapping[str, Any]) -> str:
     return "  ".join([*figures, f"uplink {decimal(row['cumulative_uplink_bytes'])}"])
 
 
+def one_or_all(values: list[Any]) -> Any:
+    """A single draw is logged as a plain number, several as a list, none as null."""
+    return values if len(values) > 1 else next(iter(values), None)
+
+
 def _simulated_seconds(sent: Sent, num_steps: int, uplink_bytes: int) -> float:
     downlink_bytes = sent.downlink_bytes - sent.anchor_bytes  # an anchor was fetched before the round began
     return sent.seat.tier.pace(sent.plan.size).seconds(num_steps, uplink_bytes, downlink_bytes)
-
-
-def _one_or_all(values: list[Any]) -> Any:
-    """A single draw is logged as a plain number, several as a list, none as null."""
-    return values if len(values) > 1 else next(iter(values), None)

@@ -72,7 +72,7 @@ Location = Annotated[str, Text(5000, has_lines=True)]
 Name = Annotated[str, Text(100)]
 
 
-class _Record:
+class Record:
     """A frozen dataclass of plain values that travels as a config record with dashed keys.
 
     Every field is annotated with its type and its range: what comes from elsewhere is held to both.
@@ -111,7 +111,7 @@ class _Field(NamedTuple):
 
 
 @cache
-def _layout(record: type[_Record]) -> list[_Field]:
+def _layout(record: type[Record]) -> list[_Field]:
     hints = get_type_hints(record, include_extras=True)
     laid_out = []
     for field in fields(record):  # type: ignore[arg-type]
@@ -131,7 +131,7 @@ def _shown(value: object) -> str:
 
 
 @dataclass(frozen=True)
-class TrainTask(_Record):
+class TrainTask(Record):
     """What the server asks: train the submodel of `width` as client number `client`."""
 
     server_round: Count
@@ -159,7 +159,7 @@ class TrainTask(_Record):
 
 
 @dataclass(frozen=True)
-class TrainUpdate(_Record):
+class TrainUpdate(Record):
     """What the client sends beside its payload: update = after − before, over its own submodel."""
 
     server_round: Count
@@ -183,7 +183,7 @@ class TrainUpdate(_Record):
 
 
 @dataclass(frozen=True)
-class TrainFailure(_Record):
+class TrainFailure(Record):
     """Why a client has no update to send."""
 
     server_round: Count
@@ -194,7 +194,7 @@ class TrainFailure(_Record):
 
 
 @dataclass(frozen=True)
-class RosterEntry(_Record):
+class RosterEntry(Record):
     """Who a node is: the clients it hosts are first, first + stride, … below the run's number of clients."""
 
     first: Count

@@ -1,0 +1,1 @@
+"""Flower's quickstart: a small network on handwritten digits."""
