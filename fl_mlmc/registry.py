@@ -11,13 +11,17 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Any, cast
+from itertools import zip_longest
+from pathlib import Path
+from typing import Annotated, Any, cast
 
 from . import own
 from .own import LONGEST_TEXT, Reference, References
 
 DEEPEST_TEXT = 40
 """Nodes of its syntax tree, from the whole down to an innermost value: a dozen calls within each other have as many."""
+PathText = Annotated[str, "a path"]
+"""The type of an option that is the path of a file or folder, empty for none. A part says so itself (`rooted`)."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,36 @@ def build(
     """
     tree, named = _tree(text, what)
     return _Reader(known, what, named, follow, kind).built(tree)
+
+
+def rooted(text: str, known: Mapping[str, Callable[..., Any]], what: str, given: int = 0) -> str:
+    """The text with every option that is a `PathText` made absolute, for processes that stand elsewhere.
+
+    >>> def bert(weights: PathText = "") -> None: ...
+    >>> rooted("bert(weights='/models/minilm')", {"bert": bert}, "model")
+    "bert(weights='/models/minilm')"
+
+    `known`, `what` and `given` as in `parse_call`. ValueError on text that is no call.
+    """
+    tree, named = _tree(text, what)
+    is_changed = False
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
+        target = known.get(cast(ast.Name, call.func).id)
+        parameters = list(inspect.signature(target).parameters.values())[given:] if target else []
+        by_name = {keyword.arg: keyword.value for keyword in call.keywords}
+        for parameter, value in zip_longest(parameters, call.args[: len(parameters)]):
+            value = by_name.get(parameter.name, value)
+            if parameter.annotation is PathText and isinstance(value, ast.Constant) and value.value:
+                value.value = str(Path(str(value.value)).expanduser().absolute())
+                is_changed = True
+    return _unparsed(tree, named) if is_changed else text
+
+
+def _unparsed(node: ast.expr, named: Mapping[str, Reference]) -> str:
+    text = ast.unparse(node)
+    for mark, reference in named.items():
+        text = text.replace(mark, str(reference))
+    return text
 
 
 def _tree(text: str, what: str) -> tuple[ast.expr, Mapping[str, Reference]]:
@@ -171,10 +205,7 @@ class _Reader:
             raise ValueError(f"{self.what} option {shown!r} is not a number, text or {self.what}") from error
 
     def _shown(self, node: ast.expr) -> str:
-        text = ast.unparse(node)
-        for mark, reference in self.named.items():
-            text = text.replace(mark, str(reference))
-        return text
+        return _unparsed(node, self.named)
 
 
 def _hint(name: str, known: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..models.wordpiece import WordPiece
-from ..registry import build
+from ..registry import PathText, build, rooted
 from .spec import Kind
 
 
@@ -60,7 +60,7 @@ class Hashed:
 class Tokens:
     """WordPiece tokens by the vocab.txt in `directory`, cut or padded to `length`."""
 
-    directory: str
+    directory: PathText
     length: int = 64
     kind: ClassVar[Kind] = "tokens"
     dtype: ClassVar[type[np.generic]] = np.int32
@@ -109,6 +109,11 @@ class Characters:
 
 
 ENCODINGS: Mapping[str, Callable[..., TextEncoding]] = {"characters": Characters, "hashed": Hashed, "tokens": Tokens}
+
+
+def rooted_text_encoding(text: str) -> str:
+    """The text of an encoding, its paths made absolute."""
+    return rooted(text, ENCODINGS, "text encoding")
 
 
 def parse_text_encoding(text: str) -> TextEncoding:

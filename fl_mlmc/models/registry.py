@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 
 from .. import own
-from ..registry import Call, parse_call
+from ..registry import Call, parse_call, rooted
 from .base import Model
 from .char_lstm import char_lstm
 from .cnn import cnn
@@ -24,6 +24,11 @@ MODELS: Mapping[str, Callable[..., Model]] = {
 def parse_model(text: str) -> Call:
     """What `text` names, and its options; ValueError that lists the known ones."""
     return parse_call(text, MODELS, "model", given=2, follow=own.EVERY)
+
+
+def rooted_model(text: str) -> str:
+    """The text of a model, the paths in its options made absolute."""
+    return rooted(text, MODELS, "model", given=2)
 
 
 def build_model(text: str, input_shape: tuple[int, ...], num_classes: int) -> Model:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..registry import PathText
 from ..submodels.width_spec import CLASSES, DEPTH, Axis, WidthSpec
 from .base import Model, skeleton
 from .exits import Exits
@@ -26,7 +27,7 @@ def transformer(
     feed_forward: int = 1536,
     vocabulary: int = 30522,
     positions: int = 512,
-    weights: str = "",
+    weights: PathText = "",
     exits: bool = False,
 ) -> Model:
     """A classifier of sequences (length,) of token numbers, 0 for padding. The sizes by default are MiniLM-L6's.

@@ -15,7 +15,9 @@ from rich.console import Console
 
 from fl_mlmc import own
 from fl_mlmc.clients.data import FederatedData
+from fl_mlmc.data.texts import rooted_text_encoding
 from fl_mlmc.frames import read_clients, read_rounds
+from fl_mlmc.models import rooted_model
 from fl_mlmc.run.config import ConfigError, RunConfig, Scalar
 from fl_mlmc.run.config.section import dashed
 from fl_mlmc.run.log import RUN, RoundLog, read_run, status_of
@@ -156,12 +158,14 @@ def _both(first: OnRound, second: OnRound) -> OnRound:
 def _absolute(config: RunConfig) -> RunConfig:
     """The config with its paths made absolute, for processes that stand elsewhere."""
     data, dataset = config.data, Path(config.data.dataset).expanduser().absolute()
-    return config.changed(
+    rooted = config.changed(
         dataset=dataset if dataset.is_dir() and data.dataset != Digits.name else data.dataset,
         data_dir=Path(data.data_dir).expanduser().absolute() if data.data_dir else "",
         runs_dir=Path(config.output.runs_dir).expanduser().absolute(),
-        **{key: own.absolute(text) for key, text in config.own_texts().items()},
+        text=rooted_text_encoding(data.text),
+        model=rooted_model(config.training.model),
     )
+    return rooted.changed(**{key: own.absolute(text) for key, text in rooted.own_texts().items()})
 
 
 def _read_scenario(path: Path) -> dict[str, Scalar]:

@@ -51,6 +51,17 @@ def test_relative_paths_are_of_the_caller(tmp_path: Path, monkeypatch: pytest.Mo
     assert (config.output.runs_dir, config.data.data_dir) == (str(tmp_path / "out"), str(tmp_path / "data"))
 
 
+def test_paths_inside_options_are_of_the_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model, text = "transformer(weights='models/minilm', layers=2)", "tokens('models/minilm', length=32)"
+    config = load_config(None, {"model": model, "text": text})
+    home = str(tmp_path / "models/minilm")
+    assert config.training.model == f"transformer(weights={home!r}, layers=2)"
+    assert config.data.text == f"tokens({home!r}, length=32)"
+    again = load_config(None, {"model": config.training.model, "text": "hashed(length=64)"})
+    assert (again.training.model, again.data.text) == (config.training.model, "hashed(length=64)")
+
+
 def test_a_folder_as_data_set_is_of_the_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("pics", "digits"):
