@@ -67,9 +67,9 @@ def sender(compressor: Compressor, size: int) -> Sender | None:
             return None
         case RandK(values="float32"):
             return _RandRows(size, num_kept(compressor, size))
-        case TopK(values="float32"):
+        case TopK(values="float32", omega_bound=None):
             return _TopRows(compressor, size)
-        case MLMC(ladder=TopK(), probabilities="adaptive", draws=1, replacement=True, values="float32"):
+        case MLMC(ladder=TopK(omega_bound=None), probabilities="adaptive", draws=1, replacement=True, values="float32"):
             return _LevelRows(compressor, size)
     raise ValueError(f"rows of {compressor!r} are not known")
 

@@ -154,7 +154,7 @@ class Compressor(ABC):
             if field.default is MISSING and isinstance(value, Compressor):
                 options.append(repr(value))
             elif value != field.default:
-                options.append(f"{field.name}={value!r}")
+                options.append(f"{field.metadata.get('option', field.name)}={value!r}")
         return f"{name_of(type(self))}({', '.join(options)})"
 
 

@@ -15,17 +15,31 @@ from torch import Tensor
 from ..blocks import Payload, SparseBlock
 from ..pointwise import STRETCH
 from .base import Compressed, Compressor
-from .sparsity import check_sparsity, equal_chances_omega, inclusion, inclusion_scale, num_kept, sparse_omega
+from .sparsity import (
+    bounded,
+    check_sparsity,
+    equal_chances_omega,
+    inclusion,
+    inclusion_scale,
+    num_drawn,
+    sparse_omega,
+    takes_omega,
+)
 from .values import Values, check_values, quantised, quantised_outcomes, quantiser, value_bits, worst_composed
 
 
+@takes_omega
 @dataclass(frozen=True, repr=False)
 class Bernoulli(Compressor):
-    """Keep an expected `fraction` of the coordinates, or `count` of them, the large ones more often."""
+    """Keep an expected `fraction` of the coordinates, or `count` of them, the large ones more often.
+
+    Or, with an `omega`, as few of each vector as keep its ω below that.
+    """
 
     fraction: float | None = None
     count: int | None = None
     values: Values = "float32"
+    omega_bound: float | None = bounded()
 
     def __post_init__(self) -> None:
         check_sparsity(self)
@@ -33,7 +47,7 @@ class Bernoulli(Compressor):
 
     def compress(self, vector: Tensor, rng: np.random.Generator) -> Compressed:
         """A sparse block: as many coordinates as the coins fall for; bits are those of the expected number."""
-        size, kept = vector.numel(), num_kept(self, vector.numel())
+        size, kept = vector.numel(), num_drawn(self, vector)
         scale = inclusion_scale(vector, kept)
         places = []
         for start in range(0, size, STRETCH):
@@ -48,7 +62,7 @@ class Bernoulli(Compressor):
         return quantised_outcomes(self._kept(vector), self.values)
 
     def _kept(self, vector: Tensor) -> Iterator[tuple[float, Payload]]:
-        scale = inclusion_scale(vector, num_kept(self, vector.numel()))
+        scale = inclusion_scale(vector, num_drawn(self, vector))
         chances = inclusion(vector, scale).tolist()
         for keeps in product((0, 1), repeat=vector.numel()):
             chance = math.prod(p if keep else 1 - p for keep, p in zip(keeps, chances, strict=True))
@@ -66,7 +80,7 @@ class Bernoulli(Compressor):
 
     def omega(self, vector: Tensor) -> float | None:
         """Σ v_j² (1 / p_j − 1) / ‖v‖², and what the quantiser of the values adds, where a formula has it."""
-        return sparse_omega(vector, inclusion_scale(vector, num_kept(self, vector.numel())), self.values)
+        return sparse_omega(vector, inclusion_scale(vector, num_drawn(self, vector)), self.values)
 
 
 def kept_entries(vector: Tensor, places: np.ndarray, scale: float) -> SparseBlock:

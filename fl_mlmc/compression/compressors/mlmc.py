@@ -68,6 +68,8 @@ class MLMC(Compressor):
             raise ValueError(f"over a ladder MLMC has the values=…, not the ladder itself: got {self.ladder!r}")
         if self.probabilities not in get_args(Probabilities):
             raise ValueError(f"MLMC's probabilities are one of {get_args(Probabilities)}, got {self.probabilities!r}")
+        if self.ladder.adapts and self.probabilities != "adaptive":
+            raise ValueError(f"{self.ladder!r} is made for 'adaptive' probabilities, got {self.probabilities!r}")
         if not isinstance(self.draws, int) or not 1 <= self.draws <= 254:
             raise ValueError(f"MLMC's draws is a whole number from 1 to 254, got {self.draws!r}")
         if not isinstance(self.replacement, bool):

@@ -13,7 +13,7 @@ from ...run.rng import random_subset
 from ..blocks import Payload, SeededBlock, SparseBlock
 from ..pointwise import energy
 from .base import Compressed, Compressor
-from .sparsity import check_sparsity, equal_chances_omega, keeping_fewer, longest_seeded, num_kept
+from .sparsity import bounded, check_sparsity, keeping_fewer, longest_seeded, num_kept, takes_omega
 from .values import (
     Values,
     check_values,
@@ -26,13 +26,18 @@ from .values import (
 )
 
 
+@takes_omega
 @dataclass(frozen=True, repr=False)
 class RandK(Compressor):
-    """Keep a `fraction` of the coordinates or `count` of them, whichever they are; ω = d / k − 1."""
+    """Keep a `fraction` of the coordinates or `count` of them, whichever they are; ω = d / k − 1.
+
+    Or the k = ⌈d / (1 + ω̂)⌉ that an `omega` ω̂ asks for.
+    """
 
     fraction: float | None = None
     count: int | None = None
     values: Values = "float32"
+    omega_bound: float | None = bounded()
 
     def __post_init__(self) -> None:
         check_sparsity(self)
@@ -66,7 +71,7 @@ class RandK(Compressor):
 
     def worst_omega(self, size: int) -> float | None:
         """d / k − 1, the same for every vector, and what the quantiser of the values adds."""
-        return worst_composed(equal_chances_omega(self, size), self.values, num_kept(self, size))
+        return worst_composed(size / num_kept(self, size) - 1, self.values, num_kept(self, size))
 
     def longest(self, size: int) -> int:
         """The values alone: their places follow from a seed."""
@@ -75,7 +80,11 @@ class RandK(Compressor):
     def shortened(self, size: int, budget: int) -> "RandK":
         """With the largest fraction that is sure to fit."""
         return keeping_fewer(
-            self, size, budget, num_kept(self, size), lambda count: replace(self, fraction=count / size, count=None)
+            self,
+            size,
+            budget,
+            num_kept(self, size),
+            lambda count: replace(self, fraction=count / size, count=None, omega_bound=None),
         )
 
     def _subsets(self, vector: Tensor) -> Iterator[tuple[float, Payload]]:

@@ -1,24 +1,28 @@
 """How many coordinates a sparsifier keeps, with what probability each, and how few of them fit into a budget."""
 
+import inspect
 import math
 from collections.abc import Callable
+from dataclasses import field
+from functools import wraps
 from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..pointwise import STRETCH, total
+from ..pointwise import STRETCH, energy, total
 from .base import Compressor
 from .values import Values, composed, longest_values, quantiser
 
+_ROUNDING = 1e-9
 _FRAME = 14 + 5 + 8  # headers of the payload and of its block, and the longest head of a body
 
 C = TypeVar("C", bound=Compressor)
 
 
 class Sparsity(Protocol):
-    """Options `fraction` or `count`, exactly one of them."""
+    """Options `fraction`, `count` or `omega`, exactly one of them."""
 
     @property
     def fraction(self) -> float | None:
@@ -28,22 +32,76 @@ class Sparsity(Protocol):
     def count(self) -> int | None:
         """The number of coordinates to keep, at least 1."""
 
+    @property
+    def omega_bound(self) -> float | None:
+        """The ω that no vector's may be above: as few coordinates are kept as that takes."""
+
+
+def bounded() -> float | None:
+    """The field `omega_bound`, whose name in calls and texts is `omega`: there that is no method. See `takes_omega`."""
+    return field(default=None, metadata={"option": "omega"})
+
+
+def takes_omega(kind: type[C]) -> type[C]:
+    """Class decorator: `RandK(omega=9)` sets the field `omega_bound`, as `omega` is what a compressor is asked for."""
+    plain = kind.__init__
+
+    @wraps(plain)
+    def init(self: C, *args: object, omega: float | None = None, **options: object) -> None:
+        plain(self, *args, **({"omega_bound": omega} if omega is not None else {}), **options)
+
+    signature = inspect.signature(plain)
+    init.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[
+            each.replace(name="omega") if each.name == "omega_bound" else each for each in signature.parameters.values()
+        ]
+    )
+    kind.__init__ = init  # type: ignore[method-assign, assignment]
+    return kind
+
 
 def check_sparsity(owner: Sparsity) -> None:
-    """ValueError unless exactly one of fraction in (0, 1] and count ≥ 1 is given."""
+    """ValueError unless exactly one of fraction in (0, 1], count ≥ 1 and omega > 0 is given."""
     name = type(owner).__name__
-    if (owner.fraction is None) == (owner.count is None):
-        raise ValueError(f"{name} takes either fraction=… or count=…, got {owner!r}")
+    if [owner.fraction, owner.count, owner.omega_bound].count(None) != 2:
+        raise ValueError(f"{name} takes one of fraction=…, count=… and omega=…, got {owner!r}")
     if owner.fraction is not None and not (isinstance(owner.fraction, int | float) and 0 < owner.fraction <= 1):
         raise ValueError(f"{name}'s fraction is a number in (0, 1], got {owner.fraction!r}")
     if owner.count is not None and (not isinstance(owner.count, int) or owner.count < 1):
         raise ValueError(f"{name}'s count is a whole number of at least 1, got {owner.count!r}")
+    bound = owner.omega_bound
+    if bound is not None and not (isinstance(bound, int | float) and 0 < bound < math.inf):
+        raise ValueError(f"{name}'s omega is a number above 0, got {bound!r}")
 
 
 def num_kept(owner: Sparsity, size: int) -> int:
-    """Coordinates that it keeps of `size`: at least one, at most all."""
+    """Coordinates that it keeps of `size`: at least one, at most all; of no vector more, with an `omega_bound`."""
+    if owner.omega_bound is not None:
+        return max(1, math.ceil(size / (1 + owner.omega_bound) - _ROUNDING))
     wanted = owner.count if owner.fraction is None else round(owner.fraction * size)
     return min(max(1, wanted or 1), size)
+
+
+def num_drawn(owner: Sparsity, vector: Tensor) -> int:
+    """Coordinates that a sampler with the best chances keeps of this vector: the fewest that its `omega_bound` allows.
+
+    For the least Σ p_j with Σ v_j² / p_j ≤ (1 + ω)‖v‖² chances are min(1, c |v_j|) too. c follows from those that are
+    certain, and they from c; it only grows.
+    """
+    most, bound = num_kept(owner, vector.numel()), owner.omega_bound
+    if bound is None or not vector.any():
+        return most
+    allowed, mass = (1 + bound) * energy(vector), total(vector)
+    certain, num_certain = torch.zeros_like(vector, dtype=torch.bool), 0
+    while mass > 0:
+        scale = mass / allowed
+        certain = vector.abs() * scale >= 1
+        if int(torch.count_nonzero(certain)) <= num_certain:
+            break
+        num_certain = int(torch.count_nonzero(certain))
+        allowed, mass = (1 + bound) * energy(vector) - energy(vector[certain]), total(vector[~certain])
+    needed = num_certain + (mass * mass / allowed if mass > 0 else 0.0)
+    return min(max(1, math.ceil(needed - _ROUNDING)), most)
 
 
 def inclusion_scale(vector: Tensor, count: int) -> float:
@@ -96,9 +154,10 @@ def sparse_omega(vector: Tensor, scale: float, values: Values) -> float | None:
 def equal_chances_omega(owner: Sparsity, size: int) -> float:
     """d / k − 1, the ω of keeping every coordinate with the chance k / d (Horváth and Richtárik, arXiv 2006.11077).
 
-    Chances that are best for the vector do no worse, and as badly where all magnitudes are equal.
+    Chances that are best for the vector do no worse, and as badly where all magnitudes are equal. An `omega_bound` is
+    it itself: vectors that need fewer coordinates are given fewer.
     """
-    return size / num_kept(owner, size) - 1
+    return size / num_kept(owner, size) - 1 if owner.omega_bound is None else owner.omega_bound
 
 
 def longest_sparse(size: int, kept: int, values: Values = "float32") -> int:

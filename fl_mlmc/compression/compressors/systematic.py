@@ -19,25 +19,33 @@ from ..probabilities import line_ends, systematic_outcomes
 from .base import Compressed, Compressor
 from .bernoulli import kept_entries
 from .sparsity import (
+    bounded,
     check_sparsity,
     equal_chances_omega,
     inclusion,
     inclusion_scale,
     keeping_fewer,
     longest_sparse,
+    num_drawn,
     num_kept,
     sparse_omega,
+    takes_omega,
 )
 from .values import Values, check_values, quantised, quantised_outcomes, quantiser, value_bits, worst_composed
 
 
+@takes_omega
 @dataclass(frozen=True, repr=False)
 class Systematic(Compressor):
-    """Keep exactly a `fraction` of the coordinates, or `count` of them (all non-zeros where those are fewer)."""
+    """Keep exactly a `fraction` of the coordinates, or `count` of them (all non-zeros where those are fewer).
+
+    Or, with an `omega`, as few of each vector as keep its ω below that; what quantised `values` add comes on top.
+    """
 
     fraction: float | None = None
     count: int | None = None
     values: Values = "float32"
+    omega_bound: float | None = bounded()
 
     def __post_init__(self) -> None:
         check_sparsity(self)
@@ -45,7 +53,7 @@ class Systematic(Compressor):
 
     def compress(self, vector: Tensor, rng: np.random.Generator) -> Compressed:
         """A sparse block of exactly k coordinates, or of all non-zeros where those are fewer."""
-        size, kept = vector.numel(), num_kept(self, vector.numel())
+        size, kept = vector.numel(), num_drawn(self, vector)
         scale = inclusion_scale(vector, kept)
         block = kept_entries(vector, _places(vector, scale, float(rng.random())), scale)
         bits = kept * (value_bits(self.values) + math.ceil(math.log2(max(size, 2))))
@@ -56,7 +64,7 @@ class Systematic(Compressor):
         return quantised_outcomes(self._kept(vector), self.values)
 
     def _kept(self, vector: Tensor) -> Iterator[tuple[float, Payload]]:
-        scale = inclusion_scale(vector, num_kept(self, vector.numel()))
+        scale = inclusion_scale(vector, num_drawn(self, vector))
         for chance, start in systematic_outcomes(inclusion(vector, scale).cpu().numpy()):
             block = kept_entries(vector, _places(vector, scale, start), scale)
             yield chance, Payload(vector.numel(), (block,))
@@ -72,7 +80,7 @@ class Systematic(Compressor):
 
     def omega(self, vector: Tensor) -> float | None:
         """As for independent coins: Σ v_j² (1 / p_j − 1) / ‖v‖², and what the quantiser of the values adds."""
-        return sparse_omega(vector, inclusion_scale(vector, num_kept(self, vector.numel())), self.values)
+        return sparse_omega(vector, inclusion_scale(vector, num_drawn(self, vector)), self.values)
 
     def longest(self, size: int) -> int:
         """A bound on the values and the code of the indices that it keeps."""
@@ -81,7 +89,11 @@ class Systematic(Compressor):
     def shortened(self, size: int, budget: int) -> "Systematic":
         """With the largest fraction that is sure to fit."""
         return keeping_fewer(
-            self, size, budget, num_kept(self, size), lambda count: replace(self, fraction=count / size, count=None)
+            self,
+            size,
+            budget,
+            num_kept(self, size),
+            lambda count: replace(self, fraction=count / size, count=None, omega_bound=None),
         )
 
 

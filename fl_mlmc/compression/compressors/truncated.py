@@ -68,7 +68,7 @@ class Truncated(Compressor):
         None where they share coordinates, or what the ladder leaves at ℓ has no known bound.
         """
         rungs = self.ladder.climb(torch.ones(size))
-        count = min(self.levels, rungs.num_levels)
+        count = self.levels if self.ladder.adapts else min(self.levels, rungs.num_levels)
         left = self.ladder.left_at(size, count)
         return None if left is None or not rungs.orthogonal else (math.sqrt(left), count - 1.0)
 

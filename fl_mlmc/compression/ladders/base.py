@@ -70,6 +70,8 @@ class Ladder(Compressor):
     is_unbiased = False
     stop: int = 1
     """The level at which it stops alone."""
+    adapts: bool = False
+    """Whether its levels are made for a vector and for chances that look at it, so that no others do."""
     rescales = False  # alone, nothing of it is drawn
     draws: bool = False
     """Whether something of it is drawn even alone: its values are quantised then. `MLMC` takes no such ladder."""

@@ -11,6 +11,7 @@ sort.
 
 import math
 from collections.abc import Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -20,24 +21,27 @@ from torch import Tensor
 
 from ..blocks import Block, Payload, SparseBlock
 from ..compressors.base import Compressed
-from ..compressors.sparsity import check_sparsity, keeping_fewer, longest_sparse, num_kept
+from ..compressors.sparsity import bounded, check_sparsity, keeping_fewer, longest_sparse, num_kept, takes_omega
 from ..compressors.values import Values, check_values, quantised, quantised_outcomes, quantiser, value_bits
-from ..pointwise import STRETCH
+from ..pointwise import STRETCH, energy
 from ..probabilities import largest_moment
 from .base import Ladder, Rungs
 
 _NUM_KEYS = 1 << 15
 _NUM_FINITE = 0x7F80  # keys from here on are those of infinity and NaN
+_ROUGH = 1 + 2.0**-8  # exact norms over those from a histogram, at most: half a bin
 SORT_BELOW = 1 << 16
 """Shorter vectors are sorted, which is as fast, and their norms exact."""
 
 
+@takes_omega
 @dataclass(frozen=True, repr=False)
 class TopK(Ladder):
     """Keep coordinates in order of magnitude, first a `fraction` of all or `count` of them.
 
     Exactly one of the two is given: 0 < fraction ≤ 1, rounded to at least one coordinate, or count ≥ 1. Each further
     level adds `growth` times as many as the one before. Ties break by position, so the ladder is a function of v alone.
+    Or, with an `omega`, groups are as small as one adaptive draw of `MLMC` over them has an ω below that.
     Alone it sends `values` as float32, bfloat16 or through an unbiased quantiser; over it `MLMC` has that option.
     """
 
@@ -45,16 +49,26 @@ class TopK(Ladder):
     count: int | None = None
     growth: float = 1
     values: Values = "float32"
+    omega_bound: float | None = bounded()
 
     def __post_init__(self) -> None:
         check_sparsity(self)
         if not (isinstance(self.growth, int | float) and 1 <= self.growth < float("inf")):
             raise ValueError(f"TopK's growth is a number of at least 1, got {self.growth!r}")
         check_values(self.values, "TopK")
+        if self.adapts and self.growth != 1:
+            raise ValueError(f"TopK's omega takes groups of one size, got growth={self.growth!r}")
 
     def step(self, size: int) -> int:
-        """Coordinates in the first group, s, for a vector of `size` coordinates."""
-        return num_kept(self, size)
+        """Coordinates in the first group, s, for a vector of `size` coordinates; of no vector more, if it `adapts`."""
+        if self.omega_bound is None:
+            return num_kept(self, size)
+        return -(-size // math.floor(1 + self.omega_bound))  # as many groups of any norms have ω ≤ L − 1
+
+    @property
+    def adapts(self) -> bool:  # type: ignore[override]
+        """Whether there is an `omega`."""
+        return self.omega_bound is not None
 
     def compress(self, vector: Tensor, rng: np.random.Generator) -> Compressed:
         """The k largest coordinates, their values quantised."""
@@ -89,22 +103,29 @@ class TopK(Ladder):
         Stich, Cordonnier, Jaggi, NeurIPS 2018, arXiv 1809.07599. Values w cost ω‖w‖², and ‖w‖² ≥ α‖v‖².
         """
         omega = quantiser(self.values).worst_omega(self.step(size))
-        return None if omega is None or omega >= 1 else self.step(size) / size * (1 - omega)
+        return None if omega is None or omega >= 1 else self._share(size) * (1 - omega)
 
     def bias_and_variance(self, size: int) -> tuple[float, float] | None:
         """(√(1 − α), ω) for α = k / d and the worst ω of its quantised values."""
         omega = quantiser(self.values).worst_omega(self.step(size))
-        return None if omega is None else (math.sqrt(1 - self.step(size) / size), omega)
+        return None if omega is None else (math.sqrt(1 - self._share(size)), omega)
 
     def left_at(self, size: int, level: int) -> float:
         """The share of the coordinates that are not among the first groups, attained where magnitudes are equal."""
-        return 1 - float(self.edges(size)[level]) / size
+        return 1 - (self._share(size) if self.adapts else float(self.edges(size)[level]) / size)
+
+    def _share(self, size: int) -> float:
+        """The least share of ‖v‖² in the first group: k / d, or 1 / (1 + ω), as ‖v‖² = ΣΔ² ≤ Δ₁ ΣΔ."""
+        return self.step(size) / size if self.omega_bound is None else 1 / (1 + self.omega_bound)
 
     def worst_draw(self, size: int, probabilities: str) -> float:
         """⌈d / s⌉ − 1 for groups of equal size with adaptive or fixed chances: groups share no coordinate.
 
-        Section 4 of arXiv 2507.05508; attained where all groups have one norm, if s divides d.
+        Section 4 of arXiv 2507.05508; attained where all groups have one norm, if s divides d. The `omega`, if
+        there is one, is it itself: vectors that larger groups would serve better are given smaller ones.
         """
+        if self.omega_bound is not None:
+            return self.omega_bound
         rungs = self.climb(torch.ones(size))
         return largest_moment(probabilities, rungs.prior(), rungs.costs()) - 1
 
@@ -114,7 +135,7 @@ class TopK(Ladder):
 
     def with_group(self, count: int, size: int) -> "TopK":
         """With the fraction that gives groups of `count`."""
-        return replace(self, fraction=count / size, count=None)
+        return replace(self, fraction=count / size, count=None, omega_bound=None)
 
     def longest(self, size: int) -> int:
         """A bound on the values and the code of the indices of the first group."""
@@ -125,14 +146,15 @@ class TopK(Ladder):
         return keeping_fewer(self, size, budget, self.step(size), lambda count: self.with_group(count, size))
 
     def climb(self, vector: Tensor) -> "TopKRungs":
-        """Groups of ranks; nothing is sorted yet."""
-        return TopKRungs(vector, self.edges(vector.numel()))
+        """Groups of ranks; nothing is sorted yet, unless their size depends on the vector."""
+        rungs = TopKRungs(vector, self.edges(vector.numel()))
+        return rungs if self.omega_bound is None else rungs.narrowed(self.omega_bound)
 
     def edges(self, size: int) -> np.ndarray:
         """(L + 1,) the ranks where groups begin and end."""
         step = self.step(size)
         if self.growth == 1:
-            return np.append(np.arange(0, size, step), size)
+            return _equal_edges(step, size)
         edges, width = [0], float(step)
         while edges[-1] < size:
             edges.append(min(edges[-1] + round(width), size))
@@ -150,6 +172,32 @@ class TopKRungs(Rungs):
         self.size = vector.numel()
         self.num_levels = edges.size - 1
         self._vector, self._edges = vector, edges
+
+    def narrowed(self, omega: float) -> "TopKRungs":
+        """The rungs of the smallest groups of one size that, one drawn adaptively, have ω(v) ≤ `omega`; these at most.
+
+        By bisection: ω falls with the size of groups, but for little steps where the last one is short. Rough norms
+        are taken as too small by all that they may be.
+        """
+        rough = 1.0 if self.size < SORT_BELOW else _ROUGH
+        allowed, found = math.sqrt((1 + omega) * energy(self._vector)) / rough, self
+        low, high = 0, int(self._edges[1])
+        while high - low > 1:
+            middle = (low + high) // 2
+            rungs = self._regrouped(middle)
+            if float(rungs.norms().sum()) <= allowed:
+                found, high = rungs, middle
+            else:
+                low = middle
+        return found
+
+    def _regrouped(self, step: int) -> "TopKRungs":
+        """Of groups of `step`; what is known of the vector is shared."""
+        _ = self._order if self.size < SORT_BELOW else self._counts
+        rungs = copy(self)
+        rungs._edges = _equal_edges(step, self.size)
+        rungs.num_levels = rungs._edges.size - 1
+        return rungs
 
     def norms(self) -> np.ndarray:
         """(L,) for vectors of 2^16 coordinates and more from a histogram of magnitudes, within 0.4 %."""
@@ -262,6 +310,11 @@ class TopKRungs(Rungs):
         num_nonzero = self.size if self._counts[0] == 0 else int(torch.count_nonzero(self._vector))
         holds = self._edges[:-1] < num_nonzero
         return np.where(holds, np.maximum(norms, 1e-42), 0.0)
+
+
+def _equal_edges(step: int, size: int) -> np.ndarray:
+    """Where groups of `step` begin and end, the last one at `size`."""
+    return np.append(np.arange(0, size, step), size)
 
 
 def _between(keys: Tensor, low: int, high: int) -> Tensor:

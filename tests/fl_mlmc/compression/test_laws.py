@@ -31,6 +31,7 @@ from fl_mlmc import (
     TernGrad,
     TopK,
     Truncated,
+    parse,
 )
 from fl_mlmc.testing import (
     check_compressor,
@@ -119,6 +120,11 @@ COMPRESSORS: list[Compressor] = [
     Systematic(count=3),
     Induced(TopK(count=2), RandK(count=1)),
     Induced(RTN(bits=2), MLMC(TopK(count=1))),
+    *(parse(f"{name}(omega=1.5)") for name in ("RandK", "Systematic", "Bernoulli")),
+    parse("MLMC(TopK(omega=1.5))"),
+    parse("MLMC(TopK(omega=0.3), values='bfloat16')"),
+    parse("TopK(omega=1.5)"),
+    Truncated(TopK(omega=2.0), 2),
     *(Truncated(TopK(count=2), levels) for levels in (1, 2, 9)),
     Truncated(FixedPoint(bits=3, unit=1.0), 2),
     Truncated(RTN(bits=3), 2),
