@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fl_mlmc.run.disk import make_folder, sync
 from fl_mlmc.training.local import TrainingError
 
 
@@ -45,13 +46,14 @@ class ClientMemory:
 
     def save(self, server_round: int, state: Mapping[str, Tensor], keep: Iterable[int]) -> None:
         """Keep `state` as that of `server_round`, beside those of the rounds `keep` and no other."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self._folder)
         partial = self._folder / f"{server_round}.npz.partial"
         with partial.open("wb") as file:
             np.savez(file, **{name: vector.cpu().numpy() for name, vector in state.items()})  # type: ignore[arg-type]
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, self._path(server_round))
+        sync(self._folder)  # before the one that it came from goes
         kept = {self._path(number) for number in (server_round, *keep)}
         for old in self._folder.iterdir():
             if old not in kept:

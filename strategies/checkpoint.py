@@ -24,6 +24,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fl_mlmc.aggregation.ledger import RELEASES, check_ledger
+from fl_mlmc.run.disk import sync
+from fl_mlmc.run.log import Written
 from fl_mlmc.submodels import WidthSpec
 
 CHECKPOINT, MODEL, OPTIMIZER, STATE = "checkpoint", "model.safetensors", "optimizer.safetensors", "state.json"
@@ -45,16 +47,20 @@ class ServerState:
     """The flat model."""
     optimizer: Mapping[str, Tensor] = field(default_factory=dict)
     cumulative_uplink_bytes: int = 0
-    log_sizes: Mapping[str, int] = field(default_factory=dict)
-    """Bytes of each file of the round log when the round was closed."""
+    log: Mapping[str, Written] = field(default_factory=dict)
+    """What each file of the round log held when the round was closed."""
     scheme: Mapping[str, Tensor] = field(default_factory=dict)
     """What the scheme keeps on the server."""
     num_releases: int | None = 0
     """Noisy models that the run had made; None: not counted, in checkpoints of before there was a ledger."""
 
 
-def save_state(directory: Path, spec: WidthSpec, state: ServerState) -> None:
-    """Make `state` the checkpoint `directory`, the model as named tensors."""
+def save_state(directory: Path, spec: WidthSpec, state: ServerState, durable: bool = True) -> None:
+    """Make `state` the checkpoint `directory`, the model as named tensors.
+
+    It is there once this returns, whatever ends the process; if `durable`, whatever ends the machine.
+    """
+    reach_disk = sync if durable else _trust
     parts = state.vector.split([math.prod(shape) for shape in spec.shapes.values()])
     tensors = {
         name: part.view(shape).contiguous() for (name, shape), part in zip(spec.shapes.items(), parts, strict=True)
@@ -63,7 +69,8 @@ def save_state(directory: Path, spec: WidthSpec, state: ServerState) -> None:
         "round": state.server_round,
         "tensors": list(tensors),
         "cumulative_uplink_bytes": state.cumulative_uplink_bytes,
-        "log_sizes": dict(state.log_sizes),
+        "log_sizes": {name: written.size for name, written in state.log.items()},
+        "log_digests": {name: written.digest for name, written in state.log.items()},
         "num_releases": state.num_releases,
     }
     before = _folder(directory).resolve()
@@ -80,13 +87,13 @@ def save_state(directory: Path, spec: WidthSpec, state: ServerState) -> None:
         partial = own / f"{STATE}.partial"
         partial.write_text(json.dumps(facts) + "\n")
         for path in own.iterdir():
-            _sync(path)
+            reach_disk(path)
         os.replace(partial, own / STATE)  # last: a folder that has it is whole
-        _sync(own)
+        reach_disk(own)
         if directory.is_dir() and not directory.is_symlink():
             before = _move_aside(directory) or before
         _turn_link(directory, own.name)
-        _sync(own.parent)
+        reach_disk(own.parent)
     except BaseException:
         shutil.rmtree(own, ignore_errors=True)
         raise
@@ -120,9 +127,10 @@ def load_state(directory: Path) -> ServerState | None:
     vector = torch.cat([tensor.reshape(-1) for tensor in load_checkpoint(directory).values()])
     optimizer = load_file(directory / OPTIMIZER)
     scheme = load_file(directory / SCHEME) if (directory / SCHEME).exists() else {}
-    uplink_bytes, log_sizes = facts["cumulative_uplink_bytes"], facts["log_sizes"]
-    num_releases = facts.get("num_releases")
-    return ServerState(facts["round"], vector, optimizer, uplink_bytes, log_sizes, scheme, num_releases)
+    digests = facts.get("log_digests", {})
+    log = {name: Written(size, digests.get(name, "")) for name, size in facts["log_sizes"].items()}
+    uplink_bytes, num_releases = facts["cumulative_uplink_bytes"], facts.get("num_releases")
+    return ServerState(facts["round"], vector, optimizer, uplink_bytes, log, scheme, num_releases)
 
 
 def resumable_state(run: Path, is_private: bool) -> ServerState | None:
@@ -200,9 +208,5 @@ def _folder(directory: Path) -> Path:
     return rounds[max(rounds)] if rounds else directory
 
 
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _trust(path: Path) -> None:
+    """The system writes it in a while."""

@@ -246,16 +246,17 @@ class TieredStrategy(Strategy):
 
     def _state_after(self, server_round: int, vector: Tensor) -> ServerState:
         """All that the next round depends on; that round changes nothing of it."""
-        sizes, uplink_bytes = self.round_log.sizes(), self._cumulative_uplink_bytes
+        written, uplink_bytes = self.round_log.written(), self._cumulative_uplink_bytes
         optimizer, scheme = self._optimizer.state(), self._kept()
         num_releases = 0 if self._ledger is None else len(self._ledger)
-        return ServerState(server_round, vector, optimizer, uplink_bytes, sizes, scheme, num_releases)
+        return ServerState(server_round, vector, optimizer, uplink_bytes, written, scheme, num_releases)
 
     def _save(self, state: ServerState) -> None:
         """Make `state` the checkpoint, unless it is already, or nothing has been done yet."""
         if state.server_round == self._round_saved:
             return
-        save_state(self.round_log.directory / CHECKPOINT, self.model.spec, state)
+        self.round_log.sync()  # first: a checkpoint counts on its rows
+        save_state(self.round_log.directory / CHECKPOINT, self.model.spec, state, self.config.output.durable)
         self._round_saved = state.server_round
         self._scheme.saved()
 

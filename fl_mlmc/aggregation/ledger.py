@@ -15,6 +15,8 @@ from dataclasses import asdict, astuple, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 
+from ..run.disk import sync
+
 RELEASES = "releases.jsonl"
 """The ledger's name in a run's directory."""
 
@@ -60,7 +62,7 @@ class Ledger:
             file.truncate(num_bytes)
             os.fsync(file.fileno())
         if is_new:
-            _sync(path.parent)
+            sync(path.parent)
 
     def __len__(self) -> int:
         """How many noisy models there are."""
@@ -147,11 +149,3 @@ def _parsed(path: Path, line: bytes, number: int) -> Release:
     except (ValueError, TypeError, KeyError):
         pass
     raise LedgerError(f"line {number} of {path} is {line[:80]!r}, expected release {number}: the file is damaged")
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -133,7 +133,8 @@ def execute(
             saved = resumable_state(directory, config.privacy.is_on)
             data = FederatedData.open(prepare_data(config))
             check_resume(directory, config, data, saved.server_round if saved else 0, force, tell)
-            RoundLog.resume(directory, saved.log_sizes if saved else {})  # before anybody follows the log
+            written = saved.log if saved else {}
+            RoundLog.resume(directory, written, durable=config.output.durable)  # before anybody follows the log
     elif (directory / RUN).exists():
         raise ConfigError(f"{directory} already holds a run; choose another run-name or runs-dir")
     directory.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,8 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from torch import Tensor, nn
 
+from fl_mlmc.aggregation import Ledger
+from fl_mlmc.aggregation.ledger import RELEASES
 from fl_mlmc.bilevel.run import metrics, problem_of
 from fl_mlmc.clients.data import FederatedData
 from fl_mlmc.models import Model
@@ -52,13 +54,16 @@ def serve(
     ready = prepare_run(config)
     data, federated, model = ready.place, ready.data, ready.model
     patience = 30.0 if config.output.resume else 0.0  # what goes on may wait for the end of its last writer
+    durable = config.output.durable
     with writing(directory, patience):
         saved = resumable_state(directory, config.privacy.is_on) if config.output.resume else None
         if config.output.resume:
             check_resume(directory, config, federated, saved.server_round if saved else 0)
-            round_log = RoundLog.resume(directory, saved.log_sizes if saved else {}, on_round)
+            round_log = RoundLog.resume(directory, saved.log if saved else {}, on_round, durable)
         else:
-            round_log = RoundLog.create(directory, _header(config, model, federated), on_round)
+            if config.privacy.is_on:
+                Ledger(directory / RELEASES)  # first: a private run that has a log must have its ledger
+            round_log = RoundLog.create(directory, _header(config, model, federated), on_round, durable)
         try:
             strategy = _strategy(config, model, round_log, str(data), federated)
             if saved:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fl_mlmc.models import build_model
+from fl_mlmc.run.log import Written
 from fl_mlmc.strategies.checkpoint import CheckpointError, ServerState, load_checkpoint, load_state, save_state
 from fl_mlmc.submodels.flat import to_vector
 
@@ -15,7 +16,8 @@ def test_a_checkpoint_holds_the_named_tensors(tmp_path: Path) -> None:
     model = build_model("mlp(hidden=(3,))", (2,), 2)
     vector = model.initial(5)
     save_state(tmp_path / "checkpoint", model.spec, ServerState(4, vector))
-    save_state(tmp_path / "checkpoint", model.spec, ServerState(5, vector + 1, {"momentum": vector}, 7, {"a": 3}))
+    later = ServerState(5, vector + 1, {"momentum": vector}, 7, {"a": Written(3)})
+    save_state(tmp_path / "checkpoint", model.spec, later)
     tensors = load_checkpoint(tmp_path / "checkpoint")
     assert [(name, tuple(tensor.shape)) for name, tensor in tensors.items()] == list(model.spec.shapes.items())
     module = model.build(model.spec.units)
@@ -24,7 +26,7 @@ def test_a_checkpoint_holds_the_named_tensors(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "checkpoint-4", "checkpoint-5"]
     state = load_state(tmp_path / "checkpoint")
     assert state is not None
-    assert (state.server_round, state.cumulative_uplink_bytes, state.log_sizes) == (5, 7, {"a": 3})
+    assert (state.server_round, state.cumulative_uplink_bytes, state.log) == (5, 7, {"a": Written(3)})
     assert torch.equal(state.vector, vector + 1)
     assert torch.equal(state.optimizer["momentum"], vector)
 
@@ -93,7 +95,7 @@ def two_rounds(folder: Path) -> tuple[Path, torch.Tensor]:
     model = build_model("mlp(hidden=(3,))", (2,), 2)
     vector = model.initial(5)
     for number in (2, 3):
-        state = ServerState(number, vector + number, {"momentum": vector}, 7, {"a": 3}, {"memory": vector})
+        state = ServerState(number, vector + number, {"momentum": vector}, 7, {"a": Written(3)}, {"memory": vector})
         save_state(folder / "checkpoint", model.spec, state)
     return folder / "checkpoint", vector
 

@@ -290,7 +290,7 @@ def test_a_step_that_would_make_the_model_infinite_is_refused_and_the_round_befo
     assert torch.equal(state.vector, build_model(config.training.model, (1, 8, 8), 10).initial(config.seed))
     assert all(tensor.isfinite().all() for tensor in state.optimizer.values())
     assert read_rounds(directory(config))["round"].tolist() == [1, 2]
-    assert state.log_sizes["rounds.jsonl"] < (directory(config) / "rounds.jsonl").stat().st_size
+    assert state.log["rounds.jsonl"].size < (directory(config) / "rounds.jsonl").stat().st_size
 
 
 def test_a_missed_quorum_keeps_the_round_before(small: RunConfig) -> None:

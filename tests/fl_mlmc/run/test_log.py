@@ -1,11 +1,12 @@
 import json
+import os
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from fl_mlmc.frames import CLIENT_COLUMNS, ROUND_COLUMNS, read_clients, read_rounds
-from fl_mlmc.run.log import RoundLog
+from fl_mlmc.run.log import RoundLog, Written
 
 
 def test_rows_come_back_as_frames_with_the_promised_columns(tmp_path: Path) -> None:
@@ -77,14 +78,56 @@ def test_the_end_is_recorded(tmp_path: Path) -> None:
 def test_a_log_that_lost_rows_is_refused_and_not_filled_up(tmp_path: Path) -> None:
     log = RoundLog.create(tmp_path / "run", {})
     log.append_clients([{"round": 1, "client": 0}])
-    sizes = log.sizes()
+    written = log.written()
     path = tmp_path / "run" / "clients.jsonl"
     whole = path.read_bytes()
     path.write_bytes(whole[:-3])
     seen = rf"clients.jsonl has {len(whole) - 3} bytes, .*counted {len(whole)}: rows .* lost"
     with pytest.raises(ValueError, match=seen):
-        RoundLog.resume(tmp_path / "run", sizes)
+        RoundLog.resume(tmp_path / "run", written)
     assert path.read_bytes() == whole[:-3]
     path.unlink()
     with pytest.raises(ValueError, match="has 0 bytes"):
-        RoundLog.resume(tmp_path / "run", sizes)
+        RoundLog.resume(tmp_path / "run", written)
+
+
+def test_a_log_with_other_bytes_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    log = RoundLog.create(tmp_path / "run", {})
+    log.append_clients([{"round": 1, "client": 0}])
+    log.append_round({"round": 1, "loss": 0.5})
+    written = log.written()
+    log.append_clients([{"round": 2, "client": 1}])
+    path = tmp_path / "run" / "rounds.jsonl"
+    whole, others = path.read_bytes(), (tmp_path / "run" / "clients.jsonl").read_bytes()
+    path.write_bytes(whole.replace(b"0.5", b"0.4"))
+    with pytest.raises(ValueError, match=rf"rounds.jsonl begins with {len(whole)} other bytes .* damaged. Put the"):
+        RoundLog.resume(tmp_path / "run", written)
+    assert (tmp_path / "run" / "clients.jsonl").read_bytes() == others
+    path.write_bytes(whole)
+    resumed = RoundLog.resume(tmp_path / "run", written)
+    assert resumed.written() == written
+    resumed.append_clients([{"round": 2, "client": 1}])
+    assert resumed.written() == log.written()
+
+
+def test_a_checkpoint_without_digests_is_held_to_the_length_alone(tmp_path: Path) -> None:
+    log = RoundLog.create(tmp_path / "run", {})
+    log.append_round({"round": 1})
+    RoundLog.resume(tmp_path / "run", {"rounds.jsonl": Written(5)})
+    assert (tmp_path / "run" / "rounds.jsonl").stat().st_size == 5
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_durable_log_is_synced_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durable: bool) -> None:
+    synced: list[str] = []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda at: (synced.append(Path(f"/proc/self/fd/{at}").resolve().name), fsync(at)))
+    log = RoundLog.create(tmp_path / "run", {}, durable=durable)
+    log.append_round({"round": 1})
+    begun = set(synced)
+    log.sync()
+    if durable:
+        assert begun == {"run", "run.json.partial", tmp_path.name}
+        assert set(synced) == begun | {"clients.jsonl", "rounds.jsonl"}
+    else:
+        assert not synced
