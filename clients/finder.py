@@ -16,7 +16,7 @@ from fl_mlmc.run.protocol import TrainTask
 from fl_mlmc.run.rng import stream
 from fl_mlmc.submodels import IndexPlan, plan
 from fl_mlmc.submodels.flat import gradient_vector, load_vector, to_vector
-from fl_mlmc.training.local import Trained, TrainingError, batches, device_named, least_batch, train
+from fl_mlmc.training.local import Trained, TrainingError, batches, device_named, drawing, least_batch, train
 from fl_mlmc.training.objectives import Loss, local_loss, masked_cross_entropy, present_classes
 
 from .data import LocalData
@@ -53,9 +53,10 @@ class Finder:
         else:
             load_vector(self._module, point)
             rng, loss = self._rng("batches", sample), self._loss(sample)
-            trained = train(
-                self._module, self.features, self.labels, self._config.training, rng, loss, self.server_round
-            )
+            with drawing(self._rng("layers", sample)):
+                trained = train(
+                    self._module, self.features, self.labels, self._config.training, rng, loss, self.server_round
+                )
             found = to_vector(self._module).sub_(point)
         self.trained.append(trained)
         return _checked(found)
@@ -75,8 +76,9 @@ class Finder:
         self._module.train()
         self._module.zero_grad()
         batch = next(self._batches(sample))
-        loss = self._loss(sample)(self.features[batch], self.labels[batch])
-        loss.backward()
+        with drawing(self._rng("layers", sample)):
+            loss = self._loss(sample)(self.features[batch], self.labels[batch])
+            loss.backward()
         self.trained.append(Trained(float(loss.detach()), 1, time.perf_counter() - start))
         return _checked(gradient_vector(self._module))
 

@@ -244,6 +244,11 @@ def blamed(error: BaseException) -> str:
     return f"{line}: {said}" if line else said
 
 
+def is_users(error: BaseException) -> bool:
+    """Whether an error comes from a line of the user's."""
+    return bool(_line(error))
+
+
 def _line(error: BaseException) -> str:
     ours = [folder(room) for room in (LIBRARY, *ROOMS)] + _installed()
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):

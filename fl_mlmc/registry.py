@@ -173,7 +173,10 @@ class _Reader:
         try:
             inspect.signature(target).bind(*[None] * given, *args, **options)
         except TypeError as error:
-            raise ValueError(f"{self.what} {self._shown(node)}: {error}; its options: {', '.join(allowed)}") from error
+            calls = f"a run calls it with {given} arguments first; " if is_own and given else ""
+            raise ValueError(
+                f"{self.what} {self._shown(node)}: {error}; {calls}its options: {', '.join(allowed)}"
+            ) from error
         return Call(name, args, options, target, self.what, is_own)
 
     def built(self, node: ast.expr) -> Any:

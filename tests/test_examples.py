@@ -1,33 +1,50 @@
-"""Examples run, and are as short as they promise."""
+"""Examples run as their pages say, and are as short as they promise."""
 
-import json
+import re
 import runpy
+import shlex
 from pathlib import Path
-from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+from fl_mlmc.frames import read_clients, read_rounds
+from fl_mlmc.simulations.cli import app
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
 
 
 def test_a_ladder_of_ones_own_takes_less_than_thirty_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    path = EXAMPLES / "own_ladder.py"
+    path = EXAMPLES / "own-compressor" / "ladder.py"
     runpy.run_path(str(path), run_name="__main__")
     assert "keeps all laws" in capsys.readouterr().out
     lines = path.read_text().split("@dataclass")[1].split("if __name__")[0].splitlines()
     assert len([line for line in lines if line.strip()]) < 30
 
 
-@pytest.mark.long
-def test_the_notebook_compares_compressors_at_equal_bytes() -> None:
-    cells = json.loads((EXAMPLES / "sweep.ipynb").read_text(encoding="utf-8"))["cells"]
-    names: dict[str, Any] = {}
-    for cell in cells:
-        if cell["cell_type"] == "code":
-            exec("".join(cell["source"]), names)
-    last = names["rounds"].groupby("compressor")[["accuracy", "cumulative_uplink_bytes"]].last()
-    plain = last.loc["Identity()"]
-    for compressor in names["COMPRESSORS"][1:]:
-        assert last.loc[compressor, "accuracy"] > 0.7
-        assert last.loc[compressor, "cumulative_uplink_bytes"] < plain["cumulative_uplink_bytes"] / 8
-    assert names["figure"].axes[1].get_xscale() == "log"
+def runs(arguments: list[str], runs_dir: Path) -> Path:
+    """The directory of the run that the command makes, shortened to a few clients."""
+    few = {"engine": "local", "num-rounds": 2, "num-clients": 6, "clients-per-round": 4, "local-epochs": 1}
+    settings = [f"--set={key}={value}" for key, value in {**few, "runs-dir": runs_dir, "run-name": "mine"}.items()]
+    done = CliRunner().invoke(app, [*arguments, *settings])
+    assert done.exit_code == 0, done.output
+    return runs_dir / "mine"
+
+
+def test_the_ladder_of_the_page_compresses_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "compressors.md").read_text()
+    line = next(line for line in re.findall(r"^fl-mlmc (run .*)$", page, re.M) if "ladder.py" in line)
+    monkeypatch.chdir(ROOT)
+    directory = runs(shlex.split(line), tmp_path)
+    assert read_clients(directory)["level"].notna().all()
+    assert "ladder.py':Stretches" in (text := (directory / "run.json").read_text()) or "ladder.py:Stretches" in text
+
+
+@pytest.mark.parametrize("study", ["own-model/study.toml", "own-compressor/study.toml"])
+def test_a_study_runs_from_its_own_folder(study: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = EXAMPLES / study
+    monkeypatch.chdir(path.parent)
+    directory = runs(["run", path.name], tmp_path)
+    assert read_rounds(directory)["accuracy"].between(0, 1).all()
+    assert (read_clients(directory)["status"] == "ok").all()

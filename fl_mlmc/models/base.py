@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -9,14 +10,24 @@ from torch import Tensor, nn
 from ..submodels.flat import to_vector, vector_tensors
 from ..submodels.width_spec import CLASSES, DEPTH, WidthSpec
 
+if TYPE_CHECKING:
+    from ..submodels.plan import IndexPlan
+
 Build = Callable[[Mapping[str, int]], nn.Module]
 """Makes a module with so many units in each hidden dimension."""
 
 
 def skeleton(build: Build, units: Mapping[str, int]) -> nn.Module:
-    """The module with shapes and no values: nothing is allocated and no random number drawn."""
-    with torch.device("meta"):
-        return build(units)
+    """The module with shapes and no values: nothing is allocated and no random number drawn.
+
+    Where a builder looks at values itself, such as `torch.linspace(0, 1, 4).tolist()`, they are made and thrown away.
+    """
+    try:
+        with torch.device("meta"):
+            return build(units)
+    except (RuntimeError, ValueError):
+        with torch.random.fork_rng(devices=[]):
+            return build(units).to("meta")
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +51,12 @@ class Model:
         if self.pretrained is not None:
             module.load_state_dict(self.pretrained(), strict=False)
         return to_vector(module)
+
+    def certify(self, rule: str, own: "IndexPlan", inputs: Tensor) -> None:
+        """ValueError unless it is certain that `own`, a submodel by `rule`, is what its module is at these units.
+
+        `inputs`: some that it takes. A spec that was declared is taken at its word; `check` looks at shapes.
+        """
 
     def check(self) -> None:
         """ValueError that names the tensor and axis where a built submodel is not what the spec says.

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import torch
 
+from ..own import blamed, is_users
 from ..submodels.plan import plan
 from .base import Model, skeleton
 
@@ -16,16 +17,24 @@ def check_widths(
     Finds a rule that the model cannot follow, norms without statistics for a width, and inputs of a wrong shape.
     """
     for width in widths:
-        module = skeleton(model.build, plan(model.spec, rule, width).units).train()
+        own = plan(model.spec, rule, width)
+        module = skeleton(model.build, own.units).train()
         inputs = torch.zeros(2, *input_shape, device="meta")
         try:
             logits = module(inputs)
-        except (ValueError, RuntimeError, IndexError) as error:
+        except NotImplementedError:  # it looks at values, as few do
+            with torch.random.fork_rng(devices=[]):
+                logits = model.build(own.units).train()(torch.zeros(2, *input_shape))
+        except Exception as error:
             raise ValueError(
-                f"the submodel of width {width:g} cannot run inputs of shape {input_shape}: {error}"
+                f"{blamed(error)} (while the submodel of width {width:g} ran inputs of shape {input_shape})"
+                if is_users(error)
+                else f"the submodel of width {width:g} cannot run inputs of shape {input_shape}: {error}"
             ) from error
-        if logits.shape != (2, num_classes):
+        if not isinstance(logits, torch.Tensor) or logits.shape != (2, num_classes):
+            seen = f"of shape {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
             raise ValueError(
-                f"the submodel of width {width:g} gives outputs of shape {tuple(logits.shape)} for 2 examples, "
-                f"expected {(2, num_classes)}"
+                f"the submodel of width {width:g} gives outputs {seen} for 2 examples, expected {(2, num_classes)}"
             )
+        generator = torch.Generator().manual_seed(0)
+        model.certify(rule, own, torch.randint(2, (2, *input_shape), generator=generator).float())

@@ -5,12 +5,26 @@ from torch import Tensor, nn
 
 
 def vector_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """The tensors of a module that its flat vector holds, in order: all of its state that is floating point.
+    """The tensors of a module that its flat vector holds, in order: all of its state that is floating point and moves.
 
-    Integer state, such as a batch norm's `num_batches_tracked`, stays behind: a mean of counts that a compressor has
-    scaled is no count, and nothing here depends on it.
+    What does not train (`requires_grad=False`) stays as the module was built, and a tensor that has several names is
+    there once, by its first. Integer state, such as a batch norm's `num_batches_tracked`, stays behind: a mean of
+    counts that a compressor has scaled is no count, and nothing here depends on it.
     """
-    return {name: tensor for name, tensor in module.state_dict().items() if tensor.is_floating_point()}
+    found: dict[int, tuple[str, Tensor]] = {}
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        if tensor.is_floating_point() and not _is_frozen(tensor):
+            found.setdefault(id(tensor), (name, tensor))
+    return {name: tensor.detach() for name, tensor in found.values()}
+
+
+def frozen(module: nn.Module) -> list[str]:
+    """The names of a module's parameters that do not train."""
+    return [name for name, parameter in module.named_parameters() if _is_frozen(parameter)]
+
+
+def _is_frozen(tensor: Tensor) -> bool:
+    return isinstance(tensor, nn.Parameter) and not tensor.requires_grad
 
 
 def to_vector(module: nn.Module) -> Tensor:
@@ -31,6 +45,9 @@ def load_vector(module: nn.Module, vector: Tensor) -> None:
             if name.endswith("running_var"):
                 # A mean of compressed updates may take a variance below zero; the root of it would be NaN.
                 tensor.clamp_(min=0.0)
+        for name, buffer in module.named_buffers():
+            if name.endswith("num_batches_tracked"):
+                buffer.zero_()  # counts begin anew with every client, whoever was trained in this module before
 
 
 def gradient_vector(module: nn.Module) -> Tensor:

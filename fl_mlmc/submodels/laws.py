@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..models.base import Model
 from ..models.norms import Scaler
-from .flat import load_vector, to_vector
+from .flat import load_vector, to_vector, vector_tensors
 from .plan import IndexPlan
 
 
@@ -57,10 +57,9 @@ def check_submodule(model: Model, plan: IndexPlan) -> nn.Module:
         assert torch.equal(part, full), "full width is not the full model"
     wide = model.build(model.spec.units)
     load_vector(wide, full)
-    tensors = wide.state_dict()
-    for name, tensor in module.state_dict().items():
-        if tensor.is_floating_point():
-            assert torch.equal(tensor, cut(plan, name, tensors[name])), f"tensor {name!r} is cut another way"
+    tensors = vector_tensors(wide)
+    for name, tensor in vector_tensors(module).items():
+        assert torch.equal(tensor, cut(plan, name, tensors[name])), f"tensor {name!r} is cut another way"
     return module
 
 

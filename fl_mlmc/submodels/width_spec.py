@@ -1,7 +1,7 @@
 """Which hidden dimension every axis of every tensor follows, so that one cut applies everywhere."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -41,6 +41,8 @@ class WidthSpec:
     shapes: Mapping[str, tuple[int, ...]]
     axes: Mapping[str, tuple[Axis | None, ...]]
     needs: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    counts: Callable[[float], Mapping[str, int]] | None = None
+    """Units of each hidden dimension at a width, where the model says them itself; None: ⌈width · units⌉."""
 
     @classmethod
     def of(
@@ -106,6 +108,8 @@ class WidthSpec:
         Classes and stages are kept whole.
         """
         _check_width(width)
+        if self.counts is not None:
+            return dict(self.counts(width))
         return {name: units if name in (CLASSES, DEPTH) else _share(width, units) for name, units in self.units.items()}
 
     def kept_depth(self, width: float) -> dict[str, int]:

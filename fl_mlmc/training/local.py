@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -67,6 +68,14 @@ def train(
     if not math.isfinite(mean):
         raise TrainingError(f"training loss is {mean} after {len(losses)} steps")
     return Trained(mean, len(losses), time.perf_counter() - start)
+
+
+@contextmanager
+def drawing(rng: np.random.Generator) -> Iterator[None]:
+    """Let layers that draw for themselves, such as dropout, draw by `rng`; torch's own generator is then as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(rng.integers(2**62)))
+        yield
 
 
 def least_batch(module: nn.Module) -> int:

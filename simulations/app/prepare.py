@@ -61,7 +61,11 @@ def _model(config: RunConfig, data: FederatedData) -> Model:
     cohort = config.cohort
     with _blaming("model", config.training.model):
         model = build_model(config.training.model, shape, num_classes)
-        check_widths(model, cohort.width_rule, {tier.width for tier in cohort.tier_list}, shape, num_classes)
+        for width, tier in {tier.width: tier.name for tier in cohort.tier_list}.items():
+            try:
+                check_widths(model, cohort.width_rule, [width], shape, num_classes)
+            except ValueError as error:
+                raise ValueError(f"{error} (tier {tier!r})") from error
     if config.engine.vectorize:
         check_together(model, shape)
     return model
@@ -76,4 +80,4 @@ def _blaming(key: str, value: object) -> Iterator[None]:
         raise
     except (TypeError, ValueError, RuntimeError, MemoryError) as error:  # torch's own for sizes that cannot be
         text = str(error)
-        raise ConfigError(text if key in text else f"{key} = {value!r}: {text}") from error
+        raise ConfigError(text if f"{key} " in text else f"{key} = {value!r}: {text}") from error

@@ -16,7 +16,7 @@ from fl_mlmc.run.config import ConfigError, RunConfig
 from fl_mlmc.run.config.run_config import MAY_BE_OWN
 from fl_mlmc.simulations.app.bundle import stage_app
 
-LADDER = Path(__file__).parents[2] / "examples" / "own_ladder.py"
+LADDER = Path(__file__).parents[2] / "examples" / "own-compressor" / "ladder.py"
 
 
 @pytest.fixture
