@@ -257,14 +257,17 @@ class PlacedBlock(Block):
 class Pointwise(Block):
     """A block whose coordinates are each worked out from a few bits; summed a stretch at a time to save memory."""
 
+    span: ClassVar[int] = STRETCH
+    """Coordinates of a stretch."""
+
     @abstractmethod
     def stretch(self, start: int, stop: int) -> Tensor:
         """The float32 values of coordinates `start` to `stop`."""
 
     def add_to(self, accumulator: Tensor, scale: float = 1.0, index: Tensor | None = None) -> None:
         """Adds the values of a stretch of coordinates after another."""
-        for start in range(0, self.size, STRETCH):
-            stop = min(start + STRETCH, self.size)
+        for start in range(0, self.size, self.span):
+            stop = min(start + self.span, self.size)
             values = self.stretch(start, stop).to(accumulator)
             if index is None:
                 accumulator[start:stop].add_(values, alpha=scale)

@@ -9,7 +9,7 @@ from torch import Tensor
 from .blocks import Pointwise, single
 from .kernels import kernel_for
 from .noise import noise
-from .pointwise import STRETCH, peak
+from .pointwise import peak
 
 SPREAD = 1 << 15
 """Coordinates whose noise is worked out together, so that it stays in the cache."""
@@ -34,6 +34,7 @@ class DitherBlock(Pointwise):
     step: float
     numbers: Tensor
     seed_bits = 64
+    span = SPREAD
 
     @property
     def size(self) -> int:  # type: ignore[override]
@@ -53,25 +54,19 @@ class DitherBlock(Pointwise):
         """Whether all values stay in float32's range; looks at each where the largest q could leave it."""
         if self.peak() < _LARGE:
             return True
-        parts = range(0, self.size, STRETCH)
-        return all(bool(self.stretch(start, min(start + STRETCH, self.size)).isfinite().all()) for start in parts)
+        parts = range(0, self.size, SPREAD)
+        return all(bool(self.stretch(start, min(start + SPREAD, self.size)).isfinite().all()) for start in parts)
 
     def scaled(self, factor: float) -> "DitherBlock":
         """The same numbers of a scaled step."""
         return replace(self, step=self.step * factor)
 
     def stretch(self, start: int, stop: int) -> Tensor:
-        """(q − ξ) · step, a cache's worth of coordinates at a time."""
-        device = self.numbers.device
-        out = torch.empty(stop - start, device=device)
-        step = SPREAD if device.type == "cpu" else max(stop - start, 1)
-        compiled = kernel_for("undithered", self.size) if device.type == "cpu" else None
-        for begin in range(start, stop, step):
-            end = min(begin + step, stop)
-            words, part = noise(self.seed, begin, end, device, self.size), self.numbers[begin:end]
-            values = out[begin - start : end - start]
-            if compiled is not None:
-                compiled(words.numpy(), part.numpy(), values.numpy(), np.float32(single(self.step)))
-            else:
-                torch.sub(part, dither(words), out=values).mul_(single(self.step))
+        """(q − ξ) · step."""
+        words = noise(self.seed, start, stop, self.numbers.device, self.size)
+        out, part = torch.empty(stop - start, device=words.device), self.numbers[start:stop]
+        compiled = kernel_for("undithered", self.size) if words.device.type == "cpu" else None
+        if compiled is None:
+            return torch.sub(part, dither(words), out=out).mul_(single(self.step))
+        compiled(words.numpy(), part.numpy(), out.numpy(), np.float32(single(self.step)))
         return out

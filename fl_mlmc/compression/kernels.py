@@ -15,7 +15,7 @@ import numpy as np
 LONG = 1 << 20
 """Shorter vectors are not worth the second that numba takes to load."""
 
-_LOADED = 1 << 14
+_LOADED = 6  # times shorter, halving, a vector may be once numba is loaded
 
 _KERNELS: dict[str, Callable[..., Any]] = {}
 
@@ -27,7 +27,7 @@ def kernel_for(name: str, size: int) -> Callable[..., Any] | None:
     """
     if size >= LONG:
         return _compiled(name) if has_numba() else None
-    return _compiled(name) if size >= _LOADED and "numba" in sys.modules else None
+    return _compiled(name) if size >= LONG >> _LOADED and "numba" in sys.modules else None
 
 
 @cache
@@ -183,11 +183,15 @@ def fill_noise(out: Any, begin: Any, key: Any) -> None:
 
 
 @_kernel
-def dithered(part: Any, words: Any, out: Any, scale: Any, inverse: Any) -> None:
-    """The whole number nearest to v · scale · inverse + ξ."""
+def dithered(part: Any, words: Any, out: Any, scale: Any, inverse: Any) -> Any:
+    """The whole number nearest to v · scale · inverse + ξ; at least the largest magnitude of them."""
+    most = np.int32(0)
     for i in range(part.size):
         xi = np.float32(np.int32(words[i] >> np.int32(7)) | np.int32(1)) * np.float32(2.0**-25)
-        out[i] = np.int32(np.rint(part[i] * scale * inverse + xi))
+        number = np.int32(np.rint(part[i] * scale * inverse + xi))
+        out[i] = number
+        most = max(most, abs(number))
+    return most
 
 
 @_kernel
@@ -196,6 +200,59 @@ def undithered(words: Any, numbers: Any, out: Any, step: Any) -> None:
     for i in range(numbers.size):
         xi = np.float32(np.int32(words[i] >> np.int32(7)) | np.int32(1)) * np.float32(2.0**-25)
         out[i] = (np.float32(numbers[i]) - xi) * step
+
+
+@_kernel
+def context_places(words: Any, numbers: Any, out: Any, half: Any) -> None:
+    """context · (2 half + 1) + half + the number, mirrored where ξ < 0, no further from zero than `half`."""
+    width = np.int32(2) * half + np.int32(1)
+    for i in range(numbers.size):
+        sign = np.int32(words[i] >> np.int32(31))
+        mirrored = np.int32((np.int32(numbers[i]) ^ sign) - sign)
+        near = min(max(mirrored, np.int32(-half)), half)
+        out[i] = np.int32(((words[i] ^ sign) >> np.int32(27)) * width + near + half)
+
+
+@_kernel
+def count_contexts(words: Any, lanes: Any, shift: Any) -> None:
+    """Add up how often each context occurs, in lanes as `tally` does."""
+    for i in range(words.size):
+        lanes[i & 3, np.uintp((words[i] ^ (words[i] >> np.int32(31))) >> shift)] += 1
+
+
+@_kernel
+def apart(places: Any, codes: Any, escape: Any, ends: Any, out: Any, escapes: Any) -> None:
+    """Each place's letter at the next end of its stream; where the letter is an escape, its coordinate too.
+
+    A place's code is its stream times 2^16 and its letter.
+    """
+    num_escapes = 0
+    for i in range(places.size):
+        code = codes[np.uintp(places[i])]
+        stream, letter = np.uintp(code >> np.uint32(16)), np.uint16(code)
+        end = ends[stream]
+        out[np.uintp(end)] = letter
+        ends[stream] = end + np.uint64(1)
+        if letter == escape:
+            escapes[num_escapes] = i
+            num_escapes += 1
+
+
+@_kernel
+def together(
+    words: Any, letters: Any, ends: Any, shift: Any, first: Any, escape: Any, escapes: Any, taken: Any, out: Any
+) -> Any:
+    """Each coordinate's number: `first` + the next letter of its context, or the next escape; how many are taken."""
+    for i in range(words.size):
+        sign = np.int32(words[i] >> np.int32(31))
+        context = np.uintp((words[i] ^ sign) >> shift)
+        letter = np.int32(letters[np.uintp(ends[context])])
+        ends[context] += 1
+        if letter == escape:
+            letter = escapes[taken]
+            taken += 1
+        out[i] = np.int32(((letter + first) ^ sign) - sign)
+    return taken
 
 
 @_kernel

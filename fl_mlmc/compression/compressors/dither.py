@@ -8,7 +8,7 @@ Zamir and Feder 1992), in federated learning UVeQFed (Shlezinger et al. 2020, ar
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -20,11 +20,12 @@ from ..blocks import DenseBlock, Payload, single
 from ..dithered import SPREAD, DitherBlock, dither
 from ..kernels import kernel_for
 from ..noise import noise
-from ..pointwise import empty, energy, peak
+from ..pointwise import STRETCH, empty, peak
 from .base import Compressed, Compressor
 
 _LEAST_UNIT, _MOST_UNIT = 2.0**-10, 2.0**10
 _SMALLEST = 2.0**-149  # of float32's numbers
+_DTYPES = (torch.int8, torch.int16, torch.int32)
 _MOST_SHIFT = 100  # of an exponent, so that neither a tiny nor a huge step has an inverse without digits
 
 
@@ -110,28 +111,42 @@ class Dither(Compressor):
 
     def _step(self, vector: Tensor) -> float:
         """unit · √(‖v‖² / d) as a float32 number, 0 for the zero vector."""
-        norm = energy(vector)
-        return max(single(self.unit * math.sqrt(norm / vector.numel())), _SMALLEST) if norm > 0 else 0.0
+        # One pass for each part, where `energy` makes temporaries.
+        parts = vector.split(STRETCH if vector.device.type == "cpu" else vector.numel())
+        norm = math.hypot(*(float(torch.linalg.vector_norm(part, dtype=torch.float64)) for part in parts))
+        return max(single(self.unit * norm / math.sqrt(vector.numel())), _SMALLEST) if norm > 0 else 0.0
 
 
 def _numbers(vector: Tensor, step: float, seed: int) -> Tensor:
     """round(v / step + ξ) as int8, int16 or int32, whichever is sure to hold them."""
     shift = -max(-_MOST_SHIFT, min(math.frexp(step)[1], _MOST_SHIFT)) if step < float("inf") else 0
     scale, inverse = 2.0**shift, float(np.float32(1 / (step * 2.0**shift)))
+    compiled = kernel_for("dithered", vector.numel()) if vector.device.type == "cpu" else None
+    if compiled is not None:
+        # Whether they fit is known afterwards, which spares the look at the largest coordinate.
+        fitting = (_filled(compiled, vector, scale, inverse, seed, dtype) for dtype in _DTYPES)
+        return next(out for out in fitting if out is not None)
     most = peak(vector) / step + 1
-    dtype = torch.int8 if most < 2**7 else torch.int16 if most < 2**15 else torch.int32
-    device, size = vector.device, vector.numel()
-    out = empty(size, dtype) if device.type == "cpu" else torch.empty(size, dtype=dtype, device=device)
-    spread = SPREAD if device.type == "cpu" else size
-    compiled = kernel_for("dithered", size) if device.type == "cpu" else None
-    for start in range(0, size, spread):
-        part, stop = vector[start : start + spread], min(start + spread, size)
-        words = noise(seed, start, stop, device, size)
-        if compiled is not None:
-            numbers = out[start:stop].numpy()
-            compiled(part.numpy(), words.numpy(), numbers, np.float32(scale), np.float32(inverse))
-        else:
-            out[start:stop] = (part * scale).mul_(inverse).add_(dither(words)).round_()
+    dtype = next(dtype for dtype in _DTYPES if most <= torch.iinfo(dtype).max or dtype is _DTYPES[-1])
+    out = torch.empty(vector.numel(), dtype=dtype, device=vector.device)
+    for start in range(0, vector.numel(), SPREAD if vector.device.type == "cpu" else vector.numel()):
+        part = vector[start : start + SPREAD] if vector.device.type == "cpu" else vector
+        words = noise(seed, start, start + part.numel(), vector.device)
+        out[start : start + part.numel()] = (part * scale).mul_(inverse).add_(dither(words)).round_()
+    return out
+
+
+def _filled(
+    compiled: Callable[..., int], vector: Tensor, scale: float, inverse: float, seed: int, dtype: torch.dtype
+) -> Tensor | None:
+    """The numbers in `dtype`, None where one is too large for it."""
+    out, size, largest = empty(vector.numel(), dtype), vector.numel(), torch.iinfo(dtype).max
+    factors = np.float32(scale), np.float32(inverse)
+    for start in range(0, size, SPREAD):
+        part, stop = vector[start : start + SPREAD], min(start + SPREAD, size)
+        words = noise(seed, start, stop, size=size)
+        if compiled(part.numpy(), words.numpy(), out[start:stop].numpy(), *factors) > largest:
+            return None
     return out
 
 

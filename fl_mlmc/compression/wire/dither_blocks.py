@@ -11,13 +11,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..dithered import SPREAD, DitherBlock
-from ..kernels import LONG
+from ..kernels import LONG, kernel_for
 from ..noise import noise
 from .errors import WireError
 from .floats import check_finite, tensor
 from .limits import Budget, sparse_limit
 from .symbols import decode_symbols, encode_symbols
-from .symbols.lanes import encode_lanes, is_worth_lanes, num_steps
+from .symbols.lanes import encode_lanes, is_worth_lanes
 from .symbols.modes import LANES
 from .symbols.packed import BYTE
 from .words import decode_words, encode_words
@@ -28,7 +28,7 @@ _CONTEXT_BITS = 4
 _MOST_LETTERS = 1 << 12
 _STRETCH = 1 << 12  # coordinates that are sorted by context together
 _MOST_NUMBER = 1 << 30  # in magnitude
-_STEPS = 3.5  # of a stream, for each of its letters; a payload pays for 4
+_STEPS = 1.9  # of a stream, for each of its letters; a payload pays for 4
 _STREAM_BITS, _LETTER_BITS = 100, 9  # about what a stream costs beyond its entropy, and a letter of it
 
 
@@ -39,28 +39,29 @@ def encode_dither(block: DitherBlock) -> bytes:
     most = max(-int(numbers.min()), int(numbers.max()))
     if most >= _MOST_NUMBER:
         raise ValueError(f"a dithered number is below 2^30 in magnitude, the largest here is {most}")
-    contexts, mirrored = _mirrored(block.seed, numbers)
     # One place more at both ends, for all that lies beyond.
     half = min(most, _MOST_LETTERS) + 1
-    places = contexts * np.int32(2 * half + 1) + (mirrored.clip(-half, half) + half)
-    counts = np.bincount(places, minlength=(2 * half + 1) << _CONTEXT_BITS).reshape(-1, 2 * half + 1)
+    places = _places(block.seed, numbers, half)
+    counts = _tally(places, (2 * half + 1) << _CONTEXT_BITS).reshape(-1, 2 * half + 1)
     low, num_letters = _range(counts.sum(axis=0), most)
-    first = low - half
     bits, grouped = _merged(counts, low, num_letters)
-    letters = mirrored - first
-    outside = np.flatnonzero((letters < 0) | (letters >= num_letters))
-    if outside.size > sparse_limit(numbers.size):
+    num_escapes = int(grouped[:, num_letters].sum())
+    if num_escapes > sparse_limit(numbers.size):
         return b""
-    escapes = letters[outside]
-    escapes = np.where(escapes < 0, ~escapes << 1 | 1, escapes - num_letters << 1).astype("<u4")
-    letters[outside] = num_letters
+    letters, outside = _apart(places, counts.shape[1], low, num_letters, bits, grouped.sum(axis=1), num_escapes)
+    away = np.abs(numbers[outside].astype(np.int64)) * np.sign(
+        places[outside].astype(np.int64) % counts.shape[1] - half
+    )
+    away += half - low
+    escapes = np.where(away < 0, ~away << 1 | 1, away - num_letters << 1).astype("<u4")
     width = max(int(escapes.max()).bit_length(), 1) if escapes.size else 0
     alphabet = num_letters + (width > 0)
-    parts = [_DITHER.pack(block.seed, block.step, bits, width, first, num_letters)]
-    letters = letters.astype(np.uint8 if alphabet <= BYTE else np.uint16)
-    for stream, often in zip(_apart(letters, contexts, bits), grouped[:, :alphabet], strict=True):
-        coded = _encode_stream(stream, alphabet, often, numbers.size >= LONG)
+    parts, start = [_DITHER.pack(block.seed, block.step, bits, width, low - half, num_letters)], 0
+    for often in grouped[:, :alphabet]:
+        stop = start + int(often.sum())
+        coded = _encode_stream(letters[start:stop], alphabet, often, numbers.size >= LONG)
         parts += [_LENGTH.pack(len(coded)), coded]
+        start = stop
     return b"".join([*parts, encode_words(escapes, width)])
 
 
@@ -68,9 +69,7 @@ def _encode_stream(letters: np.ndarray, alphabet: int, often: np.ndarray, is_lon
     """The stream of `letters` that occur `often`: of a long vector in many lanes, although each stream is shorter."""
     bits = _code_bits(often)
     if is_long and is_worth_lanes(often, bits):
-        coded = encode_lanes(letters, often, bits)
-        if num_steps(memoryview(coded), letters.size, alphabet) <= _STEPS * letters.size:
-            return bytes([LANES]) + coded
+        return bytes([LANES]) + encode_lanes(letters, often, bits, _STEPS)
     return encode_symbols(letters, alphabet, counts=often)
 
 
@@ -83,20 +82,21 @@ def decode_dither(body: memoryview, size: int, budget: Budget) -> DitherBlock:
         raise WireError(f"dithered block has {num_letters} letters, contexts of {bits} bits, escapes of {width} bits")
     alphabet, dtype = num_letters + (width > 0), _dtype(first, num_letters, width)
     budget.hold(dtype.itemsize * size)
-    streams, position = [], _DITHER.size
-    for count in _context_sizes(seed, size, bits):
+    letters, position = np.empty(size, np.uint8 if alphabet <= BYTE else np.uint16), _DITHER.size
+    sizes, start = _context_sizes(seed, size, bits), 0
+    for count in sizes.tolist():
         length = _LENGTH.unpack_from(body, position)[0] if len(body) - position >= _LENGTH.size else len(body)
         position += _LENGTH.size
         if length > len(body) - position:
             raise WireError(f"dithered block has a stream of {length} bytes, {len(body) - position} are left")
-        streams.append(decode_symbols(body[position : position + length], count, alphabet, budget))
-        position += length
-    num_escapes = sum(int(np.count_nonzero(stream == num_letters)) for stream in streams) if width else 0
+        letters[start : start + count] = decode_symbols(body[position : position + length], count, alphabet, budget)
+        position, start = position + length, start + count
+    num_escapes = int(np.count_nonzero(letters == num_letters)) if width else 0
     if num_escapes > sparse_limit(size):
         raise WireError(f"dithered block has {num_escapes} escapes of {size} numbers")
     escapes = decode_words(body[position:], num_escapes, width).astype(np.int32)
     escapes = np.where(escapes & 1, ~(escapes >> 1), num_letters + (escapes >> 1)).astype(np.int32)
-    numbers = _together(streams, seed, size, bits, first, dtype, num_letters, escapes)
+    numbers = _together(letters, sizes, seed, bits, first, num_letters, escapes, dtype)
     block = DitherBlock(seed, step, tensor(numbers))
     if not block.is_finite():
         raise WireError("payload holds values that are not finite")
@@ -155,68 +155,106 @@ def _code_bits(counts: np.ndarray) -> float:
 # Contexts: which stream a coordinate belongs to.
 
 
-def _mirrored(seed: int, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(uint8 context below 16, int32 number) of each coordinate, mirrored where ξ < 0."""
-    contexts, mirrored = np.empty(numbers.size, np.uint8), np.empty(numbers.size, np.int32)
-    for start, stop, context, sign in _stretches(seed, numbers.size, _CONTEXT_BITS):
-        contexts[start:stop] = context
-        mirrored[start:stop] = (numbers[start:stop] ^ sign) - sign
-    return contexts, mirrored
+def _words(seed: int, size: int, stretch: int) -> Iterator[tuple[slice, np.ndarray]]:
+    """(coordinates, their noise), a stretch after another."""
+    for start in range(0, size, stretch):
+        stop = min(start + stretch, size)
+        yield slice(start, stop), noise(seed, start, stop, size=size).numpy()
 
 
-def _stretches(seed: int, size: int, bits: int) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
-    """(start, stop, contexts, −1 where ξ < 0 else 0) of the coordinates, a stretch after another."""
-    for start in range(0, size, _STRETCH):
-        stop = min(start + _STRETCH, size)
-        words = noise(seed, start, stop, size=size).numpy()
+def _places(seed: int, numbers: np.ndarray, half: int) -> np.ndarray:
+    """context · (2 half + 1) + half + the number, mirrored where ξ < 0, no further from zero than `half`."""
+    width = 2 * half + 1
+    places = np.empty(numbers.size, np.uint16 if width << _CONTEXT_BITS <= 1 << 16 else np.int32)
+    compiled = kernel_for("context_places", numbers.size)
+    for part, words in _words(seed, numbers.size, SPREAD):
+        if compiled is not None:
+            compiled(words, numbers[part], places[part], np.int32(half))
+            continue
         sign = words >> np.int32(31)
-        yield start, stop, ((words ^ sign) >> np.int32(31 - bits)).astype(np.uint8), sign
+        near = ((numbers[part] ^ sign) - sign).clip(-half, half)
+        places[part] = ((words ^ sign) >> np.int32(31 - _CONTEXT_BITS)) * np.int32(width) + near + half
+    return places
 
 
-def _context_sizes(seed: int, size: int, bits: int) -> list[int]:
-    """How many coordinates each context has."""
+def _tally(places: np.ndarray, count: int) -> np.ndarray:
+    """(count,) int64 how often each place occurs."""
+    compiled = kernel_for("tally", places.size)
+    if compiled is None:
+        return np.bincount(places, minlength=count)
+    lanes = np.zeros((4, count), np.int32)
+    compiled(places, lanes)
+    return lanes.sum(axis=0, dtype=np.int64)
+
+
+def _apart(
+    places: np.ndarray, width: int, low: int, num_letters: int, bits: int, sizes: np.ndarray, num_escapes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(the letters of all streams, one stream after another, each in the order of coordinates, where escapes are)."""
+    contexts, values = np.divmod(np.arange(width << _CONTEXT_BITS), width)
+    letter_of = np.where((values < low) | (values >= low + num_letters), num_letters, values - low)
+    codes = ((contexts >> _CONTEXT_BITS - bits << 16) + letter_of).astype(np.uint32)
+    letters = np.empty(places.size, np.uint8 if num_letters + (num_escapes > 0) <= BYTE else np.uint16)
+    ends, outside = (np.cumsum(sizes) - sizes).astype(np.uint64), np.empty(num_escapes, np.int64)
+    compiled = kernel_for("apart", places.size)
+    if compiled is not None:
+        compiled(places, codes, np.uint16(num_letters), ends, letters, outside)
+        return letters, outside
+    for start in range(0, places.size, SPREAD):
+        part = codes[places[start : start + SPREAD]]
+        streams = (part >> np.uint32(16)).astype(np.uint8)
+        ordered, counts = part[np.argsort(streams, kind="stable")], np.bincount(streams, minlength=ends.size)
+        for end, some in zip(ends.tolist(), np.split(ordered, np.cumsum(counts)[:-1]), strict=True):
+            letters[end : end + some.size] = some
+        ends += counts.astype(np.uint64)
+    if num_escapes:
+        outside[:] = np.flatnonzero((letter_of == num_letters)[places])
+    return letters, outside
+
+
+def _context_sizes(seed: int, size: int, bits: int) -> np.ndarray:
+    """(contexts,) int64 how many coordinates each context has."""
     if bits == 0:
-        return [size]
-    counts = np.zeros(1 << bits, np.int64)
-    for _, _, contexts, _ in _stretches(seed, size, bits):
-        counts += np.bincount(contexts, minlength=counts.size)
-    return counts.tolist()
-
-
-def _apart(letters: np.ndarray, contexts: np.ndarray, bits: int) -> list[np.ndarray]:
-    """The letters of each context, in the order of coordinates."""
-    if bits == 0:
-        return [letters]
-    pieces: list[list[np.ndarray]] = [[] for _ in range(1 << bits)]
-    for start in range(0, letters.size, SPREAD):
-        context = contexts[start : start + SPREAD] >> _CONTEXT_BITS - bits
-        ordered = letters[start : start + SPREAD][np.argsort(context, kind="stable")]
-        ends = np.cumsum(np.bincount(context, minlength=len(pieces)))
-        for piece, part in zip(pieces, np.split(ordered, ends[:-1]), strict=True):
-            piece.append(part)
-    return [np.concatenate(piece) for piece in pieces]
+        return np.array([size])
+    lanes, compiled = np.zeros((4, 1 << bits), np.int64), kernel_for("count_contexts", size)
+    for _, words in _words(seed, size, _STRETCH if compiled is None else SPREAD):
+        if compiled is not None:
+            compiled(words, lanes, np.int32(31 - bits))
+        else:
+            lanes[0] += np.bincount((words ^ words >> np.int32(31)) >> np.int32(31 - bits), minlength=1 << bits)
+    return lanes.sum(axis=0)
 
 
 def _together(
-    streams: list[np.ndarray],
+    letters: np.ndarray,
+    sizes: np.ndarray,
     seed: int,
-    size: int,
     bits: int,
     first: int,
-    dtype: np.dtype,
-    num_letters: int,
+    escape: int,
     escapes: np.ndarray,
+    dtype: np.dtype,
 ) -> np.ndarray:
-    """The numbers whose letters the streams of all contexts have, and whose `escapes` come in order."""
-    numbers, taken, num_escaped = np.empty(size, dtype), [0] * len(streams), 0
-    for start, stop, contexts, sign in _stretches(seed, size, bits):
-        counts = np.bincount(contexts, minlength=len(streams)).tolist()
-        parts = [stream[done : done + count] for stream, done, count in zip(streams, taken, counts, strict=True)]
-        taken = [done + count for done, count in zip(taken, counts, strict=True)]
-        letters = np.empty(stop - start, np.int32)
-        letters[np.argsort(contexts, kind="stable")] = np.concatenate(parts)
-        places = np.flatnonzero(letters == num_letters)
-        letters[places] = escapes[num_escaped : num_escaped + places.size]
-        num_escaped += places.size
-        numbers[start:stop] = (letters + first ^ sign) - sign
+    """The numbers whose letters come one stream after another, and whose `escapes` in the order of coordinates."""
+    numbers, ends, taken = np.empty(letters.size, dtype), np.cumsum(sizes) - sizes, 0
+    compiled = kernel_for("together", letters.size)
+    for part, words in _words(seed, letters.size, _STRETCH if compiled is None else SPREAD):
+        if compiled is not None:
+            shift, less, mark = np.int32(31 - bits), np.int32(first), np.int32(escape)
+            taken = compiled(words, letters, ends, shift, less, mark, escapes, taken, numbers[part])
+            continue
+        sign = words >> np.int32(31)
+        contexts = ((words ^ sign) >> np.int32(31 - bits)).astype(np.uint8)
+        counts = np.bincount(contexts, minlength=sizes.size)
+        some = [letters[end : end + count] for end, count in zip(ends.tolist(), counts.tolist(), strict=True)]
+        ends += counts
+        here = np.empty(words.size, np.int32)
+        here[np.argsort(contexts, kind="stable")] = np.concatenate(some)
+        marked = np.flatnonzero(here == escape)
+        here[marked] = escapes[taken : taken + marked.size]
+        taken += marked.size
+        here += np.int32(first)
+        here ^= sign
+        here -= sign
+        numbers[part] = here
     return numbers

@@ -37,6 +37,9 @@ TEXTS = [
     "MLMC(RTN(bits=8, kind='mid-rise'), 'fixed')",
     "ECUQ(bits=3)",
     "MLMC(ECUQ(bits=9))",
+    "Dither(unit=0.01)",
+    "Dither(unit=2.0)",
+    "MLMC(TopK(fraction=0.9), values=Dither(unit=1.0))",
 ]
 QUICK = {
     "FixedPoint(bits=4)",
@@ -48,6 +51,8 @@ QUICK = {
     "MLMC(FloatingPoint())",
     "Natural()",
     "MLMC(ECUQ(bits=9))",
+    "Dither(unit=0.01)",
+    "Dither(unit=2.0)",
 }  # with which every kernel is used
 SIZE = 70_001  # beyond the length from which histograms stand for the vector, and odd
 
@@ -107,6 +112,8 @@ def test_every_kernel_is_used_by_the_quick_ones(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("fl_mlmc.compression.wire.symbols.lanes.kernel_for", note)
     monkeypatch.setattr("fl_mlmc.compression.ladders.lattice.kernel_for", note)
     monkeypatch.setattr("fl_mlmc.compression.ladders.floating_point.kernel_for", note)
+    for module in ("noise", "dithered", "compressors.dither", "wire.dither_blocks"):
+        monkeypatch.setattr(f"fl_mlmc.compression.{module}.kernel_for", note)
     assert set(TEXTS) >= QUICK
     for text in QUICK:
         for seed in range(3):

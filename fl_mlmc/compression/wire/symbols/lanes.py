@@ -13,6 +13,8 @@ Block i belongs to lane i mod L, and every L blocks the states take the words th
 True
 """
 
+import math
+
 import numpy as np
 
 from ...kernels import kernel_for
@@ -28,7 +30,6 @@ from .rans_model import (
     frequencies,
     group_size,
     join,
-    part,
 )
 
 MOST_LETTERS = 1 << 12
@@ -52,12 +53,16 @@ def is_worth_lanes(counts: np.ndarray, bits: float) -> bool:
     return 1 < num_letters <= TOTAL * _MOST_LOSS * bits / counts.sum()
 
 
-def encode_lanes(symbols: np.ndarray, counts: np.ndarray, bits: float) -> bytes:
-    """The code of uint8 or uint16 `symbols` that occur `counts` times, `bits` of entropy in all; at least two occur."""
+def encode_lanes(symbols: np.ndarray, counts: np.ndarray, bits: float, most_steps: float = np.inf) -> bytes:
+    """The code of uint8 or uint16 `symbols` that occur `counts` times, `bits` of entropy in all; at least two occur.
+
+    There are so many lanes that a reader takes about `most_steps` a symbol at most.
+    """
     counts, group = _without_gaps(counts, bits)
     head, model = encode_model(counts, symbols.size, group)
     blocks = _joined(symbols, model.letters, group)
-    num_lanes = max(1, min(int(bits) // _LANE_BITS, _MOST_LANES, blocks.size), -(-blocks.size // _MOST_STEPS))
+    least = max(-(-blocks.size // _MOST_STEPS), math.ceil(_ROW_STEPS * blocks.size / (most_steps * symbols.size)))
+    num_lanes = max(1, min(int(bits) // _LANE_BITS, _MOST_LANES, blocks.size), least)
     states, words = _push(blocks, frequencies(block_shares(model.weights, group)), num_lanes, symbols.size)
     octets = states.astype("<i8").view(np.uint8).reshape(-1, 8)[:, :_STATE_BYTES]
     return b"".join([head, num_lanes.to_bytes(2, "little"), octets.tobytes(), words.astype("<u2", copy=False).data])
@@ -70,7 +75,7 @@ def decode_lanes(body: memoryview, size: int, alphabet: int, budget: Budget) -> 
     kinds, num_blocks, num_lanes = letters.size**group, -(-size // group), int.from_bytes(body[:2], "little")
     if not 1 < kinds <= _MOST_KINDS or model.by_run or not num_lanes <= num_blocks <= num_lanes * _MOST_STEPS:
         raise WireError(f"rANS stream has {num_blocks} of {kinds} kinds of blocks in {num_lanes} lanes")
-    budget.step(_steps(num_blocks, num_lanes))
+    budget.step(_ROW_STEPS * -(-num_blocks // num_lanes))
     end = 2 + _STATE_BYTES * num_lanes
     if len(body) < end or (len(body) - end) % 2:
         raise WireError(f"rANS stream has {len(body) - 2} bytes for {num_lanes} states and whole words")
@@ -81,17 +86,8 @@ def decode_lanes(body: memoryview, size: int, alphabet: int, budget: Budget) -> 
         raise WireError(f"rANS stream has a state of {states.min()}, below 2^{_LOW}")
     words = np.frombuffer(body[end:], "<u2").astype(np.uint16)  # aligned, for one kind of compiled loop
     blocks = _pop(states, words, frequencies(block_shares(model.weights, group)), num_blocks, size)
-    return _letters(part(blocks, size, letters.size, group), letters, np.uint8 if alphabet <= BYTE else np.uint16)
-
-
-def num_steps(body: memoryview, size: int, alphabet: int) -> int:
-    """What a reader of the `size` symbols below `alphabet` in `body` takes from its budget."""
-    model, rest = decode_model(body, size, alphabet)
-    return _steps(-(-size // model.group), int.from_bytes(rest[:2], "little"))
-
-
-def _steps(num_blocks: int, num_lanes: int) -> int:
-    return _ROW_STEPS * -(-num_blocks // num_lanes)
+    dtype = np.uint8 if alphabet <= BYTE else np.uint16
+    return _letters(blocks, letters.astype(dtype), group, size)
 
 
 def _without_gaps(counts: np.ndarray, bits: float) -> tuple[np.ndarray, int]:
@@ -112,7 +108,9 @@ def _joined(symbols: np.ndarray, letters: np.ndarray, group: int) -> np.ndarray:
     if last - first >= letters.size:
         places = np.zeros(last + 1, symbols.dtype)
         places[letters] = np.arange(letters.size)
-        symbols, first = _looked_up(places, symbols), 0
+        renamed, first = np.empty_like(symbols), 0
+        _look_up(places, symbols, renamed)
+        symbols = renamed
     if group == 1 and first == 0:
         return symbols
     compiled = kernel_for("join", symbols.size)
@@ -124,21 +122,26 @@ def _joined(symbols: np.ndarray, letters: np.ndarray, group: int) -> np.ndarray:
     return blocks
 
 
-def _letters(digits: np.ndarray, letters: np.ndarray, dtype: type) -> np.ndarray:
-    """What digits are the places of."""
-    first, last = int(letters[0]), int(letters[-1])
-    if last - first >= letters.size:
-        return _looked_up(letters.astype(dtype), digits)
-    return digits.astype(dtype, copy=False) + dtype(first) if first else digits.astype(dtype, copy=False)
+def _letters(blocks: np.ndarray, letters: np.ndarray, group: int, size: int) -> np.ndarray:
+    """The `size` letters in blocks of places of `letters`; WireError unless what fills the last ones is zero."""
+    padding = np.arange(size, group * blocks.size)
+    if (blocks[padding % blocks.size] // letters.size ** (padding // blocks.size) % letters.size).any():
+        raise WireError("rANS stream has non-zero padding")
+    if group == 1 and int(letters[-1]) == letters.size - 1:
+        return blocks.astype(letters.dtype, copy=False)
+    out, kinds = np.empty((group, blocks.size), letters.dtype), np.arange(letters.size**group)
+    for digit, row in enumerate(out):
+        _look_up(letters[kinds // letters.size**digit % letters.size], blocks, row)
+    return out.reshape(-1)[:size]
 
 
-def _looked_up(table: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """table[number]."""
-    look_up, out = kernel_for("look_up", numbers.size), np.empty(numbers.size, table.dtype)
-    if look_up is None:
-        return np.take(table, numbers, out=out, mode="clip")
-    look_up(numbers, out, table)
-    return out
+def _look_up(table: np.ndarray, numbers: np.ndarray, out: np.ndarray) -> None:
+    """Fill `out` with table[number]."""
+    compiled = kernel_for("look_up", numbers.size)
+    if compiled is None:
+        np.take(table, numbers, out=out, mode="clip")
+    else:
+        compiled(numbers, out, table)
 
 
 def _push(blocks: np.ndarray, often: np.ndarray, num_lanes: int, size: int) -> tuple[np.ndarray, np.ndarray]:

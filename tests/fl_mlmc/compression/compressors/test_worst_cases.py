@@ -15,7 +15,8 @@ from fl_mlmc import Scaled, parse
 from fl_mlmc.compression.compressors.base import Compressor
 
 UNBIASED = [
-    "Bernoulli(count=2)", "Bernoulli(count=3, values='bfloat16')", "Identity()", "Importance(draws=2)",
+    "Bernoulli(count=2)", "Bernoulli(count=3, values='bfloat16')", "Dither(unit=0.5)", "Dither(unit=3.0)",
+    "Identity()", "Importance(draws=2)",
     "Induced(TopK(count=2), RandK(count=2))", "Induced(FloatingPoint(bits=1), TernGrad())",
     "MLMC(FixedPoint(), 'fixed')", "MLMC(FixedPoint(bits=2), 'fixed')", "MLMC(FixedPoint(), 'fixed', draws=3)",
     "MLMC(FixedPoint(bits=4), 'fixed', draws=3, replacement=False)", "MLMC(FixedPoint(bits=4))",
@@ -28,7 +29,9 @@ UNBIASED = [
     "MLMC(TopK(count=3))", "MLMC(TopK(count=2), draws=2)", "MLMC(TopK(count=2), draws=2, replacement=False)",
     "MLMC(TopK(count=1, growth=2), 'fixed')", "MLMC(TopK(count=1, growth=2), 'cost')", "MLMC(TopK(count=3), 'cost')",
     "MLMC(TopK(count=3), values='bfloat16')", "Natural()", "QSGD(levels=1)", "QSGD(levels=2)", "QSGD(levels=5)",
-    "RandK(count=3)", "RandK(count=3, values='bfloat16')", "StochasticRounding(bits=2)", "StochasticRounding(bits=4)",
+    "RandK(count=3)", "RandK(count=3, values='bfloat16')", "RandK(count=3, values=Dither(unit=2.0))",
+    "MLMC(TopK(count=3), values=Dither(unit=2.0))", "Bernoulli(count=3, values=Natural())",
+    "StochasticRounding(bits=2)", "StochasticRounding(bits=4)",
     "Systematic(count=2)", "Systematic(count=3, values='bfloat16')", "TernGrad()",
 ]  # fmt: skip
 BIASED = [
@@ -158,6 +161,10 @@ HALVES = torch.tensor(3 * [3.0] + 5 * [1.0])  # rms 2: all entries are 1/2 or 3/
         ("MLMC(FloatingPoint(), 'fixed')", 1 / 8, THIRD),
         ("MLMC(FloatingPoint(), 'fixed', draws=2)", 1 / 16, THIRD),
         ("MLMC(Identity())", 0, EVEN),
+        ("Dither(unit=3.0)", 3 / 4, EVEN),
+        ("Dither(unit=3.0)", 3 / 4, PEAKED),
+        ("RandK(count=4, values=Dither(unit=3.0))", 6, EVEN),
+        ("RandK(count=4, values=Natural())", 3.5, THIRD),
         ("Identity()", 0, EVEN),
         ("MLMC(Identity(), values='bfloat16')", 2**-16, torch.full((3,), 1 + 2**-8)),
         ("RandK(count=2, values='bfloat16')", 1 + 2**-15, torch.full((4,), 1 + 2**-8)),
