@@ -52,7 +52,7 @@ def run_bilevel_task(task: TrainTask, arrays: Mapping[str, bytes], config: RunCo
         uploads = config.resolved_scheme(problem.state_spec.size)
         start = time.perf_counter()
         part = _part(problem, task, config) if uploads.deals_out and config.cohort.cuts_models else None
-        uplink = uplink_of(task, config.compression.uplink, uploads, finder.held.num_values)
+        uplink = uplink_of(task, config, uploads, finder.held.num_values)
         turn = turn_of(task, config.seed, config.cohort.num_clients, uplink, part)
         messages = encode(uploads, finder, points, task, turn, movement)
         finder.keep()
@@ -74,7 +74,7 @@ def run_bilevel_task(task: TrainTask, arrays: Mapping[str, bytes], config: RunCo
             levels=list(first.levels),
             probabilities=list(first.probabilities),
             labels=[],
-            compressor="" if uplink is config.compression.uplink else repr(uplink),
+            compressor=first.chosen or ("" if uplink is config.compression.uplink else repr(uplink)),
             curvature=float(reply.curvature.nan_to_num(torch.inf)),
         ),
         payloads,

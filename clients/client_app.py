@@ -142,7 +142,8 @@ def _on_this_node(task: TrainTask, context: Context, config: RunConfig) -> Train
     own = context.node_config
     # A device takes part in many runs; their memories are not to be mixed up.
     state = str(Path(str(own["state-path"])) / (config.output.run_name or "run")) if "state-path" in own else task.state
-    return replace(task, state=state, uplink_budget=int(own.get("uplink-budget", task.uplink_budget)))
+    budgets = [budget for budget in (task.uplink_budget, int(own.get("uplink-budget", 0))) if budget]
+    return replace(task, state=state, uplink_budget=min(budgets, default=0))
 
 
 @lru_cache(maxsize=4)

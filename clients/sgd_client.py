@@ -67,7 +67,7 @@ def finish(opened: OpenTask, config: RunConfig) -> ClientReply:
         is_part = scheme.deals_out and config.cohort.cuts_models
         part = Part(finder.model.spec.size, finder.own.indices) if is_part else None
         find = finder.gradient if scheme.moves_itself else finder.step if scheme.takes_minibatches else finder.update
-        uplink = uplink_of(task, config.compression.uplink, scheme, finder.own.size)
+        uplink = uplink_of(task, config, scheme, finder.own.size)
         turn = turn_of(task, config.seed, config.cohort.num_clients, uplink, part)
         messages = encode(scheme, find, opened.points, task, turn, opened.movement)
         payloads = tuple(encode_payload(message.payload) for message in messages)
@@ -89,7 +89,7 @@ def finish(opened: OpenTask, config: RunConfig) -> ClientReply:
             levels=list(first.levels),
             probabilities=list(first.probabilities),
             labels=finder.present.nonzero().flatten().tolist() if config.aggregation.average_by_label else [],
-            compressor="" if uplink is config.compression.uplink else repr(uplink),
+            compressor=first.chosen or ("" if uplink is config.compression.uplink else repr(uplink)),
         ),
         payloads,
         finder.own.size,

@@ -343,6 +343,7 @@ class TieredStrategy(Strategy):
             self._data,
             str(self.round_log.directory / MEMORIES) if self._scheme.remembers else "",
             data_meta=self._data_meta,
+            uplink_budget=seat.tier.uplink_budget,
             **self._scheme.task_fields(opened.gathering, client),
         )
         return Sent(task, seat, self._plan(client, opened.number))

@@ -8,6 +8,7 @@ from .. import registry
 from ..own import References
 from .compressors.base import Compressor, checked
 from .compressors.bernoulli import Bernoulli
+from .compressors.budget import Budget
 from .compressors.dither import Dither
 from .compressors.eden import EDEN
 from .compressors.importance import Importance
@@ -38,6 +39,7 @@ __all__ = [
     "QSGD",
     "RTN",
     "Bernoulli",
+    "Budget",
     "Compressor",
     "Dither",
     "FixedPoint",
@@ -65,6 +67,7 @@ COMPRESSORS: Mapping[str, type[Compressor]] = {
     kind.__name__: kind
     for kind in (
         Bernoulli,
+        Budget,
         Dither,
         ECUQ,
         EDEN,

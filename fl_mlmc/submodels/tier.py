@@ -30,6 +30,8 @@ class Tier:
     """Uplink, bytes a second."""
     down: float = math.inf
     """Downlink, bytes a second."""
+    bytes: float = math.inf
+    """Most bytes of a payload that a client sends in a round: see `Budget` among the compressors."""
     seconds: float = math.inf
     """Budget of one training step, for clients that measure which tier they are of."""
     memory: float = math.inf
@@ -56,6 +58,11 @@ class Tier:
         options = (f":{option}={getattr(self, option):.15g}" for option in TIER_OPTIONS if option in self._stated)
         return f"{self.name}:{self.width:.15g}:{self.share:.15g}{''.join(options)}"
 
+    @property
+    def uplink_budget(self) -> int:
+        """`bytes` as a whole number, 0 where there is no such limit."""
+        return int(self.bytes) if self.bytes < math.inf else 0
+
     def pace(self, num_parameters: int) -> Pace:
         """How fast a client of this tier is with a submodel of `num_parameters`, on the simulated clock."""
         return Pace(num_parameters, self.speed * PARAMETER_STEPS_PER_SECOND, self.up, self.down)
@@ -65,7 +72,7 @@ class Tier:
         return {field.name for field in fields(self) if getattr(self, field.name) != field.default}
 
 
-TIER_OPTIONS = ("speed", "up", "down", "seconds", "memory", "cpus", "gpus")
+TIER_OPTIONS = ("speed", "up", "down", "bytes", "seconds", "memory", "cpus", "gpus")
 
 
 def parse_tiers(text: str) -> tuple[Tier, ...]:

@@ -141,13 +141,33 @@ def test_a_device_keeps_its_uplink_budget_and_says_how(small: RunConfig) -> None
         update = TrainUpdate.from_config(reply.content.config_records[CONFIG])
         payload = reply.content.array_records[ARRAYS][PAYLOAD].data
         assert 0.5 * budget < len(payload) <= budget
-        assert update.compressor.startswith("MLMC(TopK(fraction=0.0")
+        assert update.compressor.startswith(("RandK(", "Systematic(", "MLMC(TopK(", "Dither("))
+        assert update.compressor != small.compression.compressor
     free = TrainUpdate.from_config(app(ask(small, data), context(small)).content.config_records[CONFIG])
     assert free.compressor == ""
     failure = app(
-        ask(dense := small.changed(compressor="Identity()"), data), context(dense, **{"uplink-budget": 400})
+        ask(dense := small.changed(compressor="Natural()"), data), context(dense, **{"uplink-budget": 100})
     ).content.config_records[CONFIG]["failure"]
-    assert "is over the uplink-budget of 400, and Identity() has no fraction to choose" in str(failure)
+    assert "is over the uplink-budget of 100, and Natural() has no fraction to choose" in str(failure)
+
+
+def test_a_budget_tells_the_log_what_it_chose(small: RunConfig) -> None:
+    config = small.changed(compressor="Budget(bytes=150)")
+    reply = app(ask(config, str(prepare_data(config))), context(config))
+    update = TrainUpdate.from_config(reply.content.config_records[CONFIG])
+    assert len(reply.content.array_records[ARRAYS][PAYLOAD].data) <= 150
+    assert update.compressor.startswith(("Dither(", "RandK(", "MLMC(", "Systematic("))
+
+
+def test_a_tiers_bytes_are_kept_and_the_smaller_budget_counts(small: RunConfig) -> None:
+    tiers = small.changed(tiers="small:0.5:0.5:bytes=150,full:1.0:0.5:bytes=400", compressor="Identity()")
+    data = str(prepare_data(tiers))
+    for own, most in ((0, 150), (90, 90), (1000, 150)):
+        asked = ask(tiers, data)
+        record = asked.content.config_records[CONFIG]
+        record["uplink-budget"] = 150
+        reply = app(asked, context(tiers, **({"uplink-budget": own} if own else {})))
+        assert 0.5 * most < len(reply.content.array_records[ARRAYS][PAYLOAD].data) <= most
 
 
 def test_a_scheme_with_memory_does_not_change_its_compressor(small: RunConfig, tmp_path: Path) -> None:

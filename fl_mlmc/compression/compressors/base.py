@@ -26,6 +26,8 @@ class Compressed:
     """The levels drawn, 1 to L, one a draw; empty if nothing was drawn."""
     probabilities: tuple[float, ...] = ()
     """The probability of each drawn level."""
+    chosen: str = ""
+    """The text of the compressor that this vector went through, where one chooses among several; else empty."""
 
     @property
     def unseeded_bits(self) -> float:

@@ -80,6 +80,12 @@ def _fits_scheme(
     scheme: Scheme, cohort: CohortConfig, training: TrainingConfig, aggregation: AggregationConfig
 ) -> None:
     scheme.check_cohort(cohort.clients_per_round, cohort.num_clients)
+    limited = [tier for tier in cohort.tier_list if tier.uplink_budget]
+    if limited and not scheme.takes_any_compressor:
+        raise ValueError(
+            f"tier {limited[0].name!r} has bytes={limited[0].uplink_budget}, which its clients keep by a compressor of "
+            f"their own, and scheme {scheme.name} has its steps from the run's: take scheme 'direct', or no bytes"
+        )
     if scheme.moves_itself or scheme.takes_minibatches:
         _fits_own_steps(scheme, training, aggregation)
     if not scheme.has_memory:

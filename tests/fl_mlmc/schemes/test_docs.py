@@ -31,7 +31,7 @@ EVERY = [
     "Importance(draws=2)", "Induced(TopK(count=2), RandK(count=2))", "MLMC(TopK(count=2))", "MLMC(RTN(bits=4))",
     "Natural()", "QSGD(levels=2)", "RTN(bits=2)", "RandK(count=2)", "Scaled(RandK(count=2))",
     "StochasticRounding(bits=2)", "Systematic(count=2)", "TernGrad()", "TopK(count=2)",
-    "EDEN(bits=1)", "Truncated(TopK(count=2), levels=2)",
+    "EDEN(bits=1)", "Truncated(TopK(count=2), levels=2)", "Budget(bytes=40)", "Dither(unit=2.0)",
 ]  # fmt: skip
 
 

@@ -42,6 +42,11 @@ def test_a_change_is_checked_like_the_rest() -> None:
         ({"tiers": "a:0.5:0.5,b:1.0:0.4"}, "shares must add up to 1, they add up to 0.9"),
         ({"tiers": "a:0:1.0"}, r"width 0.0, a width lies in \(0, 1\]"),
         ({"tiers": "a:1.5:1.0"}, r"width 1.5, a width lies in \(0, 1\]"),
+        ({"tiers": "a:1.0:1.0:bytes=-1"}, "has bytes -1.0, expected a number above 0"),
+        (
+            {"tiers": "a:1.0:1.0:bytes=400", "scheme": "ef21", "compressor": "TopK(fraction=0.1)"},
+            "bytes=400, which its clients keep by a compressor of their own, and scheme ef21",
+        ),
         ({"tiers": "a:half:1.0"}, "not of the form name:width:share"),
         ({"num-clients": 3, "clients-per-round": 4}, "clients-per-round is 4, more than num-clients, 3"),
         ({"compressor": "TopQ(fraction=0.1)"}, "unknown compressor 'TopQ'; known: .*MLMC.*TopK"),
