@@ -1,6 +1,6 @@
 """The client side: imports on a device that has only flwr, torch and numpy.
 
-`compressed` is for a Flower ClientApp of your own (docs/flower-app.md).
+`compressed` and `submodel` are for a Flower ClientApp of your own (docs/flower-app.md).
 """
 
 from importlib import import_module
@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .compress_mod import compressed
+    from .submodel_mod import submodel
 
-__all__ = ["compressed"]
+__all__ = ["compressed", "submodel"]
 
-_HOMES = {"compressed": "compress_mod"}
+_HOMES = {"compressed": "compress_mod", "submodel": "submodel_mod"}
 
 
 def __getattr__(name: str) -> Any:

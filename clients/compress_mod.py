@@ -17,7 +17,7 @@ from fl_mlmc.compression import Compressor
 from fl_mlmc.compression.compressors.base import Compressed, checked
 from fl_mlmc.compression.wire import encode_payload
 from fl_mlmc.own import EVERY
-from fl_mlmc.run.coded import FACTS, SERVER_ROUND, UPDATE, CodedUpdate, counterparts, pack_flags
+from fl_mlmc.run.coded import FACTS, SERVER_ROUND, UPDATE, CodedUpdate, counterparts, num_bytes, pack_flags
 from fl_mlmc.run.npy import FLOATS, read_npy, to_floats
 from fl_mlmc.run.protocol import PAYLOAD, PAYLOAD_STYPE
 from fl_mlmc.run.rng import stream
@@ -67,10 +67,21 @@ class CompressedUpdates:
         server_round, client = _round_of(message), int(context.node_config.get("partition-id", context.node_id))
         reply = call_next(message, context)
         if reply.has_content():
-            start = time.perf_counter()
+            start, plain_bytes = time.perf_counter(), num_bytes(reply.content.values())
             found = _take_updates(reply, before, self.whole)
             coded = self._coded(found.vector, server_round, client)
-            reply.content[FACTS] = ConfigRecord(found.facts(client, repr(self.compressor), start, coded).to_config())
+            facts = CodedUpdate(
+                client=client,
+                compressor=repr(self.compressor),
+                plain_bytes=plain_bytes,
+                encode_seconds=time.perf_counter() - start,
+                expected_bits=coded.expected_bits if coded else 0.0,
+                coded=pack_flags(found.coded),
+                kept=pack_flags(found.kept),
+                levels=list(coded.levels) if coded else [],
+                probabilities=list(coded.probabilities) if coded else [],
+            )
+            reply.content[FACTS] = ConfigRecord(facts.to_config())
             if coded is not None:
                 payload = encode_payload(coded.payload)
                 array = Array("float32", (found.vector.numel(),), PAYLOAD_STYPE, payload)
@@ -90,18 +101,6 @@ class _Found:
     vector: Tensor
     coded: list[bool]
     kept: list[bool]
-
-    def facts(self, client: int, compressor: str, start: float, coded: Compressed | None) -> CodedUpdate:
-        return CodedUpdate(
-            client=client,
-            compressor=compressor,
-            encode_seconds=time.perf_counter() - start,
-            expected_bits=coded.expected_bits if coded else 0.0,
-            coded=pack_flags(self.coded),
-            kept=pack_flags(self.kept),
-            levels=list(coded.levels) if coded else [],
-            probabilities=list(coded.probabilities) if coded else [],
-        )
 
 
 def _take_updates(reply: Message, before: Records, whole: tuple[str, ...]) -> _Found:
@@ -136,7 +135,8 @@ def _update(key: str, old: Array, new: Array, whole: tuple[str, ...]) -> Tensor 
             "A mod that cuts arrays stands before compressed in the list of mods"
         )
     after, was = (to_floats(read_npy(array.data, array.dtype, array.shape), array.dtype) for array in (new, old))
-    update = (after - was).float()
+    # An app whose model has fewer digits than the server's lost some of them before it trained.
+    update = (after - was.to(FLOATS[new.dtype])).float()
     return update if update.any() else torch.empty(0)
 
 

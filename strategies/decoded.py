@@ -14,7 +14,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from torch import Tensor
 
 from fl_mlmc.aggregation.server_step import LARGEST_UPDATE
-from fl_mlmc.run.coded import FACTS, UPDATE, CodedUpdate, counterparts, unpack_flags
+from fl_mlmc.run.coded import FACTS, UPDATE, CodedUpdate, counterparts, num_bytes, unpack_flags
 from fl_mlmc.run.npy import FLOATS, read_npy, to_floats, to_npy
 from fl_mlmc.run.protocol import MOST, PAYLOAD, ProtocolError
 
@@ -56,9 +56,10 @@ class Decoded:
         return {key: value for record in self.content.metric_records.values() for key, value in record.items()}
 
     @property
-    def num_bytes(self) -> int:
-        """Of all its records, by Flower's count."""
-        return sum(record.count_bytes() for record in self.content.values())
+    def plain_bytes(self) -> int:
+        """What the reply would hold without compression, by Flower's count: as the client says, and not above that."""
+        rebuilt = num_bytes(self.content.values())
+        return min(self.facts.plain_bytes, rebuilt) if self.facts else rebuilt
 
     @cached_property
     def form(self) -> Form:

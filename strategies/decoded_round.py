@@ -11,12 +11,13 @@ import torch
 from flwr.app import Array, ArrayRecord, Error, Message
 from flwr.common.logger import log
 
-from fl_mlmc.aggregation import NotFiniteError
+from fl_mlmc.aggregation import Mean, NotFiniteError
+from fl_mlmc.run.coded import num_bytes
 from fl_mlmc.run.npy import FLOATS, read_npy, to_floats
 from fl_mlmc.run.protocol import printable, reason_of
 
 from .decoded import NUMPY, Decoded, Rules, Sent, decode_reply
-from .replies import sizes
+from .decoded_tiers import Placed, Tiers
 from .round import Row
 from .rows import one_or_all
 
@@ -40,24 +41,40 @@ class Outcome:
     """Why nothing was taken of it; empty if it was."""
     payload_bytes: int = 0
     message_bytes: int = 0
+    downlink_bytes: int = 0
+    plain_bytes: int | None = None
+    """What `message_bytes` would be without compression; None if nothing was taken."""
+    whole: Sent = field(default_factory=dict)
+    """The arrays before a tier's submodel was cut out of them."""
+    placed: Placed | None = None
+    """Where its update lies in the model, where the run has tiers."""
 
     @property
     def client(self) -> int:
         """The number that the client says it has; its node's id where it says none."""
         return self.decoded.facts.client if self.decoded and self.decoded.facts else self.node
 
-    def take(self, reply: Message, rules: Rules) -> None:
+    def take(self, reply: Message, rules: Rules, tiers: Tiers | None) -> None:
         """Read the reply to the message; the first one counts."""
         self.reply = reply
         try:
-            self.payload_bytes, self.message_bytes = sizes(reply)
-            self.decoded, self.reason = decode_reply(reply, self.sent, rules), ""
+            if reply.has_content():
+                arrays = reply.content.array_records.values()
+                self.payload_bytes = sum(len(array.data) for record in arrays for array in record.values())
+                self.message_bytes = num_bytes(reply.content.values())
+            sent, width = self.sent, 1.0
+            if tiers and reply.has_content():
+                width, sent = tiers.received(reply, self.node, self.sent)
+            self.decoded, self.reason = decode_reply(reply, sent, rules), ""
+            self.plain_bytes = self.decoded.plain_bytes
+            if tiers:
+                self.placed, self.sent = tiers.placed(self.decoded, width, sent, self.whole), sent
         except Exception as error:  # a reply is of somebody else's making: whatever it raises costs it alone
             self.drop(reason_of(error))
 
     def drop(self, reason: str) -> None:
         """Take nothing of the reply."""
-        self.decoded, self.reason = None, reason
+        self.decoded, self.plain_bytes, self.reason = None, None, reason
 
     def told(self) -> Message | None:
         """The reply as the strategy inside is to get it; one with an error where nothing was taken of it."""
@@ -68,16 +85,17 @@ class Outcome:
         self.reply.content = self.decoded.content
         return self.reply
 
-    def row(self, server_round: int) -> Row:
+    def row(self, server_round: int, tiers: Tiers | None) -> Row:
         """The client's row of clients.jsonl."""
         facts, metrics = (self.decoded.facts, self.decoded.metrics) if self.decoded else (None, {})
         arrays = [array for record in self.sent.values() for array in record.values()]
+        width = self.placed.width if self.placed else 1.0
         return {
             "round": server_round,
             "client": self.client,
             "node": str(self.node),
-            "tier": "full",
-            "width": 1.0,
+            "tier": tiers.name(width) if tiers else "full",
+            "width": width,
             "num_examples": self.decoded.num_examples if self.decoded else None,
             "num_parameters": sum(math.prod(array.shape) for array in arrays if array.dtype in FLOATS),
             "compressor": facts.compressor if facts else "none",
@@ -85,8 +103,8 @@ class Outcome:
             "probability": one_or_all(facts.probabilities) if facts else None,
             "payload_bytes": self.payload_bytes,
             "message_bytes": self.message_bytes,
-            "plain_bytes": self.decoded.num_bytes if self.decoded else None,
-            "downlink_bytes": sum(len(array.data) for array in arrays),
+            "plain_bytes": self.plain_bytes,
+            "downlink_bytes": self.downlink_bytes,
             "expected_bits": facts.expected_bits if facts else None,
             "encode_seconds": facts.encode_seconds if facts else None,
             "train_loss": next((metrics[name] for name in LOSSES if name in metrics), None),
@@ -103,31 +121,43 @@ class DecodedRound:
     outcomes: dict[_Key, Outcome] = field(default_factory=dict)
     row: Row = field(default_factory=dict)
     """Of rounds.jsonl, once the replies are in."""
+    mean: Mean | None = None
+    """Of the updates, where the run has tiers."""
     metrics: Row = field(default_factory=dict)
     """What the strategy and the app say of the round, by the names that they give it."""
     started: float = field(default_factory=time.perf_counter)
 
-    def remember(self, message: Message) -> None:
-        """Keep what a message holds, before it is sent; ValueError where it cannot be told from one before it."""
+    def remember(self, message: Message, whole: Sent) -> None:
+        """Keep what a message holds, before it is sent; ValueError where it cannot be told from one before it.
+
+        `whole`: the same before tiers cut it.
+        """
         key = (message.metadata.dst_node_id, message.metadata.group_id)
         if key in self.outcomes:
             raise ValueError(
                 f"node {key[0]} gets two messages of group {key[1]!r} in round {self.number}, whose replies cannot be "
                 "told apart: give each a group_id of its own"
             )
-        sent = {name: dict(record) for name, record in message.content.array_records.items()}
-        self.outcomes[key] = Outcome(key[0], sent)
+        sent = arrays_of(message)
+        downlink_bytes = sum(len(array.data) for record in sent.values() for array in record.values())
+        self.outcomes[key] = Outcome(key[0], sent, downlink_bytes=downlink_bytes, whole=whole)
 
-    def take(self, replies: Iterable[Message], rules: Rules) -> list[Outcome]:
+    def take(self, replies: Iterable[Message], rules: Rules, tiers: Tiers | None) -> list[Outcome]:
         """What came of each message, in an order that does not depend on which reply came first."""
         for reply in replies:
             outcome = self.outcomes.get((reply.metadata.src_node_id, reply.metadata.group_id))
             if outcome is None or outcome.reply is not None:
                 log(WARNING, "ignored a reply of node %d that answers no open message", reply.metadata.src_node_id)
             else:
-                outcome.take(reply, rules)
+                outcome.take(reply, rules, tiers)
         ordered = sorted(self.outcomes.values(), key=lambda outcome: (outcome.client, outcome.node))
         _drop_odd(ordered)
+        if tiers:
+            taken = ((each.node, each.decoded, each.placed) for each in ordered if each.decoded and each.placed)
+            self.mean = tiers.fill(taken)
+            for outcome in ordered:
+                if outcome.reason:
+                    tiers.forget(outcome.node)
         for outcome in ordered:
             if outcome.reason:
                 log(WARNING, "node %d dropped in round %d: %s", outcome.node, self.number, outcome.reason)
@@ -137,6 +167,11 @@ class DecodedRound:
         """Note what the strategy made of the round: its next model, or none; NotFiniteError if that is not finite."""
         self.row["seconds"] = time.perf_counter() - self.started
         self.row["update_norm"] = 0.0 if arrays is None else _moved(self.arrays, arrays)
+
+
+def arrays_of(message: Message) -> Sent:
+    """The arrays of a message, which are kept when its records are taken apart."""
+    return {name: dict(record) for name, record in message.content.array_records.items()}
 
 
 def _drop_odd(outcomes: list[Outcome]) -> None:

@@ -15,9 +15,11 @@ from rich.filesize import decimal
 from fl_mlmc.run.coded import HINTS, SERVER_ROUND
 from fl_mlmc.run.log import RoundLog
 from fl_mlmc.run.protocol import MOST, reason_of
+from fl_mlmc.submodels.cuts import Cuttable
 
 from .decoded import Rules
-from .decoded_round import DecodedRound
+from .decoded_round import DecodedRound, arrays_of
+from .decoded_tiers import Tiers, coverage_row
 from .round import Row
 
 CLIPS_BEFORE = (
@@ -63,6 +65,11 @@ class Decoding(Strategy):
         The longest update that is taken; 0: any.
     max_examples : float (default: 2147483648)
         The most examples that a client may say to have; they are its weight.
+    tiers : str (default: "")
+        "phone:0.5,gateway:1.0", name:width: clients train submodels, `ClientApp(mods=[submodel(Net), compressed(…)])`,
+        and a coordinate is averaged over those that hold it. ValueError on strategies that do not average.
+    model : WidthSpec | Callable[[float], nn.Module] | None (default: None)
+        With tiers: what builds the model at a width, as clients have it in `submodel`.
     """
 
     def __init__(
@@ -71,6 +78,8 @@ class Decoding(Strategy):
         log: str | Path | None = None,
         max_update_norm: float = 0.0,
         max_examples: float = MOST,
+        tiers: str = "",
+        model: Cuttable | None = None,
     ) -> None:
         self.strategy = strategy
         layers = list(_layers(strategy))
@@ -85,6 +94,9 @@ class Decoding(Strategy):
             max_examples,
             max_update_norm,
         )
+        if bool(tiers) != (model is not None):
+            raise ValueError('tiers and model go together: Decoding(…, tiers="phone:0.5,gateway:1.0", model=Net)')
+        self._tiers = Tiers(tiers, model, strategy) if model is not None else None
         self._directory = None if log is None else Path(log).resolve()
         self._log: RoundLog | None = None
         self._open: DecodedRound | None = None
@@ -154,7 +166,11 @@ class Decoding(Strategy):
         for message in messages:
             if not any(SERVER_ROUND in record for record in message.content.config_records.values()):
                 message.content[HINTS] = ConfigRecord({SERVER_ROUND: server_round})
-            opened.remember(message)
+        wholes = [arrays_of(message) for message in messages]
+        if self._tiers:
+            self._tiers.prepare(messages)
+        for message, whole in zip(messages, wholes, strict=True):
+            opened.remember(message, whole)
         return messages
 
     def aggregate_train(
@@ -167,11 +183,11 @@ class Decoding(Strategy):
         if self._open is None:
             raise RuntimeError("no round is under way: configure_train begins one")
         opened = self._open
-        outcomes = opened.take(replies, self._rules)
-        rows = [outcome.row(server_round) for outcome in outcomes]
+        outcomes = opened.take(replies, self._rules, self._tiers)
+        rows = [outcome.row(server_round, self._tiers) for outcome in outcomes]
         if self._log is not None:
             self._log.append_clients(rows)
-        opened.row = self._round_row(server_round, rows)
+        opened.row = self._round_row(server_round, rows) | coverage_row(opened.mean)
         say(INFO, "\t└──> %d of %d replies, uplink %s", opened.row["num_ok"], len(rows), self._count(rows))
         told = [message for outcome in outcomes if (message := outcome.told()) is not None]
         arrays, metrics = self._inner["aggregate_train"](server_round, told)
@@ -182,8 +198,11 @@ class Decoding(Strategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """The messages of the strategy inside."""
-        return self._inner["configure_evaluate"](server_round, arrays, config, grid)
+        """The messages of the strategy inside, cut to tiers where the run has any."""
+        messages = list(self._inner["configure_evaluate"](server_round, arrays, config, grid))
+        if self._tiers:
+            self._tiers.prepare(messages)
+        return messages
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """What the strategy inside makes of the replies; it goes into the round's row."""

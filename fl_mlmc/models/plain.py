@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from ..submodels.cuts import repeated
 from ..submodels.flat import frozen, load_vector, to_vector, vector_tensors
 from ..submodels.plan import IndexPlan
 from ..submodels.width_spec import CLASSES, Axis, WidthSpec
@@ -25,8 +26,6 @@ from .base import Model, skeleton
 
 PROBES = (0.75, 0.5, 0.25)
 """Widths at which a model is built to see how it shrinks."""
-REPEATED = {nn.LSTM: 4, nn.GRU: 3, nn.MultiheadAttention: 3}
-"""How many times torch's own layers stack a hidden dimension along a tensor's first axis: a gate, or q, k and v."""
 OVER_UNITS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm)
 """Norms whose moments run over units: a unit at zero is not silent there, so `certify` looks past them."""
 
@@ -124,13 +123,13 @@ class _Finding:
     def _spec(self, module: nn.Module) -> WidthSpec:
         groups: dict[tuple[int, ...], list[_Axis]] = {}
         probes = [self._at(width) for width in PROBES] if self.takes_width else []
-        repeated = _repeated(module)
+        times = repeated(module)
         for name, shape in self.full.items():
             for place, length in enumerate(shape):
                 lengths = (length, *(probe[name][place] for probe in probes))
                 if len(set(lengths)) == 1:
                     continue
-                axis = _Axis(name, place, repeated.get(name, 1) if place == 0 else 1)
+                axis = _Axis(name, place, times.get(name, 1) if place == 0 else 1)
                 if any(length % axis.outer for length in lengths) or list(lengths) != sorted(lengths, reverse=True):
                     raise ValueError(
                         f"{axis} has the lengths {lengths} at widths {(1, *PROBES)}: they must fall with the width, by "
@@ -221,18 +220,6 @@ class _Finding:
 
 def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in vector_tensors(module).items()}
-
-
-def _repeated(module: nn.Module) -> dict[str, int]:
-    """Of tensors of torch's own layers, how many times their first axis repeats the hidden dimension."""
-    found = {}
-    for prefix, layer in module.named_modules():
-        times = next((times for kind, times in REPEATED.items() if isinstance(layer, kind)), 1)
-        for name, _ in layer.named_parameters(prefix, recurse=False) if times > 1 else ():
-            own = name.removeprefix(prefix).lstrip(".")
-            if not isinstance(layer, nn.MultiheadAttention) or own.startswith("in_proj"):
-                found[name] = times
-    return found
 
 
 def _drawn(spec: WidthSpec) -> Tensor:

@@ -5,9 +5,9 @@ floating point that is not: all these updates, after − before, are one payload
 as it is. A `CodedUpdate` in the record `FACTS` says which is which.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -30,6 +30,8 @@ class CodedUpdate(Record):
     client: Annotated[int, Between(0, 2**64)]
     """Its number, as its node's config has it, or its node's id: the draws of the compressor are its own."""
     compressor: Annotated[str, Text(2000)]
+    plain_bytes: Annotated[int, Between(0, 2**62)]
+    """What the reply's records held before, by Flower's count."""
     encode_seconds: Seconds
     expected_bits: Annotated[float, Between(0, MOST_BITS)]
     levels: Annotated[list, ListOf(int, Between(1, MOST), MOST_DRAWS)]
@@ -54,6 +56,22 @@ def unpack_flags(data: bytes, count: int) -> list[bool]:
     return np.unpackbits(np.frombuffer(data, np.uint8), count=count).astype(bool).tolist()
 
 
+def num_bytes(records: Iterable[Mapping[str, Any]]) -> int:
+    """What Flower's records hold: names, and numbers of 8 bytes, booleans of one, texts, arrays.
+
+    Flower's own count where it has one; it has none for empty texts and lists.
+    """
+    return sum(len(key) + _size(value) for record in records for key, value in record.items())
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, list):
+        return sum(map(_size, value))
+    if isinstance(value, bool):
+        return 1
+    return len(value) if isinstance(value, str | bytes) else len(value.data) if hasattr(value, "data") else 8
+
+
 def counterparts(sent: Iterable[str], replied: Iterable[str]) -> dict[str, str]:
     """By name of a reply's record of arrays, the record that it answers: that of its name.
 
@@ -63,3 +81,9 @@ def counterparts(sent: Iterable[str], replied: Iterable[str]) -> dict[str, str]:
     if len(there) == len(here) == 1:
         return {here[0]: there[0]}
     return {name: name for name in here if name in there}
+
+
+TIERS, WIDTH = "tiers", "width"
+"""Keys of `HINTS`: the run's tiers, as `Decoding` has them, and the width that the arrays have been cut to already."""
+TIER = "fl_mlmc.tier"
+"""The config record of a reply, by the mod `submodel`, with the `WIDTH` of what it trained."""

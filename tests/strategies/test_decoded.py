@@ -18,7 +18,7 @@ from fl_mlmc.clients import compressed
 from fl_mlmc.compression.blocks import DenseBlock, Payload
 from fl_mlmc.compression.wire import encode_payload
 from fl_mlmc.frames import read_clients
-from fl_mlmc.run.coded import FACTS, UPDATE, pack_flags
+from fl_mlmc.run.coded import FACTS, UPDATE, num_bytes, pack_flags
 from fl_mlmc.run.protocol import PAYLOAD, PAYLOAD_STYPE
 from fl_mlmc.simulations.engines.simulated import identify_process
 from fl_mlmc.strategies import Decoding
@@ -93,6 +93,17 @@ def test_an_app_that_sends_float32_of_a_bfloat16_model_is_understood() -> None:
     assert decoded.content.array_records["a"]["w"].dtype == "float32"
 
 
+def test_digits_that_an_app_never_had_are_no_update() -> None:
+    before = {"a": {"w": array([0.1, 0.2], "float64"), "frozen": array([0.3], "float64")}}
+    after = {"a": {"w": array([0.1, 0.7], "float32"), "frozen": array([0.3], "float32")}}
+    reply, decoded = exchanged(before, after)
+    assert reply.content.array_records[UPDATE][PAYLOAD].shape == (2,)
+    assert decoded.content.array_records["a"]["frozen"].numpy() == 0.3
+    assert decoded.content.array_records["a"]["w"].numpy() == pytest.approx([0.1, 0.7], abs=1e-7)
+    # Flower's count of what the app sent, which was float32
+    assert decoded.plain_bytes == 2 * 128 + 12 + len("wfrozen") + len("num-examplestrain_loss") + 16
+
+
 def test_whole_numbers_travel_as_they_are_and_what_is_as_it_was_does_not_travel() -> None:
     before = {"w": array([1, 2]), "frozen": array([3, 4]), "seen": array(5, "int64"), "mask": array([True], "bool")}
     after = before | {"w": array([1, 3]), "seen": array(6, "int64")}
@@ -115,6 +126,15 @@ def test_statistics_of_batch_norm_travel_as_they_are() -> None:
     reply, decoded = exchanged({"a": before}, {"a": after}, "MLMC(TopK(fraction=0.5))")
     assert list(reply.content.array_records["a"]) == ["bn.running_var"]
     assert decoded.content.array_records["a"]["bn.running_var"].numpy().tolist() == [0, 3]
+
+
+def test_bytes_are_counted_as_flower_counts_them_and_empty_texts_too() -> None:
+    facts = ConfigRecord({"a": 1, "b": 2.0, "c": True, "d": "text", "e": b"123", "f": [1, 2], "g": ["x", "yz"]})
+    records = [facts, ArrayRecord({"w": array([1, 2])}), MetricRecord({"l": [1.0, 2.0]})]
+    assert num_bytes(records) == sum(record.count_bytes() for record in records)
+    before = {"a": {"w": array([1, 2])}}
+    _, decoded = exchanged(before, {"a": {"w": array([1, 3])}}, note=ConfigRecord({"text": "", "list": [""]}))
+    assert decoded.content.config_records["note"]["text"] == ""
 
 
 def test_an_empty_update_has_no_payload() -> None:

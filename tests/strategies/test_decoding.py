@@ -150,6 +150,14 @@ def numbers_of(arrays: ArrayRecord) -> np.ndarray:
     return np.concatenate([array.ravel() for array in arrays.to_numpy_ndarrays()])
 
 
+def test_a_median_wants_updates_that_keep_every_coordinate() -> None:
+    def moved(compressor: str) -> int:
+        ours = run(Decoding(flower.FedMedian(**ALL)), app_of(mods=[compressed(compressor)]), rounds=1)
+        return int((numbers(ours) != numbers_of(first_arrays())).sum())
+
+    assert moved("MLMC(TopK(fraction=0.05))") < 10 < 1200 < moved("Dither(unit=1.0)")
+
+
 def test_the_log_is_one_that_frames_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord:
         return MetricRecord({"accuracy": server_round / 10, "round": 99})
