@@ -12,6 +12,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from flwr.clientapp import ClientApp
 
 from fl_mlmc.models import build_model
+from fl_mlmc.own import blamed, is_users
 from fl_mlmc.run.config import RunConfig, Scalar
 from fl_mlmc.run.protocol import (
     ARRAYS,
@@ -128,7 +129,9 @@ def _reply(message: Message, reply: ClientReply) -> Message:
 
 def _failure(message: Message, task: TrainTask, error: Exception) -> Message:
     curvature = error.curvature if isinstance(error, DivergedError) else math.inf
-    failure = TrainFailure(task.server_round, task.client, printable(error, 2000), curvature)
+    failure = TrainFailure(
+        task.server_round, task.client, printable(blamed(error) if is_users(error) else error, 2000), curvature
+    )
     return Message(RecordDict({CONFIG: ConfigRecord(failure.to_config())}), reply_to=message)
 
 

@@ -15,7 +15,7 @@ from torch.func import functional_call, vmap
 from fl_mlmc.models import Model
 from fl_mlmc.models.base import skeleton
 from fl_mlmc.run.config.training import TrainingConfig
-from fl_mlmc.submodels.flat import vector_tensors
+from fl_mlmc.submodels.flat import frozen, vector_tensors
 from fl_mlmc.training.local import Trained
 from fl_mlmc.training.objectives import masked_cross_entropy
 from fl_mlmc.training.optimizers import make_optimizer
@@ -42,6 +42,8 @@ def check_together(model: Model, input_shape: tuple[int, ...]) -> None:
     module = model.build(model.spec.units)
     if dict(module.named_buffers()):
         raise ValueError("vectorize = true: this model's normalisation keeps statistics, which clients cannot share")
+    if stays := frozen(module):
+        raise ValueError(f"vectorize = true: {stays[0]} does not train, which clients cannot share")
     stacked = {name: torch.stack([tensor, tensor]) for name, tensor in module.named_parameters()}
     try:
         with torch.no_grad():

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from fl_mlmc.own import blamed, is_users
 from fl_mlmc.run.config import ConfigError, RunConfig
 from fl_mlmc.run.log import REFUSED, ROUNDS, status_of
 from fl_mlmc.run.protocol import printable
@@ -80,7 +81,7 @@ class Here:
             except (ConfigError, OSError, ValueError):
                 raise
             except Exception as error:
-                raise RunFailed(directory, str(error)) from error
+                raise RunFailed(directory, blamed(error) if is_users(error) else str(error)) from error
 
 
 @dataclass(frozen=True)

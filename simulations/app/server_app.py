@@ -17,6 +17,7 @@ from fl_mlmc.bilevel.run import metrics, problem_of
 from fl_mlmc.clients.data import FederatedData
 from fl_mlmc.models import Model
 from fl_mlmc.models.norms import fill_statistics, has_static_statistics, pieces
+from fl_mlmc.own import blamed
 from fl_mlmc.run.config import RunConfig
 from fl_mlmc.run.log import RoundLog
 from fl_mlmc.strategies.bilevel import FedBilevel
@@ -78,7 +79,7 @@ def serve(
                 )
         except BaseException as error:
             with suppress(OSError):  # of a full disk: what went wrong is the first one
-                round_log.finish(f"failed: {type(error).__name__}: {error}")
+                round_log.finish(f"failed: {blamed(error)}")
             raise
         round_log.finish("completed")
     return directory

@@ -8,6 +8,7 @@ import pytest
 
 from fl_mlmc.frames import read_clients, read_rounds
 from fl_mlmc.run.config import ConfigError, RunConfig
+from fl_mlmc.simulations import RunFailed
 from fl_mlmc.simulations.app.launch import execute, load_config, load_run
 
 PARTS = """
@@ -101,6 +102,53 @@ def test_a_resume_sees_that_a_neighbour_changed(config: RunConfig) -> None:
     Path("layers.py").write_text(LAYERS.replace("ReLU", "GELU"))
     with pytest.raises(ConfigError, match=r"the file \S*layers.py: its digest was"):
         execute(load_run(directory))
+
+
+FROZEN = """
+from torch import nn
+
+
+def net(input_shape, num_classes):
+    backbone, head = nn.Linear(64, 32), nn.Linear(32, num_classes)
+    for parameter in backbone.parameters():
+        parameter.requires_grad_(False)
+    return nn.Sequential(nn.Flatten(), backbone, nn.ReLU(), head)
+"""
+
+
+def test_of_a_frozen_backbone_nothing_is_sent(config: RunConfig) -> None:
+    Path("frozen.py").write_text(FROZEN)
+    full = {"model": "frozen.py:net", "tiers": "all:1:1", "compressor": "Identity()", "num_rounds": 12}
+    full |= {"server_optimizer": "sgd", "local_epochs": 5, "learning_rate": 0.1, "local_steps": 0}
+    result = execute(load_config(None, {**config.to_flower(), **full, "scheme": "direct"}))
+    assert {name: array.shape for name, array in result.arrays.items()} == {"3.weight": (10, 32), "3.bias": (10,)}
+    assert json.loads((result.directory / "run.json").read_text())["num_parameters"] == 330
+    assert read_clients(result.directory)["payload_bytes"].max() < 4 * 330 + 60
+    assert read_rounds(result.directory)["accuracy"].iloc[-1] > 0.6
+    with pytest.raises(ConfigError, match=r"it takes no width, and a tier has width 0.5.*tier 'phone'"):
+        execute(load_config(None, {**config.to_flower(), **full, "tiers": "phone:0.5:1", "run_name": "narrow"}))
+    with pytest.raises(ConfigError, match=r"1.weight does not train"):
+        execute(
+            load_config(None, {**config.to_flower(), **full, "vectorize": True, "engine": "ray", "run_name": "at-once"})
+        )
+
+
+BAD_STEP = """
+import torch
+
+
+class Step(torch.optim.SGD):
+    def step(self, closure=None):
+        raise KeyError("momentum")
+"""
+
+
+def test_what_fails_within_a_run_is_told_with_the_users_line_first(config: RunConfig) -> None:
+    Path("bad.py").write_text(BAD_STEP)
+    with pytest.raises(RunFailed, match=r"^\S*bad.py, line 7, in step: KeyError: 'momentum'"):
+        execute(load_config(None, {**config.to_flower(), "server_optimizer": "bad.py:Step"}))
+    status = json.loads((Path(config.output.runs_dir) / config.output.run_name / "run.json").read_text())["status"]
+    assert status.startswith(f"failed: {Path.cwd()}/bad.py, line 7, in step")
 
 
 @pytest.mark.slow

@@ -78,7 +78,9 @@ def test_machines_may_join_and_leave(cluster: Cluster) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_joins_a_cluster_and_brings_its_code(cluster: Cluster, small: RunConfig) -> None:
+def test_a_run_joins_a_cluster_and_brings_its_code(cluster: Cluster, small: RunConfig, tmp_path: Path) -> None:
+    (tmp_path / "ladder.py").write_text("from fl_mlmc import TopK\n\n\nclass Mine(TopK):\n    pass\n")
+    small = small.changed(compressor=f"MLMC({tmp_path}/ladder.py:Mine(fraction=0.1))")  # a worker has its copy alone
     local = execute(load_config(None, small.to_flower()))
     there = load_config(None, small.changed(engine="ray", run_name="there").to_flower())
     result = execute(there, place=OnCluster(cluster.address))
