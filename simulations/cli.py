@@ -14,6 +14,7 @@ from rich.progress import Progress
 
 import fl_mlmc
 from fl_mlmc.deploy.cli import app as deployment
+from fl_mlmc.own import references
 from fl_mlmc.run.config import ConfigError, RunConfig, Scalar
 from fl_mlmc.strategies.checkpoint import CHECKPOINT
 
@@ -147,7 +148,8 @@ def export_model(
     shape = f"inputs {about.input_shape}, {about.num_classes} classes, width {about.width:g}"
     console.print(f"model    {to}: {about.model}, {shape}", highlight=False, soft_wrap=True, markup=False)
     if to.suffix == ".safetensors":
-        told = f'from fl_mlmc.models import load_exported; module = load_exported("{to}")'
+        trusted = ", own=True" if references(about.model) else ""
+        told = f'from fl_mlmc.models import load_exported; module = load_exported("{to}"{trusted})'
     else:
         told = f'module.load_state_dict(torch.load("{to}", weights_only=True))'
     console.print(f"load it  {told}", highlight=False, soft_wrap=True, markup=False)

@@ -13,10 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..own import references
 from ..submodels.plan import plan
 from .norms import StaticBatchNorm2d
 from .registry import build_model
@@ -46,6 +45,8 @@ def save_exported(module: nn.Module, about: About, path: Path) -> None:
 
     Statistics of static batch norms, which are no state, go along as `running_mean` and `running_var`.
     """
+    from safetensors.torch import save_file  # a device has it not
+
     tensors = {name: tensor.detach().clone().contiguous() for name, tensor in module.state_dict().items()}
     tensors |= _statistics(module)
     if path.suffix == ".safetensors":
@@ -56,11 +57,14 @@ def save_exported(module: nn.Module, about: About, path: Path) -> None:
         raise ValueError(f"a model is exported as {' or '.join(FORMATS)}, got {path.name!r}")
 
 
-def load_exported(path: str | Path) -> nn.Module:
+def load_exported(path: str | Path, own: bool = False) -> nn.Module:
     """The module in a .safetensors file of `save_exported`, in evaluation mode.
 
+    `own`: the file may name a model of one's own, and so have another file run: only where you trust who wrote it.
     ValueError if the file holds no such module.
     """
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(path, "pt") as file:
             said = (file.metadata() or {}).get(ABOUT)
@@ -70,6 +74,11 @@ def load_exported(path: str | Path) -> nn.Module:
     if said is None:
         raise ValueError(f"{path} does not say how its module is built: expected a file of `fl-mlmc export`")
     fields = json.loads(said)
+    if references(str(fields["model"])) and not own:
+        raise ValueError(
+            f"{path} is a model of {fields['model']!r}, which would be run: load_exported(path, own=True) does so, if "
+            "you trust who wrote the file"
+        )
     module = About(**{**fields, "input_shape": tuple(fields["input_shape"])}).build()
     for name, layer in _static(module):
         layer.statistics = (tensors.pop(f"{name}.running_mean"), tensors.pop(f"{name}.running_var"))

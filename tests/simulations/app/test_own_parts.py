@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from fl_mlmc.frames import read_clients, read_rounds
+from fl_mlmc.models import load_exported
 from fl_mlmc.run.config import ConfigError, RunConfig
 from fl_mlmc.simulations import RunFailed
 from fl_mlmc.simulations.app.launch import execute, load_config, load_run
+from fl_mlmc.simulations.export import export
 
 PARTS = """
 from dataclasses import dataclass
@@ -104,6 +106,7 @@ def test_a_resume_sees_that_a_neighbour_changed(config: RunConfig) -> None:
         execute(load_run(directory))
 
 
+PAIR = ("weight", "bias")
 FROZEN = """
 from torch import nn
 
@@ -125,9 +128,13 @@ def test_of_a_frozen_backbone_nothing_is_sent(config: RunConfig) -> None:
     assert json.loads((result.directory / "run.json").read_text())["num_parameters"] == 330
     assert read_clients(result.directory)["payload_bytes"].max() < 4 * 330 + 60
     assert read_rounds(result.directory)["accuracy"].iloc[-1] > 0.6
+    export(result.directory, Path("whole.safetensors"))
+    with pytest.raises(ValueError, match=r"is a model of '\S*frozen.py:net', which would be run"):
+        load_exported("whole.safetensors")
+    assert list(load_exported("whole.safetensors", own=True).state_dict()) == [f"{n}.{p}" for n in "13" for p in PAIR]
     with pytest.raises(ConfigError, match=r"it takes no width, and a tier has width 0.5.*tier 'phone'"):
         execute(load_config(None, {**config.to_flower(), **full, "tiers": "phone:0.5:1", "run_name": "narrow"}))
-    with pytest.raises(ConfigError, match=r"1.weight does not train"):
+    with pytest.raises(ValueError, match=r"vectorize = true: 1.weight does not train"):
         execute(
             load_config(None, {**config.to_flower(), **full, "vectorize": True, "engine": "ray", "run_name": "at-once"})
         )
