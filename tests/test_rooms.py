@@ -39,6 +39,14 @@ def test_starting_a_node_does_not_load_torch() -> None:
     assert told("import sys, fl_mlmc.deploy.cli; print('torch' in sys.modules)", ROOT, ROOT) == "False\n"
 
 
+@pytest.mark.parametrize(("room", "names"), [("clients", ["compressed", "submodel"]), ("strategies", ["Decoding"])])
+def test_a_room_loads_what_is_asked_of_it_and_no_more(room: str, names: list[str]) -> None:
+    code = f"import sys, fl_mlmc.{room} as room; print([name in sys.modules for name in ('torch', 'flwr')])"
+    assert told(code, ROOT, ROOT) == "[False, False]\n"
+    code = f"import fl_mlmc.{room} as room; print([getattr(room, name).__name__ for name in room.__all__])"
+    assert told(code, ROOT, ROOT) == f"{names}\n"
+
+
 def test_the_library_holds_no_file_of_a_room() -> None:
     names = [name for name, _ in files(LIBRARY)]
     assert "fl_mlmc/rooms.py" in names

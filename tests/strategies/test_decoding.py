@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.clientapp.mod import LocalDpMod
 from flwr.serverapp import strategy as flower
 from flwr.serverapp.exception import InconsistentMessageReplies
 from flwr.serverapp.strategy import DifferentialPrivacyClientSideAdaptiveClipping as ClientSideAdaptive
@@ -61,7 +62,7 @@ def trained(arrays: dict[str, np.ndarray], client: int, server_round: int) -> di
     }
 
 
-def app_of(change: Change = trained, mods: list[Any] | None = None) -> ClientApp:
+def app_of(change: Change = trained, mods: list[Any] | None = None, frees: bool = True) -> ClientApp:
     """A Flower app of somebody's own."""
     app = ClientApp(mods=mods)
 
@@ -69,7 +70,8 @@ def app_of(change: Change = trained, mods: list[Any] | None = None) -> ClientApp
     def train(message: Message, context: Context) -> Message:
         record = message.content["arrays"]
         client, server_round = context.node_config["partition-id"], message.content["config"]["server-round"]
-        arrays = {key: record.pop(key).numpy() for key in list(record)}  # apps free memory so
+        take = record.pop if frees else record.__getitem__  # some apps take the message apart
+        arrays = {key: take(key).numpy() for key in list(record)}
         after = {key: Array(np.asarray(array)) for key, array in change(arrays, client, server_round).items()}
         metrics = MetricRecord({"num-examples": 10 + client, "train_loss": 0.5})
         return Message(RecordDict({"arrays": ArrayRecord(after), "metrics": metrics}), reply_to=message)
@@ -205,6 +207,15 @@ def test_a_client_without_the_mod_is_taken_as_it_is(tmp_path: Path) -> None:
 def test_a_server_without_decoding_says_so() -> None:
     with pytest.raises(InconsistentMessageReplies, match="exactly one ArrayRecord"):
         run(FedAvg(**ALL), app_of(mods=[compressed("Identity()")]))
+
+
+def test_noise_of_a_mod_within_is_compressed_too(tmp_path: Path) -> None:
+    mods = [compressed("MLMC(TopK(fraction=0.05))"), LocalDpMod(1.0, 1.0, 100.0, 1e-5)]
+    app = app_of(mods=mods, frees=False)
+    run(Decoding(FedAvg(fraction_evaluate=0.0), log=tmp_path), app, rounds=1)
+    clients = read_clients(tmp_path)
+    assert (clients["status"] == "ok").all()
+    assert (clients["plain_bytes"] > 10 * clients["message_bytes"]).all()
 
 
 def test_a_start_of_ones_own_is_kept() -> None:
