@@ -26,7 +26,7 @@ _DITHER = struct.Struct("<QfBBhH")  # seed, step, bits of a context, bits of an 
 _LENGTH = struct.Struct("<I")
 _CONTEXT_BITS = 4
 _MOST_LETTERS = 1 << 12
-_STRETCH = 1 << 12  # coordinates that are sorted by context together
+_LEAST_STRETCH = 1 << 12
 _MOST_NUMBER = 1 << 30  # in magnitude
 _STEPS = 1.9  # of a stream, for each of its letters; a payload pays for 4
 _STREAM_BITS, _LETTER_BITS = 100, 9  # about what a stream costs beyond its entropy, and a letter of it
@@ -124,10 +124,13 @@ def _range(counts: np.ndarray, most: int) -> tuple[int, int]:
     for rare in range(int(inner.max()).bit_length()):
         kept = np.flatnonzero(inner >= 1 << rare)
         low, num_letters = int(kept[0]), int(kept[-1] - kept[0]) + 1
+        if num_letters > _MOST_LETTERS:  # those that occur most
+            sums = np.append(0, np.cumsum(inner))
+            low, num_letters = int((sums[_MOST_LETTERS:] - sums[:-_MOST_LETTERS]).argmax()), _MOST_LETTERS
         letters = inner[low : low + num_letters]
         num_escapes = size - int(letters.sum())
         bits = _code_bits(np.append(letters, num_escapes)) + num_escapes * (most.bit_length() + 1) + price * num_letters
-        if bits < fewest and num_letters <= _MOST_LETTERS and num_escapes <= sparse_limit(size):
+        if bits < fewest and num_escapes <= sparse_limit(size):
             best, fewest = (1 + low, num_letters), bits
     return best
 
@@ -156,10 +159,18 @@ def _code_bits(counts: np.ndarray) -> float:
 
 
 def _words(seed: int, size: int, stretch: int) -> Iterator[tuple[slice, np.ndarray]]:
-    """(coordinates, their noise), a stretch after another."""
-    for start in range(0, size, stretch):
-        stop = min(start + stretch, size)
-        yield slice(start, stop), noise(seed, start, stop, size=size).numpy()
+    """(coordinates, their noise), a stretch after another; several of them share a call for the noise."""
+    for start in range(0, size, SPREAD):
+        stop = min(start + SPREAD, size)
+        words = noise(seed, start, stop, size=size).numpy()
+        for begin in range(start, stop, stretch):
+            end = min(begin + stretch, stop)
+            yield slice(begin, end), words[begin - start : end - start]
+
+
+def _stretch(size: int) -> int:
+    """Coordinates that a reader sorts by context together, so few that they take little memory beside the vector."""
+    return min(max(_LEAST_STRETCH, size // 32), SPREAD)
 
 
 def _places(seed: int, numbers: np.ndarray, half: int) -> np.ndarray:
@@ -217,7 +228,7 @@ def _context_sizes(seed: int, size: int, bits: int) -> np.ndarray:
     if bits == 0:
         return np.array([size])
     lanes, compiled = np.zeros((4, 1 << bits), np.int64), kernel_for("count_contexts", size)
-    for _, words in _words(seed, size, _STRETCH if compiled is None else SPREAD):
+    for _, words in _words(seed, size, _stretch(size) if compiled is None else SPREAD):
         if compiled is not None:
             compiled(words, lanes, np.int32(31 - bits))
         else:
@@ -238,7 +249,7 @@ def _together(
     """The numbers whose letters come one stream after another, and whose `escapes` in the order of coordinates."""
     numbers, ends, taken = np.empty(letters.size, dtype), np.cumsum(sizes) - sizes, 0
     compiled = kernel_for("together", letters.size)
-    for part, words in _words(seed, letters.size, _STRETCH if compiled is None else SPREAD):
+    for part, words in _words(seed, letters.size, _stretch(letters.size) if compiled is None else SPREAD):
         if compiled is not None:
             shift, less, mark = np.int32(31 - bits), np.int32(first), np.int32(escape)
             taken = compiled(words, letters, ends, shift, less, mark, escapes, taken, numbers[part])

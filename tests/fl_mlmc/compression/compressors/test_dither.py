@@ -95,6 +95,12 @@ def test_a_number_is_never_clipped() -> None:
     assert float(decoded[77]) == pytest.approx(1e6, abs=step)
 
 
+@pytest.mark.parametrize("unit", [2.0**-10, 2.0**-6])
+def test_tiny_units_cost_their_digits_and_no_more(unit: float) -> None:
+    # About log2 of how many units a root mean square has, and two bits for the shape of a Gaussian.
+    assert bits_of(f"Dither({unit})", VECTORS["normal"], 1) <= math.log2(1 / unit) + 3.2
+
+
 @pytest.mark.parametrize("unit", ["a", 0, -1.0, 1e-4, 2000, float("nan"), float("inf")])
 def test_a_unit_is_a_number_in_its_range(unit: object) -> None:
     with pytest.raises(ValueError, match="unit is a number of root mean squares from"):
