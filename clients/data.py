@@ -3,9 +3,10 @@
 A partition directory holds partition.json, order.npy and offsets.npy: client c owns the rows
 order[offsets[c] : offsets[c + 1]] of the train split. partition.json points, by a relative path, to the data
 directory that all partitions of one data set share: meta.json and {train,test}_{features,labels}.npy, raw and
-compact (uint8 pixels in channels-first order, float16 vectors, int32 tokens). Normalisation happens here, on
-the few rows that are asked for, so 1,000,000 clients cost no more to open than one. meta.json and partition.json
-hold digests of the arrays beside them, made when they were written.
+compact (uint8 pixels in channels-first order, float16 vectors, int32 tokens; a user's own numbers in float32; labels
+as `fl_mlmc.data.spec` says of each kind of targets). Normalisation happens here, on the few rows that are asked for,
+so 1,000,000 clients cost no more to open than one. meta.json and partition.json hold digests of the arrays beside
+them, made when they were written.
 """
 
 import json
@@ -18,14 +19,17 @@ from typing import Any, Protocol, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_mlmc.data.spec import DTYPES, DataSpec
+from fl_mlmc.data.spec import DTYPES, TARGET_DTYPES, TARGETS, DataSpec
 
 FORMAT = 1
 PARTITION = "partition.json"
 
 T = TypeVar("T")
 
-Examples = tuple[NDArray[np.float32], NDArray[np.int64]]
+Labels = NDArray[Any]
+"""Targets as a loss gets them: int64 (n,) of classes, int64 (n, length) of tokens, float32 (n, numbers) of others."""
+
+Examples = tuple[NDArray[np.float32], Labels]
 
 
 class LocalData(Protocol):
@@ -37,11 +41,11 @@ class LocalData(Protocol):
         ...
 
     def client(self, client: int) -> Examples:
-        """float32 (n, *input_shape), normalised, and int64 labels (n,)."""
+        """float32 (n, *input_shape), normalised, and their labels."""
         ...
 
-    def client_labels(self, client: int) -> NDArray[np.int64]:
-        """int64 (n,)."""
+    def client_labels(self, client: int) -> Labels:
+        """Those of all the client's examples."""
         ...
 
     def client_features(self, client: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -57,7 +61,7 @@ class FederatedData:
     spec: DataSpec
     _mean: NDArray[np.float32]
     _std: NDArray[np.float32]
-    _splits: dict[str, tuple[NDArray[Any], NDArray[np.int64]]]
+    _splits: dict[str, tuple[NDArray[Any], Labels]]
     _order: NDArray[np.int64]
     _offsets: NDArray[np.int64]
 
@@ -95,6 +99,7 @@ class FederatedData:
                 "kind": spec.kind,
                 "mean": self._mean.tolist(),
                 "std": self._std.tolist(),
+                **extras(spec),
             }
         )
 
@@ -131,14 +136,14 @@ class FederatedData:
         return stop - start
 
     def client(self, client: int) -> Examples:
-        """The client's train examples: float32 (n, *input_shape), normalised, and int64 labels (n,)."""
+        """The client's train examples: float32 (n, *input_shape), normalised, and their labels."""
         start, stop = self._bounds(client)
         return self._examples("train", np.asarray(self._order[start:stop]))
 
-    def client_labels(self, client: int) -> NDArray[np.int64]:
-        """int64 (n,): the labels of the client's train examples."""
+    def client_labels(self, client: int) -> Labels:
+        """The labels of the client's train examples."""
         start, stop = self._bounds(client)
-        return np.array(self._splits["train"][1][self._order[start:stop]])
+        return self._labels("train", self._order[start:stop])
 
     def client_features(self, client: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """float32 (len(rows), *input_shape): the features of some of the client's train examples, by their places."""
@@ -150,7 +155,7 @@ class FederatedData:
         return self._examples("train", slice(None))
 
     def test(self) -> Examples:
-        """The whole test split: float32 (n, *input_shape), normalised, and int64 labels (n,)."""
+        """The whole test split: float32 (n, *input_shape), normalised, and its labels."""
         return self._examples("test", slice(None))
 
     def _bounds(self, client: int) -> tuple[int, int]:
@@ -160,7 +165,10 @@ class FederatedData:
         return int(start), int(stop)
 
     def _examples(self, split: str, rows: NDArray[np.int64] | slice) -> Examples:
-        return self._features(split, rows), np.array(self._splits[split][1][rows])
+        return self._features(split, rows), self._labels(split, rows)
+
+    def _labels(self, split: str, rows: NDArray[np.int64] | slice) -> Labels:
+        return np.array(self._splits[split][1][rows], dtype=TARGET_DTYPES[self.spec.targets][1])
 
     def _features(self, split: str, rows: NDArray[np.int64] | slice) -> NDArray[np.float32]:
         return normalised(self._splits[split][0][rows].astype(np.float32), self._mean, self._std)
@@ -196,19 +204,33 @@ def parse_meta(meta: dict[str, Any]) -> tuple[DataSpec, NDArray[np.float32], NDA
     ValueError, KeyError or TypeError if `meta` is not what `FederatedData.meta` gives.
     """
     names = tuple(map(str, meta["class_names"]))
-    spec = DataSpec(tuple(map(int, meta["input_shape"])), len(names), names, meta["kind"])
-    if (spec.kind, len(spec.input_shape)) not in {("image", 3), ("vector", 1), ("tokens", 1)}:
-        raise ValueError(f"kind {spec.kind!r} with input shape {spec.input_shape}")
+    shape, columns = tuple(map(int, meta["input_shape"])), tuple(map(str, meta.get("columns", ())))
+    spec = DataSpec(shape, len(names), names, meta["kind"], meta.get("targets", "classes"), columns)
+    dims = {"image": 3, "vector": 1, "tokens": 1, "array": len(shape)}
+    if dims.get(spec.kind) != len(shape) or spec.targets not in TARGETS:
+        raise ValueError(f"kind {spec.kind!r} with input shape {shape} and targets {spec.targets!r}")
+    if columns and (spec.kind, shape) != ("vector", (len(columns),)):
+        raise ValueError(f"{len(columns)} columns for {spec.kind!r} with input shape {shape}")
     mean, std = (np.asarray(meta[name], dtype=np.float32) for name in ("mean", "std"))
-    channels = spec.input_shape[0] if spec.kind == "image" else 1
+    channels = shape[0] if spec.kind == "image" else len(columns) or 1
     if mean.shape != (channels,) or std.shape != (channels,):
         raise ValueError(f"mean of shape {mean.shape} and std of shape {std.shape} for {channels} channels")
     return spec, mean, std
 
 
-def _load_split(store: Path, split: str, spec: DataSpec) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    features = _load(store / f"{split}_features.npy", DTYPES[spec.kind])
-    labels = _load(store / f"{split}_labels.npy", np.int64)
+def extras(spec: DataSpec) -> dict[str, Any]:
+    """What `parse_meta` needs to hear of a set that is not of classes, or is a table; nothing of any other."""
+    told: dict[str, Any] = {"targets": spec.targets} if spec.targets != "classes" else {}
+    return told | ({"columns": spec.columns} if spec.columns else {})
+
+
+def _load_split(store: Path, split: str, spec: DataSpec) -> tuple[NDArray[Any], Labels]:
+    features = _load(store / f"{split}_features.npy", *DTYPES[spec.kind])
+    labels = _load(store / f"{split}_labels.npy", TARGET_DTYPES[spec.targets][0])
+    if labels.shape[1:] != spec.target_shape:
+        raise _malformed(
+            store / f"{split}_labels.npy", f"shape {labels.shape} where each is of shape {spec.target_shape}"
+        )
     if features.shape != (len(labels), *spec.input_shape):
         raise _malformed(
             store / f"{split}_features.npy",
@@ -217,15 +239,16 @@ def _load_split(store: Path, split: str, spec: DataSpec) -> tuple[NDArray[Any], 
     return features, labels
 
 
-def _load(path: Path, dtype: type[np.generic]) -> NDArray[Any]:
+def _load(path: Path, *dtypes: type[np.generic]) -> NDArray[Any]:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise _missing(path) from None
     except (ValueError, EOFError) as error:
         raise _malformed(path, str(error)) from error
-    if array.dtype != dtype or array.ndim == 0:
-        raise _malformed(path, f"{array.dtype} of shape {array.shape} where {np.dtype(dtype)} is due")
+    if array.dtype not in dtypes or array.ndim == 0:
+        due = " or ".join(str(np.dtype(dtype)) for dtype in dtypes)
+        raise _malformed(path, f"{array.dtype} of shape {array.shape} where {due} is due")
     return np.asarray(array)  # still mapped; every slice of a memmap costs microseconds of bookkeeping
 
 

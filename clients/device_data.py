@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fl_mlmc.data.spec import DataSpec
 
-from .data import Examples, normalised, parse_meta
+from .data import Examples, Labels, normalised, parse_meta
 from .images import Picture
 from .tables import NUMBERS, READERS, DataError, Origin, Table
 
@@ -53,8 +53,8 @@ class DeviceData:
         """The examples of the device, whatever its number."""
         return self._examples
 
-    def client_labels(self, client: int) -> NDArray[np.int64]:
-        """int64 (n,)."""
+    def client_labels(self, client: int) -> Labels:
+        """Those of all examples."""
         return self._examples[1]
 
     def client_features(self, client: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -66,7 +66,7 @@ def _file(path: Path, spec: DataSpec) -> Examples:
     if (read := READERS.get(path.suffix.lower())) is None:
         raise DataError(f"data-path {path} is no {', no '.join(READERS)} file and no folder of images")
     table = read(path)
-    labels = _labels(table, spec)
+    labels = _labels(table, spec) if spec.targets == "classes" else _numbers(table, spec)
     image = next((name for name in IMAGES if name in table.columns), None)
     if image is None or table.column(image).holds in NUMBERS:
         return _values(table, spec), labels
@@ -75,6 +75,8 @@ def _file(path: Path, spec: DataSpec) -> Examples:
 
 
 def _folder(path: Path, spec: DataSpec) -> Examples:
+    if spec.targets != "classes":
+        raise DataError(f"{path} is a folder of images by class, the data set has targets of the kind {spec.targets!r}")
     folders = sorted(entry for entry in path.iterdir() if entry.is_dir())
     if not folders:
         raise DataError(f"{path} has no folders; expected one for each class, such as {path / spec.class_names[0]}")
@@ -89,12 +91,18 @@ def _folder(path: Path, spec: DataSpec) -> Examples:
 
 
 def _values(table: Table, spec: DataSpec) -> NDArray[np.float32]:
-    """The columns of numbers, in order; float32 (n, *input_shape). What cannot be a number is not looked at."""
-    names = [name for name in table.names if name != LABEL and table.columns[name].holds in NUMBERS]
+    """The columns of numbers, in order; float32 (n, *input_shape). What cannot be a number is not looked at.
+
+    Where the data set is a table itself, the columns of its names.
+    """
+    targets = (LABEL,) if spec.targets == "classes" else spec.class_names
+    names = [name for name in table.names if name not in targets and table.columns[name].holds in NUMBERS]
+    names = list(spec.columns) or names
     wanted = int(np.prod(spec.input_shape))
     if len(names) != wanted:
+        beside = ", ".join(map(repr, targets))
         raise DataError(
-            f"{table.source} has {len(names)} columns beside {LABEL!r}, the data set has {wanted} values an example, "
+            f"{table.source} has {len(names)} columns beside {beside}, the data set has {wanted} values an example, "
             f"of shape {spec.input_shape}"
         )
     values = np.empty((table.num_rows, wanted), dtype=np.float32)
@@ -114,6 +122,17 @@ def _labels(table: Table, spec: DataSpec) -> NDArray[np.int64]:
         named = own_names[value] if own_names and 0 <= value < len(own_names) else value
         labels[row] = _class(str(named), spec, table.origin(LABEL, row))
     return labels
+
+
+def _numbers(table: Table, spec: DataSpec) -> Labels:
+    """float32 (n, names): the columns of the data set's targets; DataError where these are no columns of numbers."""
+    if spec.targets == "tokens":
+        raise DataError(f"{table.source}: a device's own files are no sequences of tokens to foretell")
+    values = np.stack([table.numbers(name) for name in spec.class_names], axis=1)
+    if spec.targets == "flags" and (odd := (values != 0) & (values != 1)).any():
+        row, column = (int(places[0]) for places in odd.nonzero())
+        raise table.origin(spec.class_names[column], row).error(f"holds {values[row, column]:g}; expected 0 or 1")
+    return values
 
 
 def _class(text: str, spec: DataSpec, origin: Origin) -> int:

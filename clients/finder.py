@@ -8,18 +8,21 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fl_mlmc.models import Model, build_model
+from fl_mlmc.models.norms import fill_statistics, has_static_statistics, pieces
 from fl_mlmc.run.config import RunConfig
 from fl_mlmc.run.protocol import TrainTask
 from fl_mlmc.run.rng import stream
 from fl_mlmc.submodels import IndexPlan, plan
 from fl_mlmc.submodels.flat import gradient_vector, load_vector, to_vector
 from fl_mlmc.training.local import Trained, TrainingError, batches, device_named, drawing, least_batch, train
-from fl_mlmc.training.objectives import Loss, local_loss, masked_cross_entropy, present_classes
+from fl_mlmc.training.tier_losses import Loss, local_loss, masked_cross_entropy, present_classes
 
 from .data import LocalData
+from .held_out import Division
 
 
 class Finder:
@@ -34,10 +37,15 @@ class Finder:
         width, server_round, client = task.width, task.server_round, task.client
         self.own: IndexPlan = plan(self.model.spec, config.cohort.width_rule, width, server_round, client, config.seed)
         self.device = device_named(config.engine.device)
-        self.labels = torch.from_numpy(data.client_labels(client)).to(self.device)
-        self.present = present_classes(self.labels, data.spec.num_classes)
+        self.objective = config.training.parsed_objective
+        labels = torch.from_numpy(data.client_labels(client))
+        division = Division.draw(len(labels), config.data.evaluate_clients, config.seed, client)
+        self.labels = labels[division.training].to(self.device)
+        self.held_out = labels[division.held_out]
+        self.present = present_classes(self.labels, data.spec)
         self.trained: list[Trained] = []
-        self.features = Features(data, client, self.device)
+        self.features = Features(data, client, self.device, division.training)
+        self._held_out_features = Features(data, client, self.device, division.held_out)
         self.server_round = server_round
         self._module = _module(self.model, tuple(self.own.units.items()), self.device)
         self._task, self._config = task, config
@@ -86,6 +94,26 @@ class Finder:
         """The update, shaped as `point`, of one step of plain SGD on one minibatch."""
         return -self._config.training.learning_rate * self.gradient(point, sample)
 
+    def evaluate(self, point: Tensor) -> dict[str, float]:
+        """The loss and the run's metrics of the model `point` on the examples held out; empty if there are none.
+
+        Normalisation that never sends its statistics takes those of the client's training examples.
+        """
+        if not len(self.held_out):
+            return {}
+        load_vector(self._module, point)
+        self._module.eval()
+        if has_static_statistics(self._module):
+            fill_statistics(
+                self._module, (self.features[rows] for rows in pieces(torch.arange(len(self.labels)), 1024))
+            )
+        with torch.inference_mode():
+            batches = (
+                (self._module(self._held_out_features[rows]), self.held_out[rows].to(self.device))
+                for rows in torch.arange(len(self.held_out)).split(1024)
+            )
+            return self.objective.score(batches, self._config.training.metric_names[1:])
+
     def _batches(self, sample: int) -> Iterator[Tensor]:
         rng = self._rng("batches", sample)
         return batches(len(self.labels), self._config.training, rng, least_batch(self._module))
@@ -101,7 +129,7 @@ class Finder:
             self.server_round,
             self._rng("widths", sample),
             [tier.width for tier in config.cohort.tier_list],
-            masked_cross_entropy(self.present) if masked else nn.functional.cross_entropy,
+            masked_cross_entropy(self.present) if masked else self.objective.criterion,
             config.training.distill,
         )
 
@@ -117,9 +145,12 @@ class Features:
     data: LocalData
     client: int
     device: torch.device
+    places: NDArray[np.int64]
+    """Those of the examples that count, among all of the client's."""
 
     def __getitem__(self, rows: Tensor) -> Tensor:
-        return torch.from_numpy(self.data.client_features(self.client, rows.numpy())).to(self.device)
+        chosen = self.places[rows.numpy()]
+        return torch.from_numpy(self.data.client_features(self.client, chosen)).to(self.device)
 
 
 @lru_cache(maxsize=8)

@@ -62,6 +62,8 @@ def finish(opened: OpenTask, config: RunConfig) -> ClientReply:
     """The reply to a task; TrainingError as in `run_task`."""
     task, finder = opened.task, opened.finder
     with threads(config.threads_of(task.tier)):
+        is_evaluated = config.output.is_evaluated(task.server_round, config.num_rounds)
+        seen = finder.evaluate(opened.points[0]) if is_evaluated else {}
         scheme = config.resolved_scheme(finder.model.spec.size)
         start = time.perf_counter()
         is_part = scheme.deals_out and config.cohort.cuts_models
@@ -89,6 +91,8 @@ def finish(opened: OpenTask, config: RunConfig) -> ClientReply:
             levels=list(first.levels),
             probabilities=list(first.probabilities),
             labels=finder.present.nonzero().flatten().tolist() if config.aggregation.average_by_label else [],
+            held_out_examples=len(finder.held_out) if seen else 0,
+            held_out_metrics=list(seen.values()),
             compressor=first.chosen or ("" if uplink is config.compression.uplink else repr(uplink)),
         ),
         payloads,

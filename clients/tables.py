@@ -8,7 +8,7 @@ import csv
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Holds = Literal["whole", "truth", "real", "decimal", "text", "bytes", "time", "id", "image", "field", "other"]
-"""What the cells of a column are; an `id` is a UUID, a `field` one of CSV, whose text may stand for anything."""
+Holds = Literal["whole", "truth", "real", "decimal", "text", "bytes", "time", "id", "image", "list", "field", "other"]
+"""What the cells of a column are; an `id` is a UUID, a `list` one of whole numbers, a `field` one of CSV, whose text
+may stand for anything."""
 
 NUMBERS: frozenset[Holds] = frozenset({"whole", "truth", "real", "decimal", "text", "field"})
 CLASSES: frozenset[Holds] = frozenset({"whole", "truth", "decimal", "text", "bytes", "field"})
@@ -78,6 +79,22 @@ class Part:
     """Go through a column piece by piece."""
     lines: Sequence[int] = ()
     """In which line of the file each row ends, where there are lines."""
+    rows: NDArray[np.int64] | None = None
+    """The rows of the file that are taken, ascending; None: all."""
+
+    def taken(self, rows: NDArray[np.int64]) -> "Part":
+        """The part with some of its rows, int64, ascending."""
+
+        def read(column: str) -> "Iterator[pa.Array | NDArray[np.str_]]":
+            start = 0
+            for piece in self.read(column):
+                first, last = np.searchsorted(rows, [start, start + len(piece)])
+                places = rows[first:last] - start
+                yield piece[places] if isinstance(piece, np.ndarray) else piece.take(_arrow(places))
+                start += len(piece)
+
+        own = rows if self.rows is None else self.rows[rows]
+        return replace(self, num_rows=len(rows), read=read, rows=own)
 
 
 @dataclass(frozen=True)
@@ -107,6 +124,17 @@ class Table:
         """By name, in order, as the first file has them."""
         return self.parts[0].columns
 
+    def taken(self, rows: NDArray[np.int64]) -> "Table":
+        """The table with some of its rows, int64, ascending, counted through all files."""
+        ends = np.cumsum([part.num_rows for part in self.parts])
+        shares = np.split(rows, np.searchsorted(rows, ends[:-1]))
+        return Table(
+            tuple(
+                part.taken(share - (end - part.num_rows))
+                for part, share, end in zip(self.parts, shares, ends, strict=True)
+            )
+        )
+
     def column(self, name: str) -> Column:
         """What the column holds; DataError where there is none of that name, or two, or files differ."""
         for part in self.parts:
@@ -124,6 +152,7 @@ class Table:
         """Where the cell of a column stands, `row` counted through all files; IndexError beyond the last."""
         for part in self.parts:
             if row < part.num_rows:
+                row = row if part.rows is None else int(part.rows[row])
                 return Origin(part.source, name, row, part.lines[row] if part.lines else None)
             row -= part.num_rows
         raise IndexError(f"row {row} beyond the end of {self.source}")
@@ -172,6 +201,12 @@ class Table:
             raise Origin(self.source, name).error(f"holds {column.kind}; expected numbers")
         pieces = [self._numbers(name, start, self._values(name, start, piece)) for start, piece in self.pieces(name)]
         return np.concatenate([np.empty(0, np.float32), *pieces])
+
+    def is_text(self, name: str) -> bool:
+        """Whether the column holds texts; in CSV, where all are, one with a cell that is neither empty nor a number."""
+        if self.column(name).holds != "field":
+            return self.columns[name].holds == "text"
+        return any(cell and not _is_number(cell) for part in self.parts for piece in part.read(name) for cell in piece)
 
     def _sortable(self, name: str, allowed: frozenset[Holds], expected: str) -> NDArray[Any]:
         if (column := self.column(name)).holds not in allowed:
@@ -315,7 +350,10 @@ def _arrow_column(kind: "pa.DataType", noted: Any) -> Column:
     feature = noted if isinstance(noted, dict) else {}
     if feature.get("_type") == "Image" and holds in ("bytes", "text", "image"):
         holds = "image"
-    if feature.get("_type") == "ClassLabel" and holds == "whole":
+    if holds == "list":  # of the classes of a row
+        inner = noted[0] if isinstance(noted, list) and noted else feature.get("feature")
+        feature = inner if isinstance(inner, dict) else {}
+    if feature.get("_type") == "ClassLabel" and holds in ("whole", "list"):
         return Column(holds, str(kind), tuple(map(str, feature.get("names") or ())))
     return Column(holds, str(kind))
 
@@ -340,6 +378,7 @@ def _arrow_holds(kind: "pa.DataType") -> Holds:
         ),
         "time": types.is_temporal,
         "image": lambda kind: types.is_struct(kind) and kind.get_field_index("bytes") >= 0,
+        "list": lambda kind: (types.is_list(kind) or types.is_large_list(kind)) and types.is_integer(kind.value_type),
     }
     return next((holds for holds, is_so in tests.items() if is_so(kind)), "other")
 
@@ -368,6 +407,20 @@ def _typed(fields: NDArray[np.str_]) -> NDArray[Any]:
         return fields.astype(np.int64)
     except (OverflowError, ValueError):
         return fields.astype(object)
+
+
+def _arrow(values: NDArray[np.int64]) -> "pa.Array":
+    import pyarrow as pa
+
+    return pa.array(values)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_readable(cell: "pa.Scalar") -> bool:

@@ -12,13 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from fl_mlmc.data.spec import DataSpec
 from fl_mlmc.models import Model
 from fl_mlmc.models.base import skeleton
 from fl_mlmc.run.config.training import TrainingConfig
 from fl_mlmc.submodels.flat import frozen, vector_tensors
 from fl_mlmc.training.local import Trained
-from fl_mlmc.training.objectives import masked_cross_entropy
+from fl_mlmc.training.objectives import Objective
 from fl_mlmc.training.optimizers import make_optimizer
+from fl_mlmc.training.tier_losses import Criterion, masked_cross_entropy
 
 from .finder import Finder
 
@@ -37,7 +39,7 @@ def find_together(finders: Sequence[Finder], points: Sequence[Tensor], training:
             _train([finders[number] for number in group], [points[number] for number in group], training)
 
 
-def check_together(model: Model, input_shape: tuple[int, ...]) -> None:
+def check_together(model: Model, spec: DataSpec, objective: Objective) -> None:
     """ValueError if clients with this model cannot be trained together."""
     module = model.build(model.spec.units)
     if dict(module.named_buffers()):
@@ -47,8 +49,9 @@ def check_together(model: Model, input_shape: tuple[int, ...]) -> None:
     stacked = {name: torch.stack([tensor, tensor]) for name, tensor in module.named_parameters()}
     try:
         with torch.no_grad():
-            _losses(module, masked=False)(
-                stacked, torch.zeros(2, 2, *input_shape), torch.zeros(2, 2, dtype=torch.int64), torch.ones(2, 1) > 0
+            labels = torch.stack([objective.some_targets(spec)] * 2)
+            _losses(module, objective.criterion, masked=False)(
+                stacked, torch.zeros(2, 2, *spec.input_shape), labels, torch.ones(2, 1) > 0
             )
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
@@ -63,7 +66,7 @@ def _train(finders: Sequence[Finder], points: Sequence[Tensor], training: Traini
     parameters = _split(vectors, module)
     rate = training.learning_rate_in(first.server_round)
     optimizer = make_optimizer(training.client_optimizer, parameters.values(), rate)
-    losses_of = _losses(module, training.masked_cross_entropy)
+    losses_of = _losses(module, first.objective.criterion, training.masked_cross_entropy)
     present = torch.stack([finder.present for finder in finders])
     losses = []
     for step in zip(*(finder.minibatches() for finder in finders), strict=True):
@@ -85,11 +88,11 @@ def _train(finders: Sequence[Finder], points: Sequence[Tensor], training: Traini
         finder.know(point, update, Trained(mean, len(losses), seconds))
 
 
-def _losses(module: nn.Module, masked: bool) -> Callable[..., Tensor]:
+def _losses(module: nn.Module, usual: Criterion, masked: bool) -> Callable[..., Tensor]:
     """(parameters, inputs, labels, present classes), each with a client axis, to the clients' losses."""
 
     def loss(parameters: dict[str, Tensor], inputs: Tensor, labels: Tensor, present: Tensor) -> Tensor:
-        criterion = masked_cross_entropy(present) if masked else nn.functional.cross_entropy
+        criterion = masked_cross_entropy(present) if masked else usual
         return criterion(functional_call(module, parameters, (inputs,)), labels)
 
     return vmap(loss)

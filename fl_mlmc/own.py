@@ -373,5 +373,6 @@ def _executed(source: Source) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[source.home] = module  # dataclasses look their module up
+    module.__file__ = source.home  # what a file reads beside itself lies where it was written
     spec.loader.exec_module(module)
     return module

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fl_mlmc.frames import read_clients, read_rounds
+from fl_mlmc.strategies.rows import judged_by
 
 from .drawing import Figure, FigureBase, MaxNLocator, mpl
 
@@ -17,14 +18,18 @@ FLOAT_BYTES = 4
 
 
 def summarise(directory: Path) -> Table:
-    """Final accuracy, uplink against uncompressed, bytes per tier and least coverage of one run."""
+    """Final accuracy, or another metric, uplink against uncompressed, bytes per tier and least coverage of one run."""
     clients, rounds = read_clients(directory), read_rounds(directory)
     table = Table(title=escape(f"{directory.name}: {len(rounds)} rounds"), show_header=False, title_justify="left")
     table.add_column(justify="left")
     table.add_column(justify="right")
-    scored = rounds.dropna(subset=["accuracy"])
+    metric = _metric(rounds)
+    scored = rounds.dropna(subset=[metric])
     if len(scored):
-        table.add_row("final accuracy", f"{scored['accuracy'].iloc[-1]:.4f}")
+        table.add_row(f"final {metric}", f"{scored[metric].iloc[-1]:.4f}")
+    if f"clients_{metric}" in rounds and len(told := rounds.dropna(subset=[f"clients_{metric}"])):
+        mean, worst = (told[f"clients_{metric}{end}"].iloc[-1] for end in ("", "_worst"))
+        table.add_row(f"{metric} at clients, mean and worst tenth", f"{mean:.4f}, {worst:.4f}")
     sent, plain = int(clients["payload_bytes"].sum()), int(uncompressed_bytes(clients).sum())
     table.add_row("uplink", decimal(sent))
     table.add_row("uncompressed, same rounds", f"{decimal(plain)} ({plain / max(sent, 1):.1f} ×)")
@@ -41,6 +46,11 @@ def summarise(directory: Path) -> Table:
     return table
 
 
+def _metric(rounds: pd.DataFrame) -> str:
+    """The column by which a run is judged."""
+    return judged_by([str(name) for name in rounds.columns if rounds[name].notna().any()])
+
+
 def uncompressed_bytes(clients: pd.DataFrame) -> pd.Series:
     """Bytes of the same updates as plain float32, a number for each client row; 0 for a dropped one."""
     return (FLOAT_BYTES * clients["num_parameters"]).where(clients["status"] == "ok", 0)
@@ -49,6 +59,7 @@ def uncompressed_bytes(clients: pd.DataFrame) -> pd.Series:
 def draw(directories: Sequence[Path], target: Path) -> Path:
     """Write a PNG of accuracy against rounds and against cumulative uplink bytes, one line a run.
 
+    A first run without accuracy is drawn by another metric, and so are all.
     A single run also gets a heat map of its coverage, tensors by rounds.
     """
     with mpl.rc_context({"font.size": 10, "axes.grid": True, "grid.alpha": 0.3}):
@@ -61,15 +72,17 @@ def draw(directories: Sequence[Path], target: Path) -> Path:
             top = figure.add_subfigure(grid[0])
             _draw_coverage(figure.add_subfigure(grid[1]), coverage)
         by_round, by_bytes = top.subplots(1, 2, sharey=True)
+        metric = _metric(read_rounds(directories[0])) if directories else "accuracy"
         for directory in directories:
-            rounds = read_rounds(directory).dropna(subset=["accuracy"])
+            rounds = read_rounds(directory)
+            rounds = rounds.dropna(subset=[metric]) if metric in rounds else rounds[:0].assign(**{metric: []})
             label = directory.name
-            by_round.plot(rounds["round"], rounds["accuracy"], label=label, linewidth=1.8)
+            by_round.plot(rounds["round"], rounds[metric], label=label, linewidth=1.8)
             megabytes = rounds["cumulative_uplink_bytes"] / MEGABYTE
-            by_bytes.plot(megabytes, rounds["accuracy"], label=label, linewidth=1.8)
+            by_bytes.plot(megabytes, rounds[metric], label=label, linewidth=1.8)
             if len(directories) == 1:
-                _draw_uncompressed(by_bytes, directory, rounds)
-        by_round.set(xlabel="round", ylabel="test accuracy")
+                _draw_uncompressed(by_bytes, directory, rounds, metric)
+        by_round.set(xlabel="round", ylabel=f"test {metric}")
         by_round.xaxis.set_major_locator(MaxNLocator(integer=True))
         by_bytes.set(xlabel="cumulative uplink (MB)")
         if len(directories) == 1:
@@ -106,12 +119,12 @@ def _draw_coverage(figure: FigureBase, coverage: pd.DataFrame) -> None:
     figure.colorbar(image, ax=axes)
 
 
-def _draw_uncompressed(axes: mpl.axes.Axes, directory: Path, rounds: pd.DataFrame) -> None:
+def _draw_uncompressed(axes: mpl.axes.Axes, directory: Path, rounds: pd.DataFrame, metric: str) -> None:
     clients = read_clients(directory)
     plain = uncompressed_bytes(clients).groupby(clients["round"]).sum().cumsum()
     axes.plot(
         plain.reindex(rounds["round"]) / MEGABYTE,
-        rounds["accuracy"],
+        rounds[metric],
         label="the same rounds, if sent as float32",
         linewidth=1.4,
         linestyle="--",

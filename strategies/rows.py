@@ -1,6 +1,6 @@
 """The rows that a round leaves in the log: one for each client of its cohort, and its own."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import torch
@@ -76,12 +76,19 @@ def round_row(opened: OpenRound, mean: Mean, spec: WidthSpec, client_rows: list[
     }
 
 
+def judged_by(columns: Container[str]) -> str:
+    """The column that tells best how good a model is, of those that there are; "loss" if no metric is known."""
+    return next((name for name in ("accuracy", "f1", "auc", "mae", "perplexity") if name in columns), "loss")
+
+
 def headline(row: Mapping[str, Any]) -> str:
     """What a person wants to know of a round while a run goes on: "accuracy 0.812  loss 0.613  uplink 12.3 kB".
 
+    Beside the loss it is the metric by which `judged_by` judges.
+
     `row` is one of rounds.jsonl; what it has not, or was not evaluated, is left out. The uplink is that of all rounds.
     """
-    shown = {key: row.get(key) for key in ("accuracy", "loss")}
+    shown = {key: row.get(key) for key in (judged_by(row), "loss")}
     figures = [f"{key} {value:.3f}" for key, value in shown.items() if value is not None and value == value]
     return "  ".join([*figures, f"uplink {decimal(row['cumulative_uplink_bytes'])}"])
 

@@ -37,6 +37,7 @@ from .broadcast import Broadcaster
 from .checkpoint import CHECKPOINT, ServerState, save_state
 from .cohort import draw_cohort
 from .device_grid import DeviceGrid
+from .held_out import HeldOut, check_metrics
 from .replies import ClientFailed, in_client_order, read_update, sizes
 from .roster import Roster
 from .round import Answer, OpenRound, Row, Sent
@@ -125,6 +126,8 @@ class TieredStrategy(Strategy):
         self._watch = CoverageWatch(model.spec)
         self._data, self._data_meta = data, data_meta
         self._evaluate_model = evaluate_model
+        self._held_out = HeldOut.of(config)
+        self._named = references(config.compression.compressor)
         self._optimizer = ServerOptimizer(
             config.aggregation.server_optimizer, config.aggregation.server_learning_rate, model.spec.size
         )
@@ -384,8 +387,9 @@ class TieredStrategy(Strategy):
         try:
             payload_bytes, message_bytes = sizes(reply)
             answer = replace(answer, payload_bytes=payload_bytes, message_bytes=message_bytes)
-            named = references(self.config.compression.compressor)
-            update, payloads = read_update(reply, answer.sent, aggregation, self.num_messages, named)
+            update, payloads = read_update(reply, answer.sent, aggregation, self.num_messages, self._named)
+            if self._held_out or update.held_out_metrics:
+                check_metrics(update, self._held_out)
             labels = update.labels if aggregation.average_by_label else None
             weight = 1 if aggregation.weighting == "clients" else update.num_examples
             self._scheme.add(opened.gathering, client, answer.sent.plan, payloads, weight, labels)
@@ -427,14 +431,16 @@ class TieredStrategy(Strategy):
             self.round_log.append_round(opened.row)
 
     def _client_row(self, answer: Answer) -> Row:
-        """What a strategy of its own adds to a client's row."""
-        return {}
+        """What goes beside the columns of every run; a strategy of its own may add to it."""
+        return self._held_out.client_columns(answer.update) if self._held_out else {}
 
     def _round_row(self, opened: OpenRound, mean: Mean, client_rows: list[Row]) -> Row:
         """The round's row before it is evaluated; a strategy of its own may add to it."""
         row = round_row(opened, mean, self.model.spec, client_rows, self._cumulative_uplink_bytes)
         if self._private and self._ledger is not None:
             row["epsilon"] = self._ledger.epsilon(self._private.delta)
+        if self._held_out:
+            row |= self._held_out.round_columns(opened.taken)
         return row
 
     def _warn_of_uncovered(self, coverage: Tensor, server_round: int) -> None:
@@ -449,8 +455,10 @@ class TieredStrategy(Strategy):
         """Evaluate the global model, every `evaluate-every` rounds and at the end, and close the round's row."""
         if self._evaluate_model is None or server_round == 0:
             return None
-        metrics: dict[str, float] = {"loss": float("nan"), "accuracy": float("nan")}
-        if server_round % self.config.output.evaluate_every == 0 or server_round == self.config.num_rounds:
+        training = self.config.training
+        names = ("loss", "accuracy") if training.is_bilevel else training.metric_names
+        metrics = dict.fromkeys(names, float("nan"))
+        if self.config.output.is_evaluated(server_round, self.config.num_rounds):
             metrics |= self._evaluate_model(from_arrays(arrays))
         row = self._opened.row | metrics
         self.round_log.append_round(row)

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fl_mlmc.frames import read_clients, read_rounds
+from fl_mlmc.simulations.app.launch import run
 from fl_mlmc.simulations.cli import app
 
 ROOT = Path(__file__).parents[1]
@@ -48,3 +49,21 @@ def test_a_study_runs_from_its_own_folder(study: str, tmp_path: Path, monkeypatc
     directory = runs(["run", path.name], tmp_path)
     assert read_rounds(directory)["accuracy"].between(0, 1).all()
     assert (read_clients(directory)["status"] == "ok").all()
+
+
+def test_rents_are_told_from_a_table_of_ones_own_by_function_and_by_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(EXAMPLES / "own-table")
+    done = run("study.toml", runs_dir=tmp_path, quiet=True)
+    assert done.rounds["mae"].iloc[-1] < 0.75 * done.rounds["mae"].iloc[0]
+    assert done.rounds["clients_mae_worst"].iloc[-1] > done.rounds["clients_mae"].iloc[-1]
+    columns = {"targets": "rent", "features": "size,age,floor,has_lift", "test_share": 0.2, "partition": "by:town"}
+    run("study.toml", dataset="flats.csv", learning_rate=1e-6, num_rounds=1, runs_dir=tmp_path, quiet=True, **columns)
+
+
+def test_the_table_of_the_example_is_what_its_maker_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = runpy.run_path(str(EXAMPLES / "own-table" / "flats.py"))
+    monkeypatch.setitem(names["make"].__globals__, "FLATS", tmp_path / "flats.csv")
+    names["make"]()
+    assert (tmp_path / "flats.csv").read_bytes() == (EXAMPLES / "own-table" / "flats.csv").read_bytes()

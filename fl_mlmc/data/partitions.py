@@ -14,7 +14,7 @@ clients than there are rows, several of which then own the same row.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,9 @@ Rows = NDArray[np.int64]
 class Partition(Protocol):
     """A rule that shares rows out; `str` of it is its text."""
 
+    needs_classes: ClassVar[bool]
+    """Whether it goes by the rows' classes."""
+
     def shares(self, values: NDArray[Any], num_clients: int, seed: int) -> Sequence[Rows]:
         """The rows of each client, int64. `values` (rows,): a row's label, for `by:` its cell in COLUMN."""
         ...
@@ -40,6 +43,8 @@ class Iid:
 
     More clients than rows get one row each, and rows several owners: populations are then as large as one likes.
     """
+
+    needs_classes: ClassVar[bool] = False
 
     def shares(self, values: NDArray[Any], num_clients: int, seed: int) -> Sequence[Rows]:
         """Equal parts of one random order, or a row each where there are more clients than rows."""
@@ -57,6 +62,7 @@ class Dirichlet:
     """Each class divided by proportions drawn from Dirichlet(alpha, …, alpha); a smaller `alpha` is less even."""
 
     alpha: float
+    needs_classes: ClassVar[bool] = True
 
     def shares(self, values: NDArray[Any], num_clients: int, seed: int) -> Sequence[Rows]:
         """The first of 50 draws that leaves nobody out; ValueError if none does, or one leaves out more than ten."""
@@ -99,6 +105,7 @@ class Shards:
     """
 
     count: int
+    needs_classes: ClassVar[bool] = True
 
     def shares(self, values: NDArray[Any], num_clients: int, seed: int) -> Sequence[Rows]:
         """`count` random shards each; ValueError if there are fewer rows than shards."""
@@ -121,6 +128,7 @@ class By:
     """What NaturalIdPartitioner gives, without its loop and progress bar over rows."""
 
     column: str
+    needs_classes: ClassVar[bool] = False
 
     def shares(self, values: NDArray[Any], num_clients: int, seed: int) -> Sequence[Rows]:
         """A client for each distinct value, in sorted order; ValueError if these are not `num_clients`."""

@@ -1,6 +1,6 @@
 """A run's model against its tiers, before anything is trained."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -10,11 +10,16 @@ from .base import Model, skeleton
 
 
 def check_widths(
-    model: Model, rule: str, widths: Iterable[float], input_shape: tuple[int, ...], num_classes: int
+    model: Model,
+    rule: str,
+    widths: Iterable[float],
+    input_shape: tuple[int, ...],
+    output_shapes: Sequence[tuple[int, ...]],
 ) -> None:
     """Run a minibatch of shapes, without values, through the submodel of each width; ValueError if one cannot.
 
-    Finds a rule that the model cannot follow, norms without statistics for a width, and inputs of a wrong shape.
+    `output_shapes`: those that the outputs for two examples may have. Finds a rule that the model cannot follow, norms
+    without statistics for a width, and inputs of a wrong shape.
     """
     for width in widths:
         own = plan(model.spec, rule, width)
@@ -31,10 +36,11 @@ def check_widths(
                 if is_users(error)
                 else f"the submodel of width {width:g} cannot run inputs of shape {input_shape}: {error}"
             ) from error
-        if not isinstance(logits, torch.Tensor) or logits.shape != (2, num_classes):
+        if not isinstance(logits, torch.Tensor) or tuple(logits.shape) not in output_shapes:
             seen = f"of shape {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
             raise ValueError(
-                f"the submodel of width {width:g} gives outputs {seen} for 2 examples, expected {(2, num_classes)}"
+                f"the submodel of width {width:g} gives outputs {seen} for 2 examples, expected "
+                f"{' or '.join(map(str, output_shapes))}"
             )
         generator = torch.Generator().manual_seed(0)
         model.certify(rule, own, torch.randint(2, (2, *input_shape), generator=generator).float())

@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections.abc import Container, Mapping
 from dataclasses import MISSING, dataclass, fields
+from dataclasses import field as made
 from functools import cache, lru_cache
 from itertools import count, takewhile
 from typing import Annotated, Any, NamedTuple, Self, get_args, get_type_hints
@@ -176,6 +177,12 @@ class TrainUpdate(Record):
     """The chance of each of the levels to be drawn."""
     labels: Annotated[list, ListOf(int, Between(0, MOST), 10**6)]
     """The classes among the client's examples, where the run averages by label; otherwise empty."""
+    held_out_examples: Count = 0
+    """Those that the model was evaluated on as it came, before the client trained it; 0: it was not."""
+    held_out_metrics: Annotated[list, ListOf(float, Between(-math.inf, math.inf, or_nan=True), 100)] = made(
+        default_factory=list
+    )
+    """Its loss and the run's metrics on them, in the order of `TrainingConfig.metric_names`."""
     compressor: Annotated[str, Text(200)] = ""
     """What compressed the update, where that was not the run's own: a device chose a smaller fraction."""
     curvature: Annotated[float, Between(-LARGEST, math.inf)] = math.inf

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from ..models.norms import takes_batch_statistics
 from ..run.config.training import TrainingConfig
-from .objectives import Loss
 from .optimizers import make_optimizer
+from .tier_losses import Loss
 
 
 class TrainingError(RuntimeError):

@@ -160,7 +160,7 @@ def _absolute(config: RunConfig) -> RunConfig:
     """The config with its paths made absolute, for processes that stand elsewhere."""
     data, dataset = config.data, Path(config.data.dataset).expanduser().absolute()
     rooted = config.changed(
-        dataset=dataset if dataset.is_dir() and data.dataset != Digits.name else data.dataset,
+        dataset=dataset if dataset.exists() and data.dataset != Digits.name else data.dataset,
         data_dir=Path(data.data_dir).expanduser().absolute() if data.data_dir else "",
         runs_dir=Path(config.output.runs_dir).expanduser().absolute(),
         text=rooted_text_encoding(data.text),

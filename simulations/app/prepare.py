@@ -41,14 +41,18 @@ def prepare_run(config: RunConfig) -> Ready:
 
 def prepare_data(config: RunConfig) -> Path:
     """Load and partition the run's data set, unless that was done before; where it lies."""
-    data_dir = Path(config.data.data_dir) if config.data.data_dir else None
+    data = config.data
     return prepare(
-        config.data.dataset,
-        data_dir,
-        config.data.partition,
+        data.dataset,
+        Path(data.data_dir) if data.data_dir else None,
+        data.partition,
         config.cohort.num_clients,
         config.seed,
-        text=config.data.text,
+        text=data.text,
+        targets="classes" if config.training.is_bilevel else config.training.parsed_objective.targets,
+        target_columns=data.target_columns,
+        feature_columns=data.feature_columns,
+        test_share=data.test_share,
     )
 
 
@@ -58,16 +62,19 @@ def _model(config: RunConfig, data: FederatedData) -> Model:
     if config.training.is_bilevel:
         with _blaming("problem", config.training.problem):
             return state_model(config, problem_of(config, shape, num_classes))
-    cohort = config.cohort
+    cohort, objective = config.cohort, config.training.parsed_objective
     with _blaming("model", config.training.model):
         model = build_model(config.training.model, shape, num_classes)
+        shapes = objective.output_shapes(data.spec, 2)
         for width, tier in {tier.width: tier.name for tier in cohort.tier_list}.items():
             try:
-                check_widths(model, cohort.width_rule, [width], shape, num_classes)
+                check_widths(model, cohort.width_rule, [width], shape, shapes)
             except ValueError as error:
                 raise ValueError(f"{error} (tier {tier!r})") from error
+    with _blaming("objective", config.training.objective):
+        objective.check(data.spec)
     if config.engine.vectorize:
-        check_together(model, shape)
+        check_together(model, data.spec, objective)
     return model
 
 

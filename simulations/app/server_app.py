@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
-from torch import Tensor, nn
+from torch import Tensor
 
 from fl_mlmc.aggregation import Ledger
 from fl_mlmc.aggregation.ledger import RELEASES
@@ -123,7 +123,7 @@ def _header(config: RunConfig, model: Model, data: FederatedData) -> Mapping[str
 
 
 def _evaluator(config: RunConfig, model: Model, data: FederatedData) -> Callable[[Tensor], Mapping[str, float]]:
-    device = device_named(config.engine.device)
+    device, training = device_named(config.engine.device), config.training
     module = model.build(model.spec.units).to(device)
     features, labels = (torch.from_numpy(part) for part in data.test())
 
@@ -133,13 +133,11 @@ def _evaluator(config: RunConfig, model: Model, data: FederatedData) -> Callable
         if has_static_statistics(module):
             seen = torch.from_numpy(data.train()[0])
             fill_statistics(module, (part.to(device) for part in pieces(seen, 1024)))
-        loss = correct = 0.0
         with torch.inference_mode():
-            for start in range(0, len(labels), 1024):
-                wanted = labels[start : start + 1024].to(device)
-                logits = module(features[start : start + 1024].to(device))
-                loss += float(nn.functional.cross_entropy(logits, wanted, reduction="sum"))
-                correct += float((logits.argmax(1) == wanted).sum())
-        return {"loss": loss / len(labels), "accuracy": correct / len(labels)}
+            batches = (
+                (module(part.to(device)), wanted.to(device))
+                for part, wanted in zip(features.split(1024), labels.split(1024), strict=True)
+            )
+            return training.parsed_objective.score(batches, training.metric_names[1:])
 
     return evaluate

@@ -22,10 +22,12 @@ import numpy as np
 
 from fl_mlmc.clients.data import FORMAT
 from fl_mlmc.data.partitions import By, parse_partition, partition_indices
+from fl_mlmc.data.spec import Targets
 from fl_mlmc.data.texts import parse_text_encoding
+from fl_mlmc.data.wanted import Wanted
 
-from .sources import find_source
-from .tables import digest
+from .meta import digest
+from .sources import Source, find_source
 
 ENTRY = 2
 """The version of what a cache entry holds: since 2 it says a digest of its arrays."""
@@ -39,24 +41,38 @@ def prepare(
     seed: int,
     cache: Path | None = None,
     text: str = "hashed",
+    *,
+    targets: Targets = "classes",
+    target_columns: tuple[str, ...] = (),
+    feature_columns: tuple[str, ...] = (),
+    test_share: float = 0.0,
 ) -> Path:
     """The directory for `FederatedData.open`, made on the first call and found in the cache afterwards.
 
-    `data_dir` (train.parquet and test.parquet in a hub data set's columns) goes before `dataset` (`digits`, a folder
-    or a hub name). `text` is how texts become numbers, see `texts`. Safe to call from several processes at once.
+    `data_dir` (train.parquet and test.parquet in a hub data set's columns, or a file or folder as `dataset` takes it)
+    goes before `dataset` (`digits`, a file, a folder, a function "FILE.py:NAME" or a hub name). `text` is how texts
+    become numbers, see `texts`; the rest is as in `Wanted`. Safe to call from several processes at once.
     """
     rule = parse_partition(partition)
-    source = find_source(dataset, data_dir, parse_text_encoding(text))
+    owner = rule.column if isinstance(rule, By) else ""
+    wanted = Wanted(parse_text_encoding(text), targets, target_columns, feature_columns, owner, test_share)
+    source = find_source(dataset, data_dir, wanted)
     cache = (cache or default_cache()).absolute()
+    store, identity = cache / _slug(source.name), source.identity
+    if identity is None:
+        store = _by_content(store, source)
+    else:
+        store = store.with_name(f"{store.name}-{_key(identity)}")
+        if not store.exists():
+            with _published(store) as scratch:
+                source.write(scratch)
 
-    store = cache / f"{_slug(source.name)}-{_key(source.identity)}"
-    if not store.exists():
-        with _published(store) as scratch:
-            source.write(scratch)
-
-    target = store / "partitions" / f"{_slug(str(rule))}-{num_clients}-{_key(str(rule), num_clients, seed)}"
+    # Of what only the arrays tell, the cells of a column are not among these.
+    cells = source.column(owner) if owner and identity is None else None
+    key = (str(rule), num_clients, seed) + (() if cells is None else (cells.tolist(),))
+    target = store / "partitions" / f"{_slug(str(rule))}-{num_clients}-{_key(*key)}"
     if not target.exists():
-        values = source.column(rule.column) if isinstance(rule, By) else np.load(store / "train_labels.npy")
+        values = np.load(store / "train_labels.npy") if not owner else source.column(owner) if cells is None else cells
         order, offsets = partition_indices(values, partition, num_clients, seed)
         link = {"format": FORMAT, "data": "../..", "partition": str(rule), "num_clients": num_clients, "seed": seed}
         with _published(target) as scratch:
@@ -64,6 +80,20 @@ def prepare(
             np.save(scratch / "offsets.npy", offsets)
             link["digest"] = digest("", scratch / "order.npy", scratch / "offsets.npy")
             (scratch / "partition.json").write_text(json.dumps(link, indent=1), encoding="utf-8")
+    return target
+
+
+def _by_content(store: Path, source: Source) -> Path:
+    """The entry of a set that was written to see what it is; named by its digest."""
+    store.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{store.name}-", dir=store.parent) as written:
+        source.write(Path(written))
+        found = json.loads((Path(written) / "meta.json").read_text(encoding="utf-8"))["digest"]
+        target = store.with_name(f"{store.name}-{_key(found)}")
+        if not target.exists():
+            with _published(target) as scratch:
+                for path in Path(written).iterdir():
+                    path.rename(scratch / path.name)
     return target
 
 

@@ -1,9 +1,9 @@
-"""Where data sets come from: scikit-learn, a user's folder, the Hugging Face hub. One class each."""
+"""Where data sets come from: scikit-learn, a user's files and folders, the Hugging Face hub. One class each."""
 
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -13,10 +13,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fl_mlmc import own
 from fl_mlmc.clients.tables import READERS, DataError, Table, read_parquet
-from fl_mlmc.data.texts import TextEncoding
+from fl_mlmc.data.wanted import Wanted
 
-from .tables import hub_table, is_labelled, write_meta, write_tables
+from .array_files import ARRAY_SUFFIXES, array_splits, is_array_folder
+from .meta import write_meta
+from .own_data import OwnData
+from .splits import TEST_SPLITS, Split, Splits, train_and_test, write_splits
+from .tables import hub_table
 
 # datasets, flwr_datasets and scikit-learn are imported where they are used: with what they pull in they take two
 # seconds, and a run whose data is in the cache needs none of them.
@@ -35,8 +40,8 @@ class Source(Protocol):
         ...
 
     @property
-    def identity(self) -> str:
-        """All that its arrays depend on, as text."""
+    def identity(self) -> str | None:
+        """All that its arrays depend on, as text; None where only the arrays themselves tell."""
         ...
 
     def write(self, directory: Path) -> None:
@@ -48,22 +53,35 @@ class Source(Protocol):
         ...
 
 
-def find_source(dataset: str, data_dir: Path | None, encoding: TextEncoding) -> Source:
-    """`data_dir` if there is one; else what `dataset` names: a built-in set, a folder, or a set of the hub.
+def find_source(dataset: str, data_dir: Path | None, wanted: Wanted) -> Source:
+    """`data_dir` if there is one; else what `dataset` names: a built-in set, a file, folder or function, a hub's set.
 
-    FileNotFoundError if `dataset` is a path that is no folder.
+    FileNotFoundError if `dataset` is a path that is nothing of these.
     """
     if data_dir is not None:
-        return ParquetFolder(Path(data_dir).absolute(), encoding)
+        path = Path(data_dir).absolute()
+        is_pair = not path.is_dir() or any((path / f"{split}.parquet").exists() for split in SPLITS)
+        if path.is_file():
+            return File(path, wanted)
+        return ParquetFolder(path, wanted) if is_pair or not any(path.iterdir()) else Folder(path, wanted)
     if dataset == Digits.name:
+        if wanted.targets != "classes":
+            raise DataError(f"dataset {dataset!r} is of classes; take objective 'cross_entropy'")
         return Digits()
+    if own.references(dataset):
+        return OwnData(dataset, wanted)
     path = Path(dataset).expanduser().absolute()
     if path.is_dir():
-        return Folder(path, encoding)
+        return Folder(path, wanted)
+    if path.is_file() and path.suffix.lower() in (*READERS, *ARRAY_SUFFIXES):
+        return File(path, wanted)
     if path.exists() or dataset.startswith(("/", "~", "./", "../")):
-        seen = "is a file" if path.exists() else "does not exist"
-        raise FileNotFoundError(f"dataset {dataset} ({path}) {seen}; expected a folder with a train and a test split")
-    return Hub(dataset, encoding)
+        seen = "is a file of no kind that is read" if path.exists() else "does not exist"
+        raise FileNotFoundError(
+            f"dataset {dataset} ({path}) {seen}; expected a folder with a train and a test split, or a file that ends "
+            f"in {', '.join((*READERS, *ARRAY_SUFFIXES))}"
+        )
+    return Hub(dataset, wanted)
 
 
 @dataclass(frozen=True)
@@ -102,7 +120,7 @@ class ParquetFolder:
     """A folder holding train.parquet and test.parquet."""
 
     directory: Path
-    encoding: TextEncoding
+    wanted: Wanted
 
     @property
     def name(self) -> str:
@@ -112,16 +130,22 @@ class ParquetFolder:
     @property
     def identity(self) -> str:
         """Path, size and times of both files, and the text encoding."""
-        return f"{self.directory.resolve()} {_stamps(self._files().values())} {self.encoding.identity}"
+        return f"{self.directory.resolve()} {_stamps(self._files().values())} {self.wanted.identity}"
 
     def write(self, directory: Path) -> None:
         """FileNotFoundError if a file is missing, DataError if one cannot be used."""
-        train, test = map(read_parquet, self._files().values())
-        write_tables(directory, train, test, self.encoding)
+        write_splits(directory, *self._split(), self.wanted)
 
     def column(self, name: str) -> NDArray[Any]:
         """A column of train.parquet as keys; errors as in `write`."""
-        return read_parquet(self._files()["train"]).keys(name)
+        return self._split()[0].keys(name)
+
+    def _split(self) -> "tuple[Split, Split]":
+        files = self._files()
+        if len(files) == len(SPLITS) and not self.wanted.test_share:
+            return read_parquet(files["train"]), read_parquet(files["test"])
+        splits: Splits = {split: partial(read_parquet, path) for split, path in files.items()}
+        return train_and_test(f"data-dir {self.directory}", splits, self.wanted)
 
     def _files(self) -> dict[str, Path]:
         if not self.directory.is_dir():
@@ -130,6 +154,8 @@ class ParquetFolder:
                 f"and test.parquet"
             )
         files = {split: self.directory / f"{split}.parquet" for split in SPLITS}
+        if self.wanted.test_share and not files["test"].exists():
+            del files["test"]
         missing = [path.name for path in files.values() if not path.is_file()]
         if missing:
             seen = ", ".join(sorted(path.name for path in self.directory.iterdir())) or "nothing"
@@ -149,7 +175,7 @@ class Folder:
     """
 
     directory: Path
-    encoding: TextEncoding
+    wanted: Wanted
 
     @property
     def name(self) -> str:
@@ -159,17 +185,17 @@ class Folder:
     @property
     def identity(self) -> str:
         """Path, size and times of all files in it, and the text encoding."""
-        return f"folder {self.directory.resolve()} {_stamps(_files_below(self.directory))} {self.encoding.identity}"
+        return f"folder {self.directory.resolve()} {_stamps(_files_below(self.directory))} {self.wanted.identity}"
 
     def write(self, directory: Path) -> None:
         """DataError where there is no train split, no labelled test split, or a file that cannot be used."""
         with self._splits() as splits:
-            write_tables(directory, *_train_and_test(f"dataset {self.directory}", splits), self.encoding)
+            write_splits(directory, *train_and_test(f"dataset {self.directory}", splits, self.wanted), self.wanted)
 
     def column(self, name: str) -> NDArray[Any]:
         """A column of the train split as keys; errors as in `write`."""
         with self._splits() as splits:
-            return splits["train"]().keys(name)
+            return train_and_test(f"dataset {self.directory}", splits, self.wanted)[0].keys(name)
 
     @contextmanager
     def _splits(self) -> "Iterator[Splits]":
@@ -189,10 +215,13 @@ class Folder:
             yield found
 
     def _found(self, cache: str) -> "Splits":
-        from datasets import load_dataset, load_dataset_builder, load_from_disk
+        from datasets import Dataset, load_dataset, load_dataset_builder, load_from_disk
 
-        if (self.directory / "dataset_dict.json").is_file():
+        if is_array_folder(self.directory):
+            return array_splits(self.directory)
+        if any((self.directory / name).is_file() for name in ("dataset_dict.json", "state.json")):
             saved = load_from_disk(str(self.directory))
+            saved = {"train": saved} if isinstance(saved, Dataset) else saved
         else:
             config = load_dataset_builder(str(self.directory), cache_dir=cache).config
             files = {str(split): [Path(file) for file in files] for split, files in config.data_files.items()}
@@ -204,28 +233,70 @@ class Folder:
 
 
 @dataclass(frozen=True)
+class File:
+    """One CSV, Parquet or Arrow file, of which `test-share` divides the rows; or .npy and .npz, which may hold both."""
+
+    path: Path
+    wanted: Wanted
+
+    @property
+    def name(self) -> str:
+        """The file's own name."""
+        return self.path.name
+
+    @property
+    def identity(self) -> str:
+        """Path, size and times, and what is wanted of it."""
+        return f"file {self.path.resolve()} {_stamps([self.path])} {self.wanted.identity}"
+
+    def write(self, directory: Path) -> None:
+        """DataError where there is no test split to be had, or the file cannot be used."""
+        write_splits(directory, *self._split(), self.wanted)
+
+    def column(self, name: str) -> NDArray[Any]:
+        """A column of the training rows as keys; errors as in `write`."""
+        return self._split()[0].keys(name)
+
+    def _split(self) -> "tuple[Split, Split]":
+        suffix = self.path.suffix.lower()
+        if suffix in ARRAY_SUFFIXES:
+            splits: Splits = array_splits(self.path)
+        elif suffix in READERS:
+            splits = {"train": partial(READERS[suffix], self.path)}
+        else:
+            raise DataError(
+                f"{self.path} is of no kind that is read: a folder, or a file that ends in "
+                f"{', '.join((*READERS, *ARRAY_SUFFIXES))}"
+            )
+        return train_and_test(str(self.path), splits, self.wanted)
+
+
+@dataclass(frozen=True)
 class Hub:
     """A data set of the Hugging Face hub, fetched through flwr-datasets; needs the network once."""
 
     name: str
-    encoding: TextEncoding
+    wanted: Wanted
 
     @property
     def identity(self) -> str:
         """The name and the text encoding: a set of the hub is taken not to change."""
-        return f"hub {self.name} {self.encoding.identity}"
+        return f"hub {self.name} {self.wanted.identity}"
 
     def write(self, directory: Path) -> None:
         """ValueError if it cannot be fetched, DataError where it lacks a split or a cell cannot be used."""
-        write_tables(directory, *_train_and_test(f"dataset {self.name!r}", self._splits()), self.encoding)
+        write_splits(directory, *self._split(), self.wanted)
 
     def column(self, name: str) -> NDArray[Any]:
         """A column of the train split as keys; errors as in `write`."""
-        return self._splits()["train"]().keys(name)
+        return self._split()[0].keys(name)
+
+    def _split(self) -> "tuple[Split, Split]":
+        return train_and_test(f"dataset {self.name!r}", self._splits(), self.wanted)
 
     def _splits(self) -> "Splits":
         fetched, splits = self._fetched(), {}
-        for split in ("train", *TESTS):
+        for split in ("train", *TEST_SPLITS):
             with suppress(ValueError):  # flwr-datasets' answer to a split that is not there
                 splits[split] = partial(hub_table, f"{self.name} ({split} split)", fetched.load_split(split))
         return splits
@@ -243,26 +314,6 @@ class Hub:
                 f"to a folder that holds train.parquet and test.parquet"
             ) from error
         return fetched
-
-
-Splits = Mapping[str, Callable[[], Table]]
-"""The tables of a data set by their names, read when they are asked for."""
-
-TESTS = ("test", "validation")
-"""Splits to evaluate on, the best first. The hub withholds the labels of some test splits, such as SST-2's."""
-
-
-def _train_and_test(name: str, splits: Splits) -> tuple[Table, Table]:
-    if "train" not in splits:
-        raise DataError(f"{name} has no train split; splits seen: {', '.join(splits) or 'none'}")
-    tests = (splits[split]() for split in TESTS if split in splits)
-    test = next((table for table in tests if is_labelled(table)), None)
-    if test is None:
-        raise DataError(
-            f"{name} has no labelled test or validation split. Divide its train split into "
-            f"train.parquet and test.parquet, and point data-dir to their folder"
-        )
-    return splits["train"](), test
 
 
 def _table(files: Sequence[Path]) -> Table:

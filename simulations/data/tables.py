@@ -1,12 +1,12 @@
 """From tables (`fl_mlmc.clients.tables`) to the arrays that `fl_mlmc.clients.data` reads.
 
 Images become uint8 pixels, channels first: one channel if all are grey, else three. Texts become 2,048 hashed
-word counts of unit length in float16. Columns are read in pieces, so memory holds one piece at a time.
+word counts of unit length in float16. Numbers are read as float32, a column beside the other, and normalised each by
+itself. Columns are read in pieces, so memory holds one piece at a time.
 """
 
-import hashlib
-import json
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +14,13 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
-from fl_mlmc.clients.data import FORMAT
 from fl_mlmc.clients.images import Picture
-from fl_mlmc.clients.tables import PIECE_ROWS, DataError, Origin, Table, arrow_part
+from fl_mlmc.clients.tables import NUMBERS, PIECE_ROWS, DataError, Origin, Table, arrow_part
 from fl_mlmc.data.spec import Kind
-from fl_mlmc.data.texts import TextEncoding
+from fl_mlmc.data.texts import Characters, TextEncoding
+from fl_mlmc.data.wanted import Wanted
+
+from .meta import write_meta
 
 # datasets and scikit-learn are imported where they are used: a run whose data is in the cache needs neither, and they
 # take a second.
@@ -41,75 +43,70 @@ def hub_table(source: str, rows: "Dataset") -> Table:
     return Table((arrow_part(source, len(rows), rows.features.arrow_schema, read),))
 
 
-def is_labelled(table: Table) -> bool:
+def is_labelled(table: Table, wanted: Wanted) -> bool:
     """Whether the rows have labels: the hub withholds those of some test splits, which are -1 then."""
-    labels = table.classes(_label_column(table))
+    if wanted.targets != "classes":
+        return True
+    labels = table.classes(_target_columns(table, wanted)[0])
     return labels.dtype.kind != "i" or labels.min(initial=0) >= 0
 
 
-def write_tables(directory: Path, train: Table, test: Table, encoding: TextEncoding) -> None:
+def write_tables(directory: Path, train: Table, test: Table, wanted: Wanted) -> None:
     """Leave meta.json and the arrays of both splits in `directory`; DataError where a split cannot be used."""
     for table in (train, test):
         if table.num_rows == 0:
             raise DataError(f"{table.source} is empty; expected at least one row")
-    label = _label_column(train)
-    class_names = _write_labels(directory, train, test, label)
-    images = [name for name, column in train.columns.items() if column.holds == "image"]
-    images = images or [name for name in IMAGE_COLUMNS if name in train.columns and train.column(name).holds == "bytes"]
-    texts = [name for name in train.columns if name != label and _is_text(train, name)]
+    if wanted.targets == "tokens":
+        _write_sequences(directory, train, test, wanted)
+        return
+    columns = _target_columns(train, wanted)
+    names = _WRITE_TARGETS[wanted.targets](directory, train, test, columns, wanted.test_share > 0)
+    kind, used = _write_inputs(directory, train, test, columns, wanted)
+    write_meta(directory, kind, names, wanted.targets, used)
+
+
+def _write_inputs(
+    directory: Path, train: Table, test: Table, targets: Sequence[str], wanted: Wanted
+) -> tuple[Kind, Sequence[str]]:
+    """Write the features of both splits; their kind, and the columns of a table."""
+    chosen = wanted.feature_columns
+    for name in chosen:
+        if name in targets:
+            raise Origin(train.source, name).error("is named by both `features` and `targets`; take it from one")
+        train.column(name)
+    others = chosen or [name for name in train.columns if name not in (*targets, wanted.owner_column)]
+    images = [name for name in others if train.columns[name].holds == "image"]
+    images = images or [name for name in IMAGE_COLUMNS if name in others and train.column(name).holds == "bytes"]
+    texts = [name for name in others if train.is_text(name)]
+    numbers = [name for name in others if train.columns[name].holds in NUMBERS and name not in texts]
     if images:
         _write_images(directory, train, test, _choose(train, images, IMAGE_COLUMNS))
-    elif texts:
-        _write_texts(directory, train, test, _choose(train, texts, TEXT_COLUMNS), encoding)
-    else:
+        return "image", ()
+    if texts and (chosen or wanted.targets == "classes" or not numbers):
+        _write_texts(directory, train, test, _choose(train, texts, TEXT_COLUMNS), wanted.encoding)
+        return wanted.encoding.kind, ()
+    if texts:
+        raise DataError(
+            f"{train.source} has columns of texts ({', '.join(texts)}) beside numbers; say which to train on, e.g. "
+            f"features = {','.join(numbers[:8])!r}"
+        )
+    if not numbers:
         raise DataError(
             f"{train.source} has no feature column; columns seen: {', '.join(train.columns)}. Expected an image column "
-            f"(datasets.Image) or a string column such as 'text' beside the label {label!r}"
+            f"(datasets.Image), a string column such as 'text', or numbers beside {', '.join(map(repr, targets))}"
         )
-    write_meta(directory, "image" if images else encoding.kind, class_names)
+    _write_numbers(directory, train, test, numbers)
+    return "vector", numbers
 
 
-def write_meta(directory: Path, kind: Kind, class_names: Sequence[str]) -> None:
-    """meta.json, with the mean and deviation of each channel over the train features already written, and a digest.
-
-    The digest is of all that clients train and the server evaluates on: equal digests promise equal arrays.
-    """
-    features = np.load(directory / "train_features.npy", mmap_mode="r")
-    if kind == "tokens":  # names, not amounts
-        mean, std = np.zeros(1), np.ones(1)
-    else:
-        mean, std = _moments(features, num_channels=features.shape[1] if kind == "image" else 1)
-    meta = {
-        "format": FORMAT,
-        "kind": kind,
-        "input_shape": list(features.shape[1:]),
-        "class_names": list(class_names),
-        "mean": mean.tolist(),
-        "std": np.where(std > 0, std, 1.0).tolist(),
-    }
-    arrays = [directory / f"{split}_{part}.npy" for split in ("train", "test") for part in ("features", "labels")]
-    meta["digest"] = digest(json.dumps(meta), *arrays)
-    (directory / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
-
-
-def digest(text: str, *files: Path) -> str:
-    """A digest of a text and of files' bytes."""
-    total = hashlib.blake2b(text.encode(), digest_size=16)
-    for path in files:
-        with path.open("rb") as file:
-            total.update(hashlib.file_digest(file, "blake2b").digest())
-    return total.hexdigest()
-
-
-def _moments(features: NDArray[Any], num_channels: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    total, squares = np.zeros(num_channels), np.zeros(num_channels)
-    for start in range(0, len(features), PIECE_ROWS):
-        piece = features[start : start + PIECE_ROWS].astype(np.float64)
-        piece = piece.reshape(len(piece), num_channels, -1)
-        total += piece.sum(axis=(0, 2))
-        squares += np.einsum("ncp,ncp->c", piece, piece)
-    count = features.size / num_channels
-    return total / count, np.sqrt(np.maximum(squares / count - (total / count) ** 2, 0))
+def _target_columns(table: Table, wanted: Wanted) -> tuple[str, ...]:
+    columns = wanted.target_columns or (_label_column(table),)
+    if wanted.targets == "classes" and len(columns) > 1:
+        raise DataError(
+            f"targets names {', '.join(columns)}; one class an example stands in one column. For several numbers take "
+            "objective 'mse', for several zeros and ones 'bce'"
+        )
+    return columns
 
 
 def _label_column(table: Table) -> str:
@@ -121,12 +118,16 @@ def _label_column(table: Table) -> str:
         return typed[0]
     raise DataError(
         f"{table.source} has no label column; columns seen: {', '.join(table.columns)}. Expected one named "
-        f"{' or '.join(LABEL_COLUMNS)}, or a single column of type datasets.ClassLabel"
+        f"{' or '.join(LABEL_COLUMNS)}, or a single column of type datasets.ClassLabel; or name it: targets = 'COLUMN'"
     )
 
 
-def _write_labels(directory: Path, train: Table, test: Table, name: str) -> tuple[str, ...]:
-    """Labels as class numbers; the classes' names, which are those of the train split."""
+def _write_labels(directory: Path, train: Table, test: Table, columns: Sequence[str], are_one: bool) -> tuple[str, ...]:
+    """Labels as class numbers; the classes' names, which are those of the train split.
+
+    `are_one`: the splits were drawn from one table, and a class may have come to either.
+    """
+    (name,) = columns
     names, own = train.column(name).class_names, test.column(name).class_names
     if names and own != names:
         raise Origin(test.source, name).error(
@@ -136,6 +137,8 @@ def _write_labels(directory: Path, train: Table, test: Table, name: str) -> tupl
     classes = np.arange(len(names)) if names else np.unique(values)
     # Whole numbers that some tool wrote as real ones are still classes, where the train split says so.
     tests = test.keys(name) if test.column(name).holds == "real" else test.classes(name)
+    if are_one and not names:
+        classes = np.unique(np.concatenate([values, tests]))
     for split, table, labels in (("train", train, values), ("test", test, tests)):
         if _is_of_texts(labels) != _is_of_texts(classes):
             raise Origin(table.source, name).error(
@@ -153,6 +156,47 @@ def _write_labels(directory: Path, train: Table, test: Table, name: str) -> tupl
             )
         np.save(directory / f"{split}_labels.npy", numbers.astype(np.int64))
     return names or tuple(map(str, classes))
+
+
+def _write_reals(directory: Path, train: Table, test: Table, columns: Sequence[str], are_one: bool) -> tuple[str, ...]:
+    """Columns of numbers side by side; their names."""
+    for split, table in (("train", train), ("test", test)):
+        np.save(directory / f"{split}_labels.npy", np.stack([table.numbers(name) for name in columns], axis=1))
+    return tuple(columns)
+
+
+def _write_flags(directory: Path, train: Table, test: Table, columns: Sequence[str], are_one: bool) -> tuple[str, ...]:
+    """Columns of zeros and ones side by side, or one of lists of classes; the names of the flags."""
+    if len(columns) == 1 and train.column(columns[0]).holds == "list":
+        return _write_lists(directory, train, test, columns[0])
+    for split, table in (("train", train), ("test", test)):
+        flags = np.stack([table.numbers(name) for name in columns], axis=1)
+        if (odd := (flags != 0) & (flags != 1)).any():
+            row, column = (int(places[0]) for places in odd.nonzero())
+            raise table.origin(columns[column], row).error(f"holds {flags[row, column]:g}; expected 0 or 1")
+        np.save(directory / f"{split}_labels.npy", flags.astype(np.uint8))
+    return tuple(columns)
+
+
+def _write_lists(directory: Path, train: Table, test: Table, name: str) -> tuple[str, ...]:
+    lists = {
+        split: [cell for piece in table.cells(name) for cell in piece]
+        for split, table in (("train", train), ("test", test))
+    }
+    seen = max((number for cell in lists["train"] for number in cell if number is not None), default=0)
+    names = train.column(name).class_names or tuple(map(str, range(seen + 1)))
+    for split, table in (("train", train), ("test", test)):
+        flags = np.zeros((table.num_rows, len(names)), np.uint8)
+        for row, cell in enumerate(lists[split]):
+            for number in cell:
+                if number is None or not 0 <= number < len(names):
+                    raise table.origin(name, row).error(f"holds {number}; the classes are 0 to {len(names) - 1}")
+                flags[row, number] = 1
+        np.save(directory / f"{split}_labels.npy", flags)
+    return names
+
+
+_WRITE_TARGETS = {"classes": _write_labels, "reals": _write_reals, "flags": _write_flags}
 
 
 def _is_of_texts(values: NDArray[Any]) -> bool:
@@ -179,17 +223,6 @@ def _check_alike(train: Table, test: Table, name: str) -> None:
     seen, expected = test.column(name), train.column(name)
     if seen.holds != expected.holds and not {seen.holds, expected.holds} <= {"image", "bytes"}:
         raise Origin(test.source, name).error(f"holds {seen.kind}; expected {expected.kind}, as {train.source} has it")
-
-
-def _is_text(table: Table, name: str) -> bool:
-    """Whether a column holds texts; in CSV, where all are, one that is not all numbers."""
-    if (holds := table.columns[name].holds) != "field":
-        return holds == "text"
-    try:
-        table.numbers(name)
-    except DataError:
-        return True
-    return False
 
 
 def _write_images(directory: Path, train: Table, test: Table, name: str) -> None:
@@ -226,6 +259,34 @@ def _write_texts(directory: Path, train: Table, test: Table, name: str, encoding
     for split, table in (("train", train), ("test", test)):
         encoded = (encoding.encode(texts) for texts in table.cells(name))
         _write_features(directory, split, table, encoded, (encoding.length,), encoding.dtype)
+
+
+def _write_numbers(directory: Path, train: Table, test: Table, names: Sequence[str]) -> None:
+    for split, table in (("train", train), ("test", test)):
+        features = open_memmap(directory / f"{split}_features.npy", "w+", np.float32, (table.num_rows, len(names)))
+        for place, name in enumerate(names):
+            features[:, place] = table.numbers(name)
+        features.flush()
+
+
+def _write_sequences(directory: Path, train: Table, test: Table, wanted: Wanted) -> None:
+    """Texts as characters, and as the characters that follow them."""
+    if not isinstance(wanted.encoding, Characters):
+        raise DataError(
+            f"to foretell the next token, texts go in as characters: set text = 'characters', or 'characters(length=…)'"
+            f"; got {wanted.encoding!r}"
+        )
+    others = wanted.feature_columns or [name for name in train.columns if name != wanted.owner_column]
+    texts = [name for name in others if train.is_text(name)]
+    if not texts:
+        raise DataError(f"{train.source} has no column of texts; columns seen: {', '.join(train.columns)}")
+    name, length = _choose(train, texts, TEXT_COLUMNS), wanted.encoding.length
+    _write_texts(directory, train, test, name, replace(wanted.encoding, length=length + 1))
+    for split in ("train", "test"):
+        whole = np.load(directory / f"{split}_features.npy")
+        np.save(directory / f"{split}_features.npy", np.ascontiguousarray(whole[:, :-1]))
+        np.save(directory / f"{split}_labels.npy", np.ascontiguousarray(whole[:, 1:]))
+    write_meta(directory, wanted.encoding.kind, tuple(map(str, range(256))), wanted.targets)
 
 
 def _write_features(

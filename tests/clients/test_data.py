@@ -176,7 +176,7 @@ def test_meta_that_contradicts_itself_is_refused(directory: Path, change: dict[s
 MALFORMED_ARRAYS = {
     "labels too short": ("train_labels.npy", LABELS[:5]),
     "features of another shape": ("test_features.npy", PIXELS[:4, :, :2]),
-    "features of another type": ("train_features.npy", PIXELS.astype(np.float32)),
+    "features of another type": ("train_features.npy", PIXELS.astype(np.float64)),
     "labels of another type": ("train_labels.npy", LABELS.astype(np.int32)),
     "order too short": ("partitions/mine/order.npy", np.arange(5)),
     "more owned rows than there are": ("partitions/mine/order.npy", np.arange(7)),

@@ -8,12 +8,14 @@ import torch
 from fl_mlmc.clients.data import FederatedData
 from fl_mlmc.clients.finder import Finder
 from fl_mlmc.clients.together import check_together, find_together
+from fl_mlmc.data.spec import DataSpec
 from fl_mlmc.models import build_model
 from fl_mlmc.run.config import ConfigError, RunConfig
 from fl_mlmc.run.protocol import TrainTask
 from fl_mlmc.simulations import run
 from fl_mlmc.simulations.data.datasets import prepare
 from fl_mlmc.training.local import TrainingError
+from fl_mlmc.training.objectives import parse_objective
 
 CLIENTS = range(6)
 
@@ -87,8 +89,9 @@ def test_a_client_that_diverges_costs_itself_only(data: FederatedData) -> None:
     ],
 )
 def test_a_model_that_cannot_is_refused_with_the_reason(model: str, shape: tuple[int, ...], message: str) -> None:
+    spec = DataSpec(shape, 10, tuple("0123456789"), "image" if len(shape) == 3 else "tokens")
     with pytest.raises(ValueError, match=message):
-        check_together(build_model(model, shape, 10), shape)
+        check_together(build_model(model, shape, 10), spec, parse_objective("cross_entropy"))
 
 
 @pytest.mark.parametrize(

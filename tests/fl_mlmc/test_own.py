@@ -168,7 +168,13 @@ def test_every_key_names_what_is_missing(here: Path, key: str) -> None:
     with pytest.raises(ConfigError, match=f"{key} = 'gone.py:Mine': there is no file 'gone.py'"):
         RunConfig.from_flower({key: "gone.py:Mine"})
     write(here / "odd.py", "def Mine(*given):\n    return 7\n")
-    if key not in ("model", "problem", "server-optimizer", "client-optimizer"):  # these are made when the data is known
+    if key not in (
+        "dataset",
+        "model",
+        "problem",
+        "server-optimizer",
+        "client-optimizer",
+    ):
         with pytest.raises(ConfigError, match=f"{key} = 'odd.py:Mine': .*gives a int, expected a"):
             RunConfig.from_flower({key: "odd.py:Mine"})
 

@@ -4,15 +4,30 @@ from pydantic import Field, field_validator
 
 from ...data.partitions import parse_partition
 from ...data.texts import parse_text_encoding
+from ...own import find, references
 from .section import Section
 
 
 class DataConfig(Section):
     """The data set and how its rows are shared out."""
 
-    dataset: str = Field("digits", min_length=1, description="a set by name, or a folder of images")
+    dataset: str = Field("digits", min_length=1, description="a set by name, or a file or folder of one's own")
+
+    @field_validator("dataset")
+    @classmethod
+    def _is_there(cls, text: str) -> str:
+        for reference in references(text):
+            find(reference.where)  # the server alone calls it: a device need not have what it imports
+        return text
+
     data_dir: str = Field("", description="where the set's own files lie; empty: it is fetched or shipped")
     text: str = Field("hashed", description="how texts become numbers: hashed, tokens('DIRECTORY') or characters")
+    features: str = Field("", description='columns of a table to train on, e.g. "age,height"; empty: as found')
+    targets: str = Field("", description="columns of a table that a model is to give; empty: label, target or the like")
+    test_share: float = Field(0.0, ge=0, lt=1, description="of the rows, for a set that has no test split of its own")
+    evaluate_clients: float = Field(
+        0.0, ge=0, lt=1, description="share of a client's examples that it evaluates models on and does not train on"
+    )
     partition: str = Field("iid", description="who owns which rows: iid, dirichlet:ALPHA, shards:COUNT or by:COLUMN")
 
     @field_validator("text")
@@ -26,3 +41,17 @@ class DataConfig(Section):
     def _is_partition(cls, text: str) -> str:
         parse_partition(text)
         return text
+
+    @property
+    def feature_columns(self) -> tuple[str, ...]:
+        """The names in `features`."""
+        return _names(self.features)
+
+    @property
+    def target_columns(self) -> tuple[str, ...]:
+        """The names in `targets`."""
+        return _names(self.targets)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",")) if text.strip() else ()

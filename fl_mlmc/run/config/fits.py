@@ -2,10 +2,12 @@
 
 from ...aggregation import Setting
 from ...bilevel.method import METHODS, is_bilevel
+from ...data.partitions import parse_partition
 from ...schemes import Scheme
 from .aggregation import AggregationConfig
 from .cohort import CohortConfig
 from .compression import CompressionConfig
+from .data import DataConfig
 from .engine import EngineConfig
 from .privacy import PrivacyConfig
 from .section import Scalar
@@ -22,6 +24,7 @@ def check_fits(
     aggregation: AggregationConfig,
     privacy: PrivacyConfig,
     engine: EngineConfig,
+    data: DataConfig,
 ) -> None:
     """ValueError, with the keys and the reason, if sections do not go together."""
     scheme = compression.message_scheme
@@ -35,7 +38,9 @@ def check_fits(
             f"{training.task!r} and scheme {compression.scheme!r}"
         )
     if training.is_bilevel:
-        _fits_bilevel(cohort, training, aggregation)
+        _fits_bilevel(cohort, training, aggregation, data)
+    else:
+        _fits_objective(training, aggregation, data)
     if engine.vectorize:
         _fits_vectorized(cohort, training, scheme, engine)
     _fits_scheme(scheme, cohort, training, aggregation)
@@ -123,7 +128,38 @@ def _fits_own_steps(scheme: Scheme, training: TrainingConfig, aggregation: Aggre
             )
 
 
-def _fits_bilevel(cohort: CohortConfig, training: TrainingConfig, aggregation: AggregationConfig) -> None:
+def _fits_objective(training: TrainingConfig, aggregation: AggregationConfig, data: DataConfig) -> None:
+    """What counts on classes needs an objective and a partition that have them."""
+    objective, rule = training.parsed_objective, parse_partition(data.partition)
+    if not objective.is_softmax:
+        for key, is_set in {
+            "masked-cross-entropy": training.masked_cross_entropy,
+            "average-by-label": aggregation.average_by_label,
+            "distill": training.distill,
+        }.items():
+            if is_set:
+                raise ValueError(
+                    f"{key} counts on logits of one class an example, as objective 'cross_entropy' has them; got "
+                    f"objective {training.objective!r}"
+                )
+    if objective.targets != "classes" and rule.needs_classes:
+        raise ValueError(
+            f"partition {data.partition!r} shares rows out by their class, and objective {training.objective!r} has "
+            f"none: take 'iid' or 'by:COLUMN'"
+        )
+
+
+def _fits_bilevel(
+    cohort: CohortConfig, training: TrainingConfig, aggregation: AggregationConfig, data: DataConfig
+) -> None:
+    defaults = {
+        "objective": (training.objective, "cross_entropy"),
+        "metrics": (training.metrics, ""),
+        "evaluate-clients": (data.evaluate_clients, 0.0),
+    }
+    for key, (value, default) in defaults.items():
+        if value != default:
+            raise ValueError(f"{key} is for task 'classification', where it may be {value!r}; a bilevel task has none")
     losses = {
         "masked-cross-entropy": training.masked_cross_entropy,
         "average-by-label": aggregation.average_by_label,

@@ -14,3 +14,7 @@ class OutputConfig(Section):
     resume: bool = Field(False, description="go on with the run that runs-dir/run-name holds")
     runs_dir: str = Field("runs", description="the folder of all runs")
     run_name: str = Field("", description="the run's folder in it; empty: named by scenario and time")
+
+    def is_evaluated(self, server_round: int, num_rounds: int) -> bool:
+        """Whether models are evaluated in a round of a run of so many."""
+        return server_round % self.evaluate_every == 0 or server_round == num_rounds

@@ -24,7 +24,9 @@ from .section import ConfigError, Scalar, Section, dashed
 from .training import TrainingConfig
 
 MAY_BE_OWN = (
+    "dataset",
     "model",
+    "objective",
     "compressor",
     "downlink-compressor",
     "scheme",
@@ -119,7 +121,7 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        check_fits(self.cohort, self.training, self.compression, self.aggregation, self.privacy, self.engine)
+        check_fits(self.cohort, self.training, self.compression, self.aggregation, self.privacy, self.engine, self.data)
         return self
 
 

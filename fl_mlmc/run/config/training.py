@@ -3,10 +3,11 @@
 from functools import cached_property
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from ...bilevel.problems import check_problem
 from ...models import parse_model
+from ...training.objectives import Objective, parse_objective
 from ...training.optimizers import parse_optimizer
 from .section import Section
 
@@ -20,6 +21,23 @@ class TrainingConfig(Section):
     @classmethod
     def _is_model(cls, text: str) -> str:
         parse_model(text)
+        return text
+
+    objective: str = Field("cross_entropy", description="what clients minimise: cross_entropy, mse, bce or next_token")
+
+    @field_validator("objective")
+    @classmethod
+    def _is_objective(cls, text: str) -> str:
+        parse_objective(text)
+        return text
+
+    metrics: str = Field("", description='what models are judged by, e.g. "f1,auc"; empty: the usual of the objective')
+
+    @field_validator("metrics")
+    @classmethod
+    def _are_metrics(cls, text: str, info: ValidationInfo) -> str:
+        if "objective" in info.data:  # otherwise that is the mistake
+            parse_objective(info.data["objective"]).chosen(text)
         return text
 
     masked_cross_entropy: bool = Field(False, description="leave classes that a client has not out of its loss")
@@ -65,6 +83,16 @@ class TrainingConfig(Section):
     def is_bilevel(self) -> bool:
         """Whether clients step a bilevel problem."""
         return self.task == "bilevel"
+
+    @cached_property
+    def parsed_objective(self) -> Objective:
+        """The objective, parsed."""
+        return parse_objective(self.objective)
+
+    @cached_property
+    def metric_names(self) -> tuple[str, ...]:
+        """The columns of an evaluation: "loss", then the metrics."""
+        return "loss", *self.parsed_objective.chosen(self.metrics)
 
     def learning_rate_in(self, server_round: int) -> float:
         """The clients' learning rate in a round."""

@@ -150,7 +150,7 @@ def test_a_spec_that_is_wrong_only_below_full_width_names_tensor_and_axis(change
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_passes_the_check_at_start(name):
     model, _ = built(name)
-    check_widths(model, "nested", (0.0625, 0.3, 1.0), MODELS[name][1], 5)
+    check_widths(model, "nested", (0.0625, 0.3, 1.0), MODELS[name][1], [(2, 5)])
 
 
 @pytest.mark.parametrize(
@@ -163,4 +163,4 @@ def test_every_model_passes_the_check_at_start(name):
 )
 def test_a_model_that_cannot_serve_a_tier_is_refused_at_start(text, rule, message):
     with pytest.raises(ValueError, match=message):
-        check_widths(build_model(text, (1, 8, 8), 5), rule, (0.25, 1.0), (1, 8, 8), 5)
+        check_widths(build_model(text, (1, 8, 8), 5), rule, (0.25, 1.0), (1, 8, 8), [(2, 5)])

@@ -170,7 +170,7 @@ def test_the_narrow_network_is_the_cut_of_the_full_one(name: str, width: float) 
     torch.testing.assert_close(built.eval()(inputs), check_submodule(model, own).eval()(inputs))
     if name not in ("attentive", "tied"):
         check_sliced_equals_masked(model, own, inputs)
-    check_widths(model, "nested", (width,), shape, 5)
+    check_widths(model, "nested", (width,), shape, [(2, 5)])
 
 
 def floored(shape, classes, width=1.0):
@@ -226,7 +226,7 @@ def scaled(shape, classes, width=1.0):
 )
 def test_a_cut_that_is_not_certain_is_refused_and_says_what_to_declare(make: Make, rule: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        check_widths(plain(make, (4,)), rule, (0.5,), (4,), 5)
+        check_widths(plain(make, (4,)), rule, (0.5,), (4,), [(2, 5)])
 
 
 @pytest.mark.parametrize(
@@ -250,9 +250,9 @@ def test_tensors_that_no_width_cuts_are_named(make: Make, message: str) -> None:
 
 def test_without_a_width_it_runs_at_full_width_alone() -> None:
     model = plain(mlp, (3, 4), takes_width=False)
-    check_widths(model, "nested", (1.0,), (3, 4), 5)
+    check_widths(model, "nested", (1.0,), (3, 4), [(2, 5)])
     with pytest.raises(ValueError, match=r"it takes no width, and a tier has width 0\.5: give"):
-        check_widths(model, "nested", (0.5,), (3, 4), 5)
+        check_widths(model, "nested", (0.5,), (3, 4), [(2, 5)])
 
 
 def frozen_backbone(shape, classes, width=1.0):
@@ -270,7 +270,7 @@ def test_layers_that_do_not_train_stay_as_they_are_built_and_do_not_travel() -> 
     assert torch.equal(one["stem.0.weight"], two["stem.0.weight"])
     assert not torch.equal(model.initial(1), model.initial(2))
     with pytest.raises(ValueError, match=r"stem.0.weight does not train.* take tiers of width 1"):
-        check_widths(model, "nested", (0.5,), (3, 8, 8), 5)
+        check_widths(model, "nested", (0.5,), (3, 8, 8), [(2, 5)])
 
 
 def test_a_tied_tensor_travels_once() -> None:
@@ -345,7 +345,7 @@ def test_a_file_names_a_model_and_its_options(file: Path) -> None:
     model = build_model(f"{file}:net(hidden=20)", (4,), 5)
     assert model.spec.shapes["1.weight"] == (20, 4)
     assert build_model(f"{file}:net(hidden=20)", (4,), 5) is model
-    check_widths(model, "nested", (0.33, 1.0), (4,), 5)
+    check_widths(model, "nested", (0.33, 1.0), (4,), [(2, 5)])
 
 
 @pytest.mark.parametrize(
@@ -365,4 +365,4 @@ def test_a_file_names_a_model_and_its_options(file: Path) -> None:
 )
 def test_what_is_no_model_is_named(file: Path, text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        check_widths(build_model(f"{file}:{text}", (4,), 5), "nested", (1.0,), (4,), 5)
+        check_widths(build_model(f"{file}:{text}", (4,), 5), "nested", (1.0,), (4,), [(2, 5)])
