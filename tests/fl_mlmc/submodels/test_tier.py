@@ -21,7 +21,7 @@ def test_tiers_read_back_as_they_were_written():
         ("phone:1:-1", "tier 'phone' has share -1.0"),
         (
             "phone:1:1:sped=2",
-            "has unknown option 'sped'; known: speed, up, down, seconds, memory",
+            "has unknown option 'sped'; known: speed, up, down, bytes, seconds, memory",
         ),
         ("phone:1:1:speed=fast", "'phone:1:1:speed=fast' is not of the form"),
         ("phone:1:1:cpus=0", "tier 'phone' has cpus 0.0, expected a number above 0"),
