@@ -22,6 +22,7 @@ from ..kernels import kernel_for
 from ..noise import noise
 from ..pointwise import STRETCH, empty, peak
 from .base import Compressed, Compressor
+from .sparsity import bounded, takes_omega
 
 _LEAST_UNIT, _MOST_UNIT = 2.0**-10, 2.0**10
 _SMALLEST = 2.0**-149  # of float32's numbers
@@ -29,22 +30,34 @@ _DTYPES = (torch.int8, torch.int16, torch.int32)
 _MOST_SHIFT = 100  # of an exponent, so that neither a tiny nor a huge step has an inverse without digits
 
 
+@takes_omega
 @dataclass(frozen=True, repr=False)
 class Dither(Compressor):
     """Round to whole steps of `unit` root mean squares, 2^−10 to 2^10, after noise that the receiver takes off again.
 
-    ω = unit² / 12, for every vector but zero. About ½ log2(2πe (1/unit² + 1/12)) bits a coordinate on a Gaussian
-    vector, fewer on any other.
+    ω = unit² / 12, for every vector but zero; `omega` in place of `unit` asks for the unit that gives it. About
+    ½ log2(2πe (1/unit² + 1/12)) bits a coordinate on a Gaussian vector, fewer on any other.
     """
 
-    unit: float
+    unit: float | None = None
+    omega_bound: float | None = bounded()
 
     is_quantiser = True
     lists_outcomes = False
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.unit, int | float) and _LEAST_UNIT <= self.unit <= _MOST_UNIT):
-            raise ValueError(f"Dither's unit is a number of root mean squares from 2^-10 to 2^10, got {self.unit!r}")
+        if (self.unit is None) == (self.omega_bound is None):
+            raise ValueError(f"Dither takes either unit=… or omega=…, got {self!r}")
+        bound = self.omega_bound
+        if bound is not None and not (isinstance(bound, int | float) and bound > 0):
+            raise ValueError(f"Dither's omega is a number above 0, got {bound!r}")
+        if not (isinstance(self.rms, int | float) and _LEAST_UNIT <= self.rms <= _MOST_UNIT):
+            raise ValueError(f"Dither's unit is a number of root mean squares from 2^-10 to 2^10, got {self.rms!r}")
+
+    @property
+    def rms(self) -> float:
+        """Root mean squares in a step: `unit`, or what `omega` asks for."""
+        return self.unit if self.omega_bound is None else math.sqrt(12 * self.omega_bound)  # type: ignore[return-value]
 
     def compress(self, vector: Tensor, rng: np.random.Generator) -> Compressed:
         """A block of whole numbers; bits are 96 for seed and step, and `bits_per_entry` a coordinate.
@@ -65,7 +78,7 @@ class Dither(Compressor):
         Zamir and Feder 1992, IEEE Trans. Inf. Theory 38(2): what q says is the information between v/Δ and v/Δ + ξ, and
         of all variables of that second moment a Gaussian one has the largest entropy.
         """
-        return 1.03 * 0.5 * math.log2(2 * math.pi * math.e * (1 / self.unit**2 + 1 / 12))
+        return 1.03 * 0.5 * math.log2(2 * math.pi * math.e * (1 / self.rms**2 + 1 / 12))
 
     def outcomes(self, vector: Tensor) -> Iterator[tuple[float, Payload]]:
         """One ξ for all coordinates: two points of each stretch of it on which no q changes, after Gauss and Legendre.
@@ -93,7 +106,7 @@ class Dither(Compressor):
     @property
     def even_omega(self) -> float:
         """unit² / 12."""
-        return self.unit**2 / 12
+        return self.rms**2 / 12
 
     def worst_omega(self, size: int) -> float:
         """unit² / 12, the same for every vector."""
@@ -102,19 +115,19 @@ class Dither(Compressor):
     @property
     def rescales(self) -> bool:
         """Whether a decoded vector may be more than twice as long as v: it is 1 + unit / 2 times as long at most."""
-        return self.unit > 2
+        return self.rms > 2
 
     @property
     def is_whole(self) -> bool:
         """Whether no coordinate is off by more than a root mean square; all of them are by unit / 2 of one at most."""
-        return self.unit <= 2
+        return self.rms <= 2
 
     def _step(self, vector: Tensor) -> float:
         """unit · √(‖v‖² / d) as a float32 number, 0 for the zero vector."""
         # One pass for each part, where `energy` makes temporaries.
         parts = vector.split(STRETCH if vector.device.type == "cpu" else vector.numel())
         norm = math.hypot(*(float(torch.linalg.vector_norm(part, dtype=torch.float64)) for part in parts))
-        return max(single(self.unit * norm / math.sqrt(vector.numel())), _SMALLEST) if norm > 0 else 0.0
+        return max(single(self.rms * norm / math.sqrt(vector.numel())), _SMALLEST) if norm > 0 else 0.0
 
 
 def _numbers(vector: Tensor, step: float, seed: int) -> Tensor:

@@ -88,6 +88,16 @@ def test_rand_k_keeps_what_the_bound_asks_for_of_every_vector() -> None:
     assert parse("RandK(omega=3.7)").worst_omega(1000) == pytest.approx(1000 / 213 - 1)
 
 
+def test_a_dither_takes_the_unit_that_the_bound_asks_for() -> None:
+    dither, vector = parse("Dither(omega=0.75)"), vectors(3000)["student"]
+    assert repr(dither) == "Dither(omega=0.75)"
+    assert dither.worst_omega(3000) == omega(dither, vector) == pytest.approx(0.75)
+    same = parse("Dither(unit=3.0)")
+    assert dither.encode(vector, np.random.default_rng(1)) == same.encode(vector, np.random.default_rng(1))
+    both = parse("RandK(omega=9, values=Dither(omega=0.5))")
+    assert both.worst_omega(1000) == pytest.approx(10 * 1.5 - 1)
+
+
 def test_quantised_values_come_on_top() -> None:
     plain, rounded = (parse(f"MLMC(TopK(omega=9){end})").worst_omega(1000) for end in ("", ", values='bfloat16'"))
     assert (plain, rounded) == (9, pytest.approx(10 * (1 + 2**-16) - 1))
@@ -120,6 +130,9 @@ def test_its_text_comes_back_and_a_budget_turns_it_into_a_fraction() -> None:
         ("TopK(omega='a')", "omega is a number above 0"),
         ("TopK(omega=9, growth=2)", "groups of one size"),
         ("MLMC(TopK(omega=9), 'fixed')", "made for 'adaptive' probabilities"),
+        ("Dither()", "either unit=… or omega=…"),
+        ("Dither(unit=1.0, omega=2)", "either unit=… or omega=…"),
+        ("Dither(omega=-1)", "omega is a number above 0"),
         ("Systematic(omgea=9)", "did you mean 'omega'"),
     ],
 )
