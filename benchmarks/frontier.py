@@ -6,7 +6,7 @@
 
 Vectors: Gaussian, Student-t with 3 degrees of freedom, and what clients' local steps change in the quickstart's network
 (digits), in a ResNet-18 of an eighth of the width (digits, enlarged) and in a transformer that predicts the next byte
-of this project's pages. Bits are those of payloads as they travel, headers and all, over the coordinates; ω is exact
+of this project's license. Bits are those of payloads as they travel, headers and all, over the coordinates; ω is exact
 where a compressor has a formula, else the mean over draws, and marked as measured. The yardstick is the least number of
 bits a coordinate at which a Gaussian vector can be had without bias and with that ω, ½ log2((1 + ω) / ω). Rows of
 biased compressors have their squared error over ‖v‖² in place of ω: the yardstick does not hold for them.
@@ -154,8 +154,8 @@ def resnet_update() -> Tensor:
 
 
 def transformer_update() -> Tensor:
-    """Two layers that predict the next byte of docs/*.md; 8 steps of AdamW after 60 others."""
-    text = b"".join(path.read_bytes() for path in sorted((ROOT / "docs").glob("*.md")) if path.stem != "frontier")
+    """Two layers that predict the next byte of this project's license; 8 steps of AdamW after 60 others."""
+    text = (ROOT / "LICENSE").read_bytes()
     data, window = torch.frombuffer(bytearray(text), dtype=torch.uint8).float(), 32
     starts = torch.from_numpy(np.random.default_rng(2).integers(0, len(data) - window - 1, 4000))
     tokens, labels = data[starts[:, None] + torch.arange(window)], data[starts + window].long()
