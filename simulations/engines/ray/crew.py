@@ -2,6 +2,9 @@
 
 import contextlib
 import itertools
+import logging
+import os
+import signal
 import tempfile
 import time
 import uuid
@@ -19,11 +22,16 @@ from ..needs import Need
 from .cargo import Cargo
 from .queue import QUEUED_BATCHES, Job
 from .spool import Spool
-from .worker import Answer, Parcel, Setting, Worker, read_progress
+from .worker import Answer, Parcel, Setting, Worker, look_at_progress, read_progress
 
 MAX_FAILED_STARTS = 5
 LOOK_AT_NODES_SECONDS = 5.0
 WAIT_FOR_NODES_SECONDS = 60.0
+LISTEN_SECONDS = 1.0
+GRACE_SECONDS = 1.0
+"""Beyond the limit at which a worker ends itself."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,12 @@ class Member:
     spool_path: Path | None = None
     gpus: tuple[str, ...] = ()
     """The GPUs of its machine that Ray gave it."""
+    is_here: bool = False
+    """Whether it is on the driver's machine."""
+    pid: int = 0
+    """Of its process, there; 0 until it has started."""
+    was_frozen: bool = False
+    """Whether it was ended for its silence."""
     batches: dict[int, Batch] = field(default_factory=dict)
     """Batches sent and not yet answered, by number; the actor runs them in this order."""
 
@@ -79,9 +93,30 @@ class Member:
     def greet(self) -> None:
         """Take note that the actor has started; RayError if it could not."""
         if self.greeting is not None:
-            self.gpus = ray.get(self.greeting)
+            self.gpus, self.pid = ray.get(self.greeting)
         self.greeting = None
         self._unlink_spool()  # both have it open; it goes when they do
+
+    def is_silent(self, client_timeout: float) -> bool:
+        """Whether it has been at a client for longer than its own clock would let it, on the driver's machine."""
+        if not self.batches:
+            return False
+        first, batch = next(iter(self.batches.items()))
+        number, index, seconds = look_at_progress(self.progress) if self.progress.exists() else (-1, -1, 0.0)
+        if number == first:
+            return seconds > (0.2 + (1 if index >= 0 else len(batch.jobs))) * client_timeout + GRACE_SECONDS
+        return False
+
+    def kill(self) -> None:
+        """End the process, which may be stopped and deaf to Ray."""
+        if not self.pid:  # to the system 0 is everybody of this group
+            raise ValueError("the worker has not started: which process it is nobody knows")
+        if self.is_here and _state(self.pid):
+            os.kill(self.pid, signal.SIGKILL)
+        else:
+            place = NodeAffinitySchedulingStrategy(self.node, soft=False)
+            killer = ray.remote(num_cpus=0, max_retries=0)(os.kill).options(scheduling_strategy=place)
+            killer.remote(self.pid, signal.SIGKILL)
 
     def close(self) -> None:
         """Leave nothing behind of an actor that is dead."""
@@ -119,6 +154,7 @@ class Crew:
         self._numbers = itertools.count(1)
         self._failed_starts = 0
         self._looked, self._manned = 0.0, time.monotonic()
+        self._listened = 0.0
         self.workers: list[Member] = []
         self.recruit()
 
@@ -164,6 +200,20 @@ class Crew:
         ready, _ = ray.wait(list(owners), timeout=max(0.0, seconds))
         for ref in ready:
             yield owners[ref]
+
+    def end_silent(self, client_timeout: float) -> None:
+        """End workers that do not end themselves after `client_timeout`: stopped ones, and such as no signal reaches.
+
+        Their work is lost as that of others that die.
+        """
+        if not client_timeout or time.monotonic() - self._listened < LISTEN_SECONDS:
+            return
+        self._listened = time.monotonic()
+        for worker in self.ready:
+            if not worker.was_frozen and worker.is_silent(client_timeout):
+                logger.warning("a worker is silent for longer than the client-timeout of %g s", client_timeout)
+                worker.was_frozen = True
+                worker.kill()
 
     def recruit(self) -> None:
         """Start the workers that the cluster's machines could carry and do not have."""
@@ -232,4 +282,15 @@ class Crew:
         spool, path = (is_here and Spool.create(QUEUED_BATCHES)) or (None, None)
         worker = ray.remote(Worker).options(scheduling_strategy=place, **options)
         actor: Any = worker.remote(self._setting, progress, cargo, path)
-        return Member(actor, node, gpus > 0, progress, actor.gpus.remote(), spool=spool, spool_path=path)
+        greeting = actor.greet.remote()
+        return Member(actor, node, gpus > 0, progress, greeting, spool=spool, spool_path=path, is_here=is_here)
+
+
+def _state(pid: int) -> str:
+    """The state of a Ray worker's process on this machine; empty if it is none, or where there is no /proc."""
+    try:
+        process = Path(f"/proc/{pid}")
+        is_worker = (process / "cmdline").read_bytes().startswith(b"ray::")
+        return (process / "stat").read_text().rpartition(")")[2].split()[0] if is_worker else ""
+    except OSError:
+        return ""

@@ -82,6 +82,7 @@ class RayGrid(SimulatedGrid):
                 self._hand_out(queue, source, server_round, broadcast)
                 if not queue and not self._crew.is_busy:
                     return
+                self._crew.end_silent(self._client_timeout)
                 for worker, number in self._crew.wait(min(1.0, deadline - time.monotonic())):
                     yield from self._take_in(worker, number, queue)
             logger.warning("gave up %d clients that had no reply in %g s", len(queue) + self._crew.num_open, timeout)
@@ -147,7 +148,7 @@ class RayGrid(SimulatedGrid):
         reason = None
         if suspect is not None:
             suspect.num_kills += 1
-            if 0 < self._client_timeout <= seconds:
+            if 0 < self._client_timeout <= seconds and not worker.was_frozen:
                 reason = f"it ran longer than the client-timeout of {self._client_timeout:g} s"
             elif suspect.num_kills >= MAX_KILLS:
                 reason = f"it killed its worker {suspect.num_kills} times ({_first_line(error)})"

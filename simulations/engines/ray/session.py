@@ -15,6 +15,7 @@ from ray._private import ray_constants
 
 from ..flower import is_simulation
 from ..processors import processors
+from .guard import ended_with_us
 
 MOST_BYTES = 25
 """Of the folder in which Ray's sockets lie."""
@@ -46,15 +47,21 @@ def ray_session(
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     with tempfile.TemporaryDirectory(prefix="fl-ray-", dir=_short(), ignore_cleanup_errors=True) as scratch:
         if address:
+            joined: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
             ray.init(address, runtime_env={"working_dir": str(code)} if code else None, **quiet)
         else:
-            with loopback_only():
-                own: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus, "_node_ip_address": "127.0.0.1"}
-                ray.init("local", include_dashboard=False, _temp_dir=scratch, **own, **quiet)
-        try:
-            yield
-        finally:
-            ray.shutdown()
+            own: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus, "_node_ip_address": "127.0.0.1"}
+            joined = ended_with_us(lambda: _start(_temp_dir=scratch, **own, **quiet))
+        with joined:
+            try:
+                yield
+            finally:
+                ray.shutdown()
+
+
+def _start(**options: Any) -> None:
+    with loopback_only():
+        ray.init("local", include_dashboard=False, **options)
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import faulthandler
 import io
 import logging
 import mmap
+import os
 import pickle
 import struct
 import time
@@ -64,9 +65,9 @@ class Worker:
         self._spool = Spool(spool) if spool else None
         self._data_path = "" if cargo is None or (here := cargo.unload()) == cargo.partition else str(here)
 
-    def gpus(self) -> tuple[str, ...]:
-        """The GPUs that this process sees, by Ray's numbers; the answer says that it has started, too."""
-        return tuple(map(str, ray.get_gpu_ids()))
+    def greet(self) -> "Greeting":
+        """Say that this process has started, and which it is."""
+        return Greeting(tuple(map(str, ray.get_gpu_ids())), os.getpid())
 
     def run(self, parcel: "Parcel") -> "Return":
         """The packed Answers to a batch."""
@@ -108,6 +109,14 @@ class Worker:
             return None
         seconds = (time.monotonic() - start) / len(calls)
         return [Answer(reply, context.state or None, seconds) for reply, context in zip(replies, contexts, strict=True)]
+
+
+class Greeting(NamedTuple):
+    """A worker that has started."""
+
+    gpus: tuple[str, ...]
+    """The GPUs that it sees, by Ray's numbers."""
+    pid: int
 
 
 class Setting(NamedTuple):
@@ -238,14 +247,20 @@ class Progress:
         self.FORMAT.pack_into(self._memory, 0, number, index, start)
 
 
-def read_progress(path: Path) -> tuple[int, int, float]:
-    """Batch, client and the client's seconds so far, asked on the worker's machine; takes the file away."""
+def look_at_progress(path: Path) -> tuple[int, int, float]:
+    """Batch, client and its seconds so far, asked on the worker's machine; −1, −1 and 0 if it is at nothing."""
     try:
         number, index, start = Progress.FORMAT.unpack(path.read_bytes())
     except (FileNotFoundError, struct.error):  # it died before it began
         return -1, -1, 0.0
-    path.unlink(missing_ok=True)
     return number, index, time.monotonic() - start
+
+
+def read_progress(path: Path) -> tuple[int, int, float]:
+    """`look_at_progress` for the last time: takes the file away."""
+    found = look_at_progress(path)
+    path.unlink(missing_ok=True)
+    return found
 
 
 class _TimeLimit:

@@ -48,6 +48,11 @@ def client_app() -> ClientApp:
             return None  # type: ignore[return-value]
         if orders["do"] == "hang":
             time.sleep(600)
+        if orders["do"] == "freeze once":
+            with open(orders["mark"], "a") as mark:
+                mark.write("x")
+            if os.path.getsize(orders["mark"]) == 1:
+                os.kill(os.getpid(), signal.SIGSTOP)
         if orders["do"] == "exhaust memory":
             return Message(RecordDict({"much": MetricRecord({"size": len(bytearray(2**62))})}), reply_to=message)
         if orders["do"].startswith("die"):
@@ -187,6 +192,17 @@ def test_a_client_that_hangs_is_given_up(grid: RayGrid) -> None:
     assert bad.metadata.src_node_id == 5
     assert "longer than the client-timeout of 5 s" in bad.error.reason
     assert len(replies) == NUM_NODES
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_frozen_costs_no_reply(tmp_path: Path) -> None:
+    orders = {5: {"do": "freeze once", "mark": str(tmp_path / "mark")}}
+    with RayGrid(client_app(), NUM_NODES, {"colour": "red"}, client_timeout=2.0) as grid:
+        (wanted,) = exchange(grid)
+        start = time.monotonic()
+        assert exchange(grid, orders) == [wanted]
+        assert time.monotonic() - start < 60.0  # of 240: 1.2 × 2 s and a second, on a machine that has time
+        assert (tmp_path / "mark").read_text() == "xx"
 
 
 def test_a_client_without_memory_is_an_error_reply(grid: RayGrid) -> None:
