@@ -23,6 +23,7 @@ from .app.places import OnDevices, Place, RunFailed, place_of
 from .export import export
 from .progress import Telling
 from .report import draw, summarise
+from .scaffold import SCENARIO, scaffold
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 console = Console()
@@ -47,6 +48,22 @@ def main(
     ] = False,
 ) -> None:
     """Federated learning with multilevel Monte Carlo compression on unequal clients."""
+
+
+@app.command()
+def new(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder; its name is the study's.")],
+) -> None:
+    """Make a study of your own: model, data, scenario and README, as a folder that runs as it stands."""
+    try:
+        made = scaffold(folder)
+    except (OSError, ValueError) as error:
+        errors.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from None
+    for path in made:
+        console.print(str(path), highlight=False, soft_wrap=True, markup=False)
+    told = f"cd {shlex.quote(str(folder))} && fl-mlmc run {SCENARIO}"
+    console.print(f"try it   {told}", highlight=False, soft_wrap=True, markup=False)
 
 
 @app.command()
