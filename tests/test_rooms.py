@@ -2,13 +2,14 @@
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from fl_mlmc.rooms import LIBRARY, ROOMS, files, folder
 from fl_mlmc.run.protocol import code_stamp
-from fl_mlmc.simulations.app.bundle import stage_app
+from fl_mlmc.simulations.app.bundle import CLIENT_APP, SERVER_APP, stage_app
 
 ROOT = Path(__file__).parents[1]
 
@@ -59,3 +60,28 @@ def test_the_library_holds_no_file_of_a_room() -> None:
 )
 def test_a_file_is_named_by_its_room(name: str) -> None:
     assert dict(files(name.split("/")[0]))[name] == ROOT / name
+
+
+def test_both_apps_are_found_in_two_threads_at_once() -> None:
+    """As Flower looks them up: before, one of them met a package that was not whole yet, and had no room."""
+    code = """
+import importlib.util, sys, threading
+sys.setswitchinterval(1e-6)
+missing = []
+def find(name):
+    try:
+        importlib.util.find_spec(name)
+        importlib.import_module(name) if name.endswith("client_app") else None
+    except ModuleNotFoundError as error:
+        missing.append(error)
+threads = [threading.Thread(target=find, args=(f"fl_mlmc.{kind}_app",)) for kind in ("client", "server")]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(missing)
+"""
+    assert told(code, ROOT, ROOT) == "[]\n"
+
+
+def test_flower_is_told_of_the_apps_in_the_package() -> None:
+    components = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["components"]
+    assert components == {"serverapp": SERVER_APP, "clientapp": CLIENT_APP}

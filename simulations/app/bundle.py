@@ -17,7 +17,7 @@ from fl_mlmc.run.config import ConfigError, RunConfig
 OWN = "own"
 """The folder of an app with the files of the user's own."""
 PACKAGES = (LIBRARY, "clients", "simulations", "strategies")
-SERVER_APP, CLIENT_APP = "fl_mlmc.simulations.app.server_app:app", "fl_mlmc.clients.client_app:app"
+SERVER_APP, CLIENT_APP = "fl_mlmc.server_app:app", "fl_mlmc.client_app:app"
 
 
 def stage_app(target: Path, config: RunConfig | None = None) -> Path:
