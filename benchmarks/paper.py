@@ -17,6 +17,7 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
@@ -262,8 +263,8 @@ def _trained(module: nn.Module, config: RunConfig, data: FederatedData, vector: 
     updates = []
     for client in range(config.cohort.num_clients):
         load_vector(module, vector)
-        features = Features(data, client, torch.device("cpu"))
         labels = torch.from_numpy(data.client_labels(client))
+        features = Features(data, client, torch.device("cpu"), np.arange(len(labels)))
         rng = stream(config.seed, "batches", number, client)
         with threads():
             train(module, features, labels, config.training, rng, server_round=number)

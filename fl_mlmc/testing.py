@@ -298,6 +298,7 @@ def check_hostile(data: bytes, size: int, rng: np.random.Generator, num_forgerie
 
     `data` is a valid payload of `size` coordinates.
     """
+    decode_payload(data, size)  # what is compiled when it is first used is no payload's memory
     for damaged in _damages(data):
         _assert_refused(damaged, size)
     for other in {size - 1, size + 1, 1, 2**32 - 1, 0, -1} - {size}:

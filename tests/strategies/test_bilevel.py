@@ -442,9 +442,9 @@ def test_a_users_own_file_is_found_from_the_folder_it_lies_in(
     bilevel: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
 ) -> None:
     (tmp_path / "own_problem.py").write_text(OWN)
-    config = bilevel.changed(problem="own_problem:problem", tiers="full:1:1", learning_rate=0.1, engine=engine)
     with monkeypatch.context() as here:
         here.chdir(tmp_path)
+        config = bilevel.changed(problem="own_problem:problem", tiers="full:1:1", learning_rate=0.1, engine=engine)
         config = load_config(None, config.to_flower())
     found = execute(config).rounds["mean_penalty"]
     assert found.nunique() == 3

@@ -51,8 +51,8 @@ def test_one_non_zero_entry_is_sent_exactly() -> None:
 @pytest.mark.parametrize(
     ("options", "word"),
     [
-        ({}, "either"),
-        ({"fraction": 0.1, "count": 2}, "either"),
+        ({}, "takes one of fraction"),
+        ({"fraction": 0.1, "count": 2}, "takes one of fraction"),
         ({"fraction": 0.0}, "0, 1"),
         ({"count": 0}, "at least 1"),
     ],
