@@ -114,7 +114,7 @@ REASONS = {
     "dtype": "has dtype 'float64'",
     "shape": "and shape .1000000000000",
     "other client": "it answers round .* for client 0",
-    "other code": r"it runs code '\\x1b\[2Jmine', the server runs",
+    "other code": r"TrainUpdate has code-stamp = '\\x1b\[2Jmine', expected str of at most",
     "types": "train-loss = 'low'",
     "no records": "it has no config record",
     "exception": "error 2: .*on purpose",
