@@ -75,6 +75,8 @@ def lying(self, message, context):
     elif kind == "other client":
         config["client"] = 0
     elif kind == "other code":
+        config["code-stamp"] = "mine"
+    elif kind == "code no log holds":
         config["code-stamp"] = "\\x1b[2Jmine"
     elif kind == "types":
         config["train-loss"] = "low"
@@ -114,7 +116,8 @@ REASONS = {
     "dtype": "has dtype 'float64'",
     "shape": "and shape .1000000000000",
     "other client": "it answers round .* for client 0",
-    "other code": r"TrainUpdate has code-stamp = '\\x1b\[2Jmine', expected str of at most",
+    "other code": "it runs code 'mine', the server runs",
+    "code no log holds": r"TrainUpdate has code-stamp = '\\x1b\[2Jmine', expected str of at most",
     "types": "train-loss = 'low'",
     "no records": "it has no config record",
     "exception": "error 2: .*on purpose",
@@ -154,7 +157,7 @@ GUARDS = ("max-update-norm=100.0", "max-examples=5000")
 
 KINDS = {
     "lies": ["norm", "nan", "examples", "other code", "exception"],
-    "more-lies": ["noise", "stype", "dtype", "shape", "other client", "types", "no records"],
+    "more-lies": ["noise", "stype", "dtype", "shape", "other client", "types", "no records", "code no log holds"],
     "forged": ["another's name"] * 2,
 }
 

@@ -357,14 +357,15 @@ def any_vectors(draw: st.DrawFn) -> Tensor:
 @settings(max_examples=12, deadline=None)
 @given(vector=any_vectors(), seed=st.integers(0, 100))
 def test_no_payload_of_any_length_is_longer_than_its_formula(compressor: Compressor, vector: Tensor, seed: int) -> None:
-    compressed = compressor.compress(vector, np.random.default_rng(seed))
+    # What a dither's noise makes of few coordinates varies; its formula is of the mean.
+    draws = 16 if isinstance(compressor, Dither) else 1
+    drawn = [compressor.compress(vector, np.random.default_rng(seed + draw)) for draw in range(draws)]
     try:
-        data = encode_payload(compressed.payload)
+        length = sum(len(encode_payload(each.payload)) for each in drawn) / draws
     except ValueError as error:  # rescaled, the widest vectors leave float32's range
         assert "scale the vector down" in str(error)  # noqa: PT017
         return
-    described = 16 if isinstance(compressor, Dither) else 0  # its streams, one a context
-    assert 8 * (len(data) - OVERHEAD - described) <= _formula(compressor, vector, compressed) + 1e-6
+    assert 8 * (length - OVERHEAD) <= _formula(compressor, vector, drawn[0]) + 1e-6
 
 
 def _formula(compressor: Compressor, vector: Tensor, compressed: Compressed) -> float:
