@@ -11,6 +11,6 @@ except ValueError:  # MPLBACKEND names a backend that is not installed here: not
     if _backend is not None:
         os.environ["MPLBACKEND"] = _backend
 from matplotlib.figure import Figure, FigureBase
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 
-__all__ = ["Figure", "FigureBase", "MaxNLocator", "mpl"]
+__all__ = ["EngFormatter", "Figure", "FigureBase", "LogLocator", "MaxNLocator", "NullFormatter", "mpl"]

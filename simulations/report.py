@@ -11,9 +11,8 @@ from rich.table import Table
 from fl_mlmc.frames import read_clients, read_rounds
 from fl_mlmc.strategies.rows import judged_by
 
-from .drawing import Figure, FigureBase, MaxNLocator, mpl
+from .drawing import EngFormatter, Figure, FigureBase, LogLocator, MaxNLocator, NullFormatter, mpl
 
-MEGABYTE = 1e6
 FLOAT_BYTES = 4
 
 
@@ -78,16 +77,19 @@ def draw(directories: Sequence[Path], target: Path) -> Path:
             rounds = rounds.dropna(subset=[metric]) if metric in rounds else rounds[:0].assign(**{metric: []})
             label = directory.name
             by_round.plot(rounds["round"], rounds[metric], label=label, linewidth=1.8)
-            megabytes = rounds["cumulative_uplink_bytes"] / MEGABYTE
-            by_bytes.plot(megabytes, rounds[metric], label=label, linewidth=1.8)
+            by_bytes.plot(rounds["cumulative_uplink_bytes"], rounds[metric], label=label, linewidth=1.8)
             if len(directories) == 1:
                 _draw_uncompressed(by_bytes, directory, rounds, metric)
         by_round.set(xlabel="round", ylabel=f"test {metric}")
         by_round.xaxis.set_major_locator(MaxNLocator(integer=True))
-        by_bytes.set(xlabel="cumulative uplink (MB)")
+        by_bytes.set(xlabel="cumulative uplink")
         if len(directories) == 1:
             by_bytes.set_xscale("log")
-        by_round.legend(*by_bytes.get_legend_handles_labels(), fontsize=8, loc="lower right")
+            # A few labels whatever the span: a short run is less than a decade long.
+            by_bytes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            by_bytes.xaxis.set_minor_formatter(NullFormatter())
+        by_bytes.xaxis.set_major_formatter(EngFormatter("B"))
+        by_round.legend(*by_bytes.get_legend_handles_labels(), fontsize=8, loc="best")
         figure.savefig(target, dpi=140)
     return target
 
@@ -123,7 +125,7 @@ def _draw_uncompressed(axes: mpl.axes.Axes, directory: Path, rounds: pd.DataFram
     clients = read_clients(directory)
     plain = uncompressed_bytes(clients).groupby(clients["round"]).sum().cumsum()
     axes.plot(
-        plain.reindex(rounds["round"]) / MEGABYTE,
+        plain.reindex(rounds["round"]),
         rounds[metric],
         label="the same rounds, if sent as float32",
         linewidth=1.4,
