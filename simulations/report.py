@@ -85,8 +85,9 @@ def draw(directories: Sequence[Path], target: Path) -> Path:
         by_bytes.set(xlabel="cumulative uplink")
         if len(directories) == 1:
             by_bytes.set_xscale("log")
+            low, high = by_bytes.get_xlim()
             # A few labels whatever the span: a short run is less than a decade long.
-            by_bytes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            by_bytes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 50 * low else (1,)))
             by_bytes.xaxis.set_minor_formatter(NullFormatter())
         by_bytes.xaxis.set_major_formatter(EngFormatter("B"))
         by_round.legend(*by_bytes.get_legend_handles_labels(), fontsize=8, loc="best")
