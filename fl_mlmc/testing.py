@@ -298,7 +298,7 @@ def check_hostile(data: bytes, size: int, rng: np.random.Generator, num_forgerie
 
     `data` is a valid payload of `size` coordinates.
     """
-    decode_payload(data, size)  # what is compiled when it is first used is no payload's memory
+    decode_payload(data, size)
     for damaged in _damages(data):
         _assert_refused(damaged, size)
     for other in {size - 1, size + 1, 1, 2**32 - 1, 0, -1} - {size}:
@@ -326,6 +326,15 @@ def decode_within_bounds(data: bytes, size: int) -> Payload | None:
 
 
 def _decode_within_memory(data: bytes, size: int) -> Payload | None:
+    most = 2 * 4 * size + 2**18 + 2**11 * sum(data[5:6])
+    payload, peak = _decode_and_measure(data, size)
+    if peak > most:  # numba loads a kernel when it is first called: that is no payload's memory, and comes once
+        payload, peak = _decode_and_measure(data, size)
+    assert peak <= most, f"decoding {len(data)} bytes took {peak} bytes for {size} coordinates, expected at most {most}"
+    return payload
+
+
+def _decode_and_measure(data: bytes, size: int) -> tuple[Payload | None, int]:
     already = tracemalloc.is_tracing()
     if not already:
         tracemalloc.start()
@@ -338,9 +347,7 @@ def _decode_within_memory(data: bytes, size: int) -> Payload | None:
     peak = tracemalloc.get_traced_memory()[1] - before
     if not already:
         tracemalloc.stop()
-    most = 2 * 4 * size + 2**18 + 2**11 * sum(data[5:6])
-    assert peak <= most, f"decoding {len(data)} bytes took {peak} bytes for {size} coordinates, expected at most {most}"
-    return payload
+    return payload, peak
 
 
 def _check_sound(payload: Payload, size: int) -> None:
