@@ -21,7 +21,10 @@ from .own import LONGEST_TEXT, Reference, References
 DEEPEST_TEXT = 40
 """Nodes of its syntax tree, from the whole down to an innermost value: a dozen calls within each other have as many."""
 PathText = Annotated[str, "a path"]
-"""The type of an option that is the path of a file or folder, empty for none. A part says so itself (`rooted`)."""
+"""The type of an option that is the path of a file or folder, empty for none. A part says so itself (`rooted`).
+
+It is a text: `def net(input_shape, num_classes, width=1.0, weights: PathText = "")`.
+"""
 
 
 @dataclass(frozen=True)
@@ -95,20 +98,28 @@ def rooted(text: str, known: Mapping[str, Callable[..., Any]], what: str, given:
     >>> rooted("bert(weights='/models/minilm')", {"bert": bert}, "model")
     "bert(weights='/models/minilm')"
 
-    `known`, `what` and `given` as in `parse_call`. ValueError on text that is no call.
+    `known`, `what` and `given` as in `parse_call`; parts of the user's own say so as ours do. ValueError on text that
+    is no call, and where a part of the user's own cannot be loaded.
     """
     tree, named = _tree(text, what)
     is_changed = False
     for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
-        target = known.get(cast(ast.Name, call.func).id)
-        parameters = list(inspect.signature(target).parameters.values())[given:] if target else []
+        name = cast(ast.Name, call.func).id
+        target = own.load(named[name]) if name in named else known.get(name)
+        parameters = list(inspect.signature(target).parameters.values()) if callable(target) else []
+        parameters = parameters[given if call is tree else 0 :]
         by_name = {keyword.arg: keyword.value for keyword in call.keywords}
         for parameter, value in zip_longest(parameters, call.args[: len(parameters)]):
             value = by_name.get(parameter.name, value)
-            if parameter.annotation is PathText and isinstance(value, ast.Constant) and value.value:
+            if _is_path(parameter.annotation) and isinstance(value, ast.Constant) and value.value:
                 value.value = str(Path(str(value.value)).expanduser().absolute())
                 is_changed = True
     return _unparsed(tree, named) if is_changed else text
+
+
+def _is_path(annotation: Any) -> bool:
+    # With `from __future__ import annotations` it is its own text.
+    return annotation is PathText or (isinstance(annotation, str) and annotation.rpartition(".")[2] == "PathText")
 
 
 def _unparsed(node: ast.expr, named: Mapping[str, Reference]) -> str:

@@ -1,12 +1,17 @@
 """A run's model against its tiers, before anything is trained."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
 from ..own import blamed, is_users
-from ..submodels.plan import plan
+from ..submodels.ordered_dropout import WIDTHS
+from ..submodels.plan import IndexPlan, plan
+from ..submodels.rules import rule_named
 from .base import Model, skeleton
+
+ROUNDS = (0, 1, 30, 1001, 30011)
+"""Some, of which rules that look at the round, or at the client, are tried. In one of them a window is cut in two."""
 
 
 def check_widths(
@@ -43,4 +48,17 @@ def check_widths(
                 f"{' or '.join(map(str, output_shapes))}"
             )
         generator = torch.Generator().manual_seed(0)
-        model.certify(rule, own, torch.randint(2, (2, *input_shape), generator=generator).float())
+        inputs = torch.randint(2, (2, *input_shape), generator=generator).float()
+        for narrow in _cuts(model, rule, width):
+            model.certify(rule, narrow, inputs)
+
+
+def _cuts(model: Model, rule: str, width: float) -> Iterator[IndexPlan]:
+    """Submodels that a client of a width may train; of those that differ by round and client, a few."""
+    known = rule_named(rule)
+    for server_round in ROUNDS if known.per_round or known.per_client else ROUNDS[:1]:
+        yield plan(model.spec, rule, width, server_round, client=server_round)
+    if rule == "ordered-dropout":
+        for narrower in WIDTHS:
+            if narrower < width:
+                yield plan(model.spec, rule, narrower)

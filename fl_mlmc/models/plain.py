@@ -5,15 +5,17 @@
         return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(input_shape), hidden), nn.Linear(hidden, num_classes))
 
 It is built at several widths, without values: axes that shrink alike follow one hidden dimension, and a narrow client
-holds the first units of each, as many as the function gives at its width (HeteroFL's cut, arXiv 2010.01264). Before a
-run starts, `certify` sees that this cut is meant: the narrow network must compute what the wide one does with all
-other units at zero.
+holds as many units of each as the function gives at its width, the first ones (HeteroFL's cut, arXiv 2010.01264) or
+those that the width rule picks. Of channels under a group norm, every group is thinned alike. Before a run starts,
+`certify` sees that this cut is meant: the narrow network must compute what the wide one does with all other units at
+zero.
 """
 
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -51,11 +53,6 @@ class PlainModel(Model):
         """ValueError unless `own`, a submodel by `rule`, is certain to be cut as its function means it."""
         if own.is_full:
             return
-        if rule != "nested":
-            raise ValueError(
-                f"how this model is cut was found by building it, which is enough for width-rule 'nested', not for "
-                f"{rule!r}: {DECLARE}"
-            )
         vector = _drawn(self.spec)
         mask = torch.zeros_like(vector)
         own.scatter_add(mask, 1.0)
@@ -63,14 +60,14 @@ class PlainModel(Model):
         for units, part in ((own.units, own.gather(vector)), (self.spec.units, vector * mask)):
             module = _past_norms(self.build(units)).eval()
             load_vector(module, part)
-            with torch.no_grad():
+            with torch.no_grad(), _layer_by_layer():
                 outputs.append(module(inputs).float())
         narrow, wide = outputs
         if not float((narrow - wide).abs().max()) <= 1e-3 * float(wide.abs().max()):
             raise ValueError(
-                "the narrow network does not compute what the wide one does with its other units at zero, so the cut "
-                "is not certain. Layers that are concatenated, heads that change their size, and factors that depend "
-                f"on the width do this: {DECLARE}"
+                f"cut by width-rule {rule!r}, the narrow network does not compute what the wide one does with its "
+                "other units at zero, so the cut is not certain. Layers that are concatenated, heads that change their "
+                f"size, and factors that depend on the width do this: {DECLARE}"
             )
 
 
@@ -87,14 +84,23 @@ def plain_model(net: Net, num_classes: int, takes_width: bool) -> PlainModel:
 
 @dataclass(frozen=True, eq=False)
 class _Axis:
-    """An axis that shrinks: its tensor, its place there, and how many times its hidden dimension is repeated."""
+    """An axis that shrinks: its tensor, its place there, and its length per unit of its hidden dimension."""
 
     tensor: str
     place: int
-    outer: int
+    outer: int = 1
+    inner: int = 1
 
     def __str__(self) -> str:
         return f"axis {self.place} of tensor {self.tensor!r}"
+
+    @property
+    def factor(self) -> int:
+        return self.outer * self.inner
+
+
+_Lengths = tuple[int, ...]
+"""Of an axis at widths 1 and `PROBES`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,27 +127,19 @@ class _Finding:
         return skeleton(lambda _: self.net(width, num_classes or self.num_classes), {})
 
     def _spec(self, module: nn.Module) -> WidthSpec:
-        groups: dict[tuple[int, ...], list[_Axis]] = {}
-        probes = [self._at(width) for width in PROBES] if self.takes_width else []
-        times = repeated(module)
-        for name, shape in self.full.items():
-            for place, length in enumerate(shape):
-                lengths = (length, *(probe[name][place] for probe in probes))
-                if len(set(lengths)) == 1:
-                    continue
-                axis = _Axis(name, place, times.get(name, 1) if place == 0 else 1)
-                if any(length % axis.outer for length in lengths) or list(lengths) != sorted(lengths, reverse=True):
-                    raise ValueError(
-                        f"{axis} has the lengths {lengths} at widths {(1, *PROBES)}: they must fall with the width, by "
-                        f"whole units of {axis.outer}"
-                    )
-                groups.setdefault(tuple(length // axis.outer for length in lengths), []).append(axis)
-        named = {str(axes[0]): axes for axes in groups.values()}
-        units = {name: lengths[0] for name, lengths in zip(named, groups, strict=True)}
+        modules = [module, *(self._skeleton(width) for width in PROBES if self.takes_width)]
+        thinned = _thinned_groups(modules)
+        groups = _joined(self._shrinking(modules))
+        named: dict[str, list[_Axis]] = {}
+        units: dict[str, int] = {}
+        for lengths, members in groups.items():
+            times = thinned.get(lengths, 1)
+            named[str(members[0])] = [replace(axis, outer=axis.outer * times) for axis in members]
+            units[str(members[0])] = lengths[0] // times
         axes: dict[str, list[Axis | None]] = {name: [None] * len(shape) for name, shape in self.full.items()}
         for dimension, members in named.items():
             for axis in members:
-                axes[axis.tensor][axis.place] = Axis(dimension, axis.outer)
+                axes[axis.tensor][axis.place] = Axis(dimension, axis.outer, axis.inner)
         for name, place in self._class_axes():
             if axes[name][place] is not None:
                 raise ValueError(f"axis {place} of tensor {name!r} follows the classes and shrinks too: {DECLARE}")
@@ -151,10 +149,29 @@ class _Finding:
 
         def counts(width: float) -> Mapping[str, int]:
             if width not in self.known:
-                self.known[width] = self._counted(width, named, units, dropped)
+                self.known[width] = self._counted(width, module, named, units, dropped)
             return self.known[width]
 
         return WidthSpec(units, self.full, {name: tuple(row) for name, row in axes.items()}, counts=counts)
+
+    def _shrinking(self, modules: list[nn.Module]) -> dict[_Lengths, list[_Axis]]:
+        """The axes that shrink, by how many units they have at each width."""
+        shapes = [self._checked(module, width) for module, width in zip(modules, (1.0, *PROBES), strict=False)]
+        times = repeated(modules[0])
+        groups: dict[_Lengths, list[_Axis]] = {}
+        for name, shape in self.full.items():
+            for place in range(len(shape)):
+                lengths = tuple(each[name][place] for each in shapes)
+                if len(set(lengths)) == 1:
+                    continue
+                axis = _Axis(name, place, outer=times.get(name, 1) if place == 0 else 1)
+                if any(length % axis.outer for length in lengths) or list(lengths) != sorted(lengths, reverse=True):
+                    raise ValueError(
+                        f"{axis} has the lengths {lengths} at widths {(1, *PROBES)}: they must fall with the width, by "
+                        f"whole units of {axis.outer}"
+                    )
+                groups.setdefault(tuple(length // axis.outer for length in lengths), []).append(axis)
+        return groups
 
     def _class_axes(self) -> Iterator[tuple[str, int]]:
         """The axes that have one more row where there is one more class."""
@@ -164,9 +181,9 @@ class _Finding:
                 if length == self.num_classes and more.get(name, shape)[place] == length + 1:
                     yield name, place
 
-    def _at(self, width: float) -> Mapping[str, tuple[int, ...]]:
-        """The shapes at a width; ValueError unless the tensors are those of the full model."""
-        shapes = _shapes(self._skeleton(width))
+    def _checked(self, module: nn.Module, width: float) -> Mapping[str, tuple[int, ...]]:
+        """The shapes of what was built at a width; ValueError unless its tensors are those of the full model."""
+        shapes = _shapes(module)
         odd = set(shapes) ^ set(self.full)
         odd |= {name for name in set(shapes) & set(self.full) if len(shapes[name]) != len(self.full[name])}
         if odd or list(shapes) != list(self.full):
@@ -177,7 +194,12 @@ class _Finding:
         return shapes
 
     def _counted(
-        self, width: float, named: Mapping[str, list[_Axis]], units: Mapping[str, int], dropped: list[str]
+        self,
+        width: float,
+        full: nn.Module,
+        named: Mapping[str, list[_Axis]],
+        units: Mapping[str, int],
+        dropped: list[str],
     ) -> dict[str, int]:
         if not self.takes_width:
             raise ValueError(
@@ -189,12 +211,14 @@ class _Finding:
                 f"{dropped[0]} does not train, and a narrower network has other values there: with layers that do not "
                 "train (requires_grad=False), take tiers of width 1"
             )
-        shapes, counts = self._at(width), dict(units)
+        module = self._skeleton(width)
+        shapes, counts = self._checked(module, width), dict(units)
+        _thinned_groups([full, module])
         for dimension, members in named.items():
             first = members[0]
-            counts[dimension] = shapes[first.tensor][first.place] // first.outer
+            counts[dimension] = shapes[first.tensor][first.place] // first.factor
             for axis in members:
-                if shapes[axis.tensor][axis.place] != axis.outer * counts[dimension]:
+                if shapes[axis.tensor][axis.place] != axis.factor * counts[dimension]:
                     raise ValueError(
                         f"{first} and {axis} shrink alike at widths {(1, *PROBES)} and not at {width:g}: round both "
                         f"alike, or {DECLARE}"
@@ -222,6 +246,51 @@ def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in vector_tensors(module).items()}
 
 
+def _joined(groups: Mapping[_Lengths, list[_Axis]]) -> dict[_Lengths, list[_Axis]]:
+    """The same with axes that no tensor has for outputs joined to the units that they are a flattening of.
+
+    Channels of (channels, height, width), flattened, are as many axes of a linear layer's inputs as they have pixels.
+    """
+    joined: dict[_Lengths, list[_Axis]] = {}
+    for lengths, members in groups.items():
+        first = members[0]
+        earlier = [] if any(axis.place == 0 for axis in members) else list(joined)
+        before = [units for units in earlier if _times(lengths, units) and joined[units][0].tensor != first.tensor]
+        if before:
+            times = _times(lengths, before[-1])
+            joined[before[-1]] += [replace(axis, inner=times) for axis in members]
+        else:
+            joined[lengths] = members
+    return joined
+
+
+def _times(lengths: _Lengths, units: _Lengths) -> int:
+    """How many times longer an axis is than another at every width; 0 if it is not, or no longer."""
+    times = lengths[0] // units[0]
+    return times if times > 1 and all(a == times * b for a, b in zip(lengths, units, strict=True)) else 0
+
+
+def _thinned_groups(modules: list[nn.Module]) -> dict[_Lengths, int]:
+    """Of channels under a group norm that keeps the number of its groups, that number, by the channels at each width.
+
+    A norm that keeps its groups' size has fewer of them, the first ones. ValueError that names one that does neither.
+    """
+    found: dict[_Lengths, int] = {}
+    for name, norm in modules[0].named_modules():
+        if not isinstance(norm, nn.GroupNorm):
+            continue
+        same = [cast(nn.GroupNorm, module.get_submodule(name)) for module in modules]
+        channels, groups = tuple(each.num_channels for each in same), [each.num_groups for each in same]
+        if len(set(groups)) == 1:
+            found[channels] = math.lcm(found.get(channels, 1), groups[0])
+        elif len({of / number for of, number in zip(channels, groups, strict=True)}) > 1:
+            raise ValueError(
+                f"group norm {name!r} has {groups} groups of {channels} channels in narrower networks: keep the number "
+                f"of groups, or their size; or {DECLARE}"
+            )
+    return found
+
+
 def _drawn(spec: WidthSpec) -> Tensor:
     """Values for every tensor by which a mistaken cut shows: none is zero, and none so small that it is lost."""
     generator = torch.Generator().manual_seed(0)
@@ -241,6 +310,17 @@ def _past_norms(module: nn.Module) -> nn.Module:
         if isinstance(layer, OVER_UNITS):
             layer.forward = lambda inputs: inputs  # type: ignore[method-assign]
     return module
+
+
+@contextmanager
+def _layer_by_layer() -> Iterator[None]:
+    """Keep torch from computing a transformer's layer in one call, which would pass by what norms were made into."""
+    is_on = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(is_on)
 
 
 @contextmanager

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from fl_mlmc import own
 from fl_mlmc.clients.data import FederatedData
 from fl_mlmc.data.texts import rooted_text_encoding
 from fl_mlmc.frames import read_clients, read_rounds
@@ -159,14 +158,13 @@ def _both(first: OnRound, second: OnRound) -> OnRound:
 def _absolute(config: RunConfig) -> RunConfig:
     """The config with its paths made absolute, for processes that stand elsewhere."""
     data, dataset = config.data, Path(config.data.dataset).expanduser().absolute()
-    rooted = config.changed(
+    return config.changed(
         dataset=dataset if dataset.exists() and data.dataset != Digits.name else data.dataset,
         data_dir=Path(data.data_dir).expanduser().absolute() if data.data_dir else "",
         runs_dir=Path(config.output.runs_dir).expanduser().absolute(),
         text=rooted_text_encoding(data.text),
         model=rooted_model(config.training.model),
-    )
-    return rooted.changed(**{key: own.absolute(text) for key, text in rooted.own_texts().items()})
+    ).rooted()
 
 
 def _read_scenario(path: Path) -> dict[str, Scalar]:

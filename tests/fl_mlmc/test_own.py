@@ -163,6 +163,44 @@ def test_paths_of_a_config_are_absolute_and_survive_odd_folders(here: Path, monk
     assert RunConfig.from_flower(config.to_flower()).own_texts() == {"compressor": text}
 
 
+PATHS = """
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fl_mlmc.compression import Identity
+from fl_mlmc.registry import PathText
+
+
+@dataclass(frozen=True)
+class Table(Identity):
+    table: PathText = ""
+    name: str = ""
+
+    def __post_init__(self):
+        assert Path(self.table).name == "t.npy"
+
+
+def net(input_shape, num_classes, width=1.0, weights: PathText = "", kind: str = ""):
+    ...
+"""
+
+
+def test_a_path_in_an_option_of_ones_own_part_is_absolute_too(here: Path) -> None:
+    write(here / "own.py", PATHS)
+    texts = {
+        "compressor": "Induced(TopK(count=2), own.py:Table('t.npy', name='t.npy'))",
+        "downlink-compressor": "own.py:Table(name='a', table='~/t.npy')",
+        "model": "own.py:net(weights='w/b.npz', kind='w')",
+    }
+    absolute = RunConfig.from_flower(texts).rooted().to_flower()
+    rooted = {key: str(absolute[key]).replace(",/", ", /") for key in texts}
+    assert rooted["compressor"] == f"Induced(TopK(count=2), {here}/own.py:Table('{here}/t.npy', name='t.npy'))"
+    assert rooted["downlink-compressor"] == f"{here}/own.py:Table(name='a', table='{Path.home()}/t.npy')"
+    assert rooted["model"] == f"{here}/own.py:net(weights='{here}/w/b.npz', kind='w')"
+
+
 @pytest.mark.parametrize("key", MAY_BE_OWN)
 def test_every_key_names_what_is_missing(here: Path, key: str) -> None:
     with pytest.raises(ConfigError, match=f"{key} = 'gone.py:Mine': there is no file 'gone.py'"):

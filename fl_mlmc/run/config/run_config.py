@@ -9,7 +9,8 @@ from typing import Any, NamedTuple, Self
 from pydantic import Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from ...own import references
+from ...own import absolute, references
+from ...registry import rooted
 from ...schemes import Scheme
 from ...submodels.tier import tier_named
 from .aggregation import AggregationConfig
@@ -23,21 +24,24 @@ from .privacy import PrivacyConfig
 from .section import ConfigError, Scalar, Section, dashed
 from .training import TrainingConfig
 
-MAY_BE_OWN = (
-    "dataset",
-    "model",
-    "objective",
-    "compressor",
-    "downlink-compressor",
-    "scheme",
-    "downlink-scheme",
-    "aggregation",
-    "client-optimizer",
-    "server-optimizer",
-    "width-rule",
-    "problem",
-)
-"""Keys whose texts may name parts of the user's own: "module:object", "path/to/file.py:object" (`fl_mlmc.own`)."""
+MAY_BE_OWN: Mapping[str, int] = {
+    "dataset": 0,
+    "model": 2,
+    "objective": 0,
+    "compressor": 0,
+    "downlink-compressor": 0,
+    "scheme": 0,
+    "downlink-scheme": 0,
+    "aggregation": 0,
+    "client-optimizer": 2,
+    "server-optimizer": 2,
+    "width-rule": 0,
+    "problem": 1,
+}
+"""Keys whose texts may name parts of the user's own: "module:object", "path/to/file.py:object" (`fl_mlmc.own`).
+
+Each with the number of arguments that a run gives before those of the text (docs/own.md).
+"""
 
 
 class RunConfig(Section):
@@ -104,6 +108,14 @@ class RunConfig(Section):
         """A config with some keys replaced and all of it checked again; names with dashes or underscores."""
         named = {dashed(key): str(value) if isinstance(value, Path) else value for key, value in changes.items()}
         return self.from_flower({**self.to_flower(), **named})
+
+    def rooted(self) -> Self:
+        """The same, with the files of the user's own, and paths in their options, by absolute paths.
+
+        For processes that stand elsewhere. ConfigError if there is no such file.
+        """
+        texts = {key: rooted(text, {}, key, MAY_BE_OWN[key]) for key, text in self.own_texts().items()}
+        return self.changed(**{key: absolute(text) for key, text in texts.items()})
 
     def own_texts(self) -> dict[str, str]:
         """The texts that name parts of the user's own, by their keys."""

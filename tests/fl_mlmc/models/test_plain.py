@@ -32,10 +32,10 @@ def mlp(shape, classes, width=1.0):
     return nn.Sequential(nn.Flatten(), *layers, nn.Linear(second, classes))
 
 
-def cnn(shape, classes, width=1.0, norm=False):
-    first, second, dense = part(width, 6), part(width, 10), part(width, 9)
+def cnn(shape, classes, width=1.0, norm=lambda count: nn.Identity(), groups=1):
+    first, second, dense = groups * part(width, 6 // groups), groups * part(width, 10 // groups), part(width, 9)
     pixels = (shape[1] // 4) * (shape[2] // 4)
-    norms = [nn.BatchNorm2d(count) if norm else nn.Identity() for count in (first, second)]
+    norms = [norm(count) for count in (first, second)]
     return nn.Sequential(
         nn.Conv2d(shape[0], first, 3, padding=1), norms[0], nn.MaxPool2d(2), nn.ReLU(),
         nn.Conv2d(first, second, 3, padding=1), norms[1], nn.MaxPool2d(2), nn.ReLU(),
@@ -118,19 +118,51 @@ def attentive(shape, classes, width=1.0):
     return Attentive(classes, width)
 
 
+class Encoder(nn.Module):
+    """Torch's own transformer; as many heads as the width has."""
+
+    def __init__(self, classes: int, width: float) -> None:
+        super().__init__()
+        heads = part(width, 4)
+        layer = nn.TransformerEncoderLayer(6 * heads, heads, part(width, 20), batch_first=True)
+        self.embedding = nn.Embedding(11, 6 * heads)
+        self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(6 * heads, classes)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(self.layers(self.embedding(tokens.long())).mean(1))
+
+
+def encoder(shape, classes, width=1.0):
+    return Encoder(classes, width)
+
+
+def batch_cnn(shape, classes, width=1.0):
+    return cnn(shape, classes, width, nn.BatchNorm2d)
+
+
+def group_cnn(shape, classes, width=1.0):
+    return cnn(shape, classes, width, lambda count: nn.GroupNorm(2, count), groups=2)
+
+
 PLAIN: dict[str, tuple[Make, tuple[int, ...]]] = {
     "mlp": (mlp, (3, 4)),
     "cnn": (cnn, (1, 9, 8)),
-    "cnn-batch": (lambda shape, classes, width=1.0: cnn(shape, classes, width, norm=True), (1, 9, 8)),
+    "cnn-batch": (batch_cnn, (1, 9, 8)),
+    "cnn-group": (group_cnn, (1, 9, 8)),
     "char-lstm": (lambda shape, classes, width=1.0: CharLSTM(classes, width), (9,)),
     "residual": (residual, (3, 8, 8)),
     "tied": (tied, (6,)),
     "attentive": (attentive, (6,)),
+    "encoder": (encoder, (6,)),
 }
+OVER_UNITS = ("attentive", "cnn-group", "encoder")
+"""Their norms average over units, so other units at zero change what the wide network computes."""
 DECLARED = {
     "mlp": "mlp(hidden=(12, 7))",
     "cnn": "cnn(conv=(6, 10), dense=9)",
     "cnn-batch": "cnn(conv=(6, 10), norm='batch', dense=9)",
+    "cnn-group": "cnn(conv=(6, 10), norm='group', groups=2, dense=9)",
     "char-lstm": "char_lstm(embedding=4, hidden=(6, 7), vocabulary=11)",
 }
 
@@ -168,9 +200,52 @@ def test_the_narrow_network_is_the_cut_of_the_full_one(name: str, width: float) 
     load_vector(built, own.gather(model.initial(1)))
     inputs = torch.randint(2, (3, *shape)).float()
     torch.testing.assert_close(built.eval()(inputs), check_submodule(model, own).eval()(inputs))
-    if name not in ("attentive", "tied"):
+    if name not in (*OVER_UNITS, "tied"):
         check_sliced_equals_masked(model, own, inputs)
     check_widths(model, "nested", (width,), shape, [(2, 5)])
+
+
+RESNET = "resnet18(hidden=(8, 12, 16, 20), depths=(1, 1, 1, 1)"
+
+
+@pytest.mark.parametrize(
+    ("text", "shape"),
+    [
+        (f"{RESNET}, norm='batch')", (3, 8, 8)),
+        (f"{RESNET}, norm='group', scaler=False)", (3, 8, 8)),
+        ("cnn(conv=(8, 12), norm='group', dense=9)", (1, 9, 8)),
+    ],
+)
+def test_of_our_own_models_the_cut_is_found_that_they_declare(text: str, shape: tuple[int, ...]) -> None:
+    declared = build_model(text, shape, 5)
+
+    def net(width: float, classes: int) -> nn.Module:
+        return declared.build({**declared.spec.kept(width), "classes": classes})
+
+    found = plain_model(net, 5, takes_width=True)
+    for rule, server_round in (("nested", 0), ("ordered-dropout", 0), ("rolling", 7)):
+        for width in WIDTHS:
+            ours, theirs = (plan(model.spec, rule, width, server_round) for model in (found, declared))
+            assert torch.equal(ours.indices, theirs.indices)
+    check_widths(found, "rolling", (0.5,), shape, [(2, 5)])
+
+
+def test_heads_that_grow_thin_are_declared_and_not_found() -> None:
+    text = "transformer(layers=1, stream=12, heads=4, feed_forward=9, vocabulary=11, positions=6)"
+    declared = build_model(text, (6,), 5)
+    found = plain_model(lambda width, classes: declared.build(declared.spec.kept(width)), 5, takes_width=True)
+    with pytest.raises(ValueError, match=r"not certain.*heads that change their size.*WidthSpec\.of"):
+        check_widths(found, "nested", (0.5,), (6,), [(2, 5)])
+
+
+@pytest.mark.parametrize("groups", [(4, 4), (4, 2), (1, 1), (8, 4)])
+def test_groups_are_thinned_or_dropped_as_their_norm_does(groups: tuple[int, int]) -> None:
+    def net(width: float, classes: int) -> nn.Module:
+        units = 8 if width > 0.5 else 4
+        return nn.Sequential(nn.Conv2d(1, units, 1), nn.GroupNorm(groups[units == 4], units, affine=False))
+
+    own = plan(plain_model(net, 5, takes_width=True).spec, "nested", 0.5)
+    assert own.indices[:4].tolist() == ([0, 2, 4, 6] if groups == (4, 4) else [0, 1, 2, 3])
 
 
 def floored(shape, classes, width=1.0):
@@ -214,13 +289,30 @@ def scaled(shape, classes, width=1.0):
     return Scaled()
 
 
+def padded(shape, classes, width=1.0):
+    """The first units of the second layer are added to those of the first: a window of one is none of the other."""
+
+    class Padded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(4, part(width, 8)), nn.Linear(4, part(width, 12))
+            self.head = nn.Linear(part(width, 12), classes)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            more = part(width, 12) - part(width, 8)
+            return self.head((nn.functional.pad(self.first(inputs), (0, more)) + self.second(inputs)).relu())
+
+    return Padded()
+
+
 @pytest.mark.parametrize(
     ("make", "rule", "message"),
     [
         (concatenated, "nested", "the cut is not certain.*give fl_mlmc.models.Model"),
         (scaled, "nested", "the cut is not certain"),
         (lambda shape, classes, width: Attentive(classes, width, heads=2), "nested", "the cut is not certain"),
-        (mlp, "rolling", "enough for width-rule 'nested', not for 'rolling'"),
+        (padded, "rolling", "cut by width-rule 'rolling', .* the cut is not certain"),
+        (lambda shape, classes, width: Attentive(classes, width), "random", "cut by width-rule 'random'"),
         (mlp, "depth", "cuts models whose stages end in classifiers"),
     ],
 )
@@ -241,6 +333,10 @@ def test_a_cut_that_is_not_certain_is_refused_and_says_what_to_declare(make: Mak
             "must fall with the width",
         ),
         (lambda shape, classes, width: nn.Linear(4, part(width, classes)), "follows the classes and shrinks too"),
+        (
+            lambda shape, classes, width: nn.Sequential(nn.Conv2d(1, 6, 1), nn.GroupNorm(6 if width == 1 else 3, 6)),
+            r"group norm '1' has \[6, 3, 3, 3\] groups of \(6, 6, 6, 6\) channels.*keep",
+        ),
     ],
 )
 def test_tensors_that_no_width_cuts_are_named(make: Make, message: str) -> None:

@@ -52,6 +52,14 @@ def first():
 def net(input_shape, num_classes, width=1.0, hidden=12):
     units = max(1, int(hidden * width))
     return nn.Sequential(nn.Flatten(), block(64, units), nn.Dropout(0.2), nn.Linear(units, num_classes))
+
+
+def scaled(input_shape, num_classes, width=1.0):
+    class Scaled(nn.Linear):
+        def forward(self, pixels):
+            return super().forward(pixels.flatten(2).expand(-1, int(4 * width), -1).flatten(1)) / width
+
+    return Scaled(64 * int(4 * width), num_classes)
 """
 LAYERS = """
 from torch import nn
@@ -175,7 +183,10 @@ def test_rays_workers_compute_the_same(config: RunConfig) -> None:
             {"model": "parts.py:first"},
             r"model = 'parts.py:first': .*too many pos.*; a run calls it with 2",
         ),
-        ({"width_rule": "parts.py:first", "tiers": "phone:0.5:1.0"}, r"enough for width-rule 'nested'.*tier 'phone'"),
+        (
+            {"model": "parts.py:scaled", "width_rule": "parts.py:first", "tiers": "phone:0.5:1.0"},
+            r"cut by width-rule '\S*parts.py:first', .* is not certain.*tier 'phone'",
+        ),
         ({"width_rule": "parts.py:net"}, "width-rule = 'parts.py:net'"),
     ],
 )
