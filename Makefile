@@ -8,7 +8,7 @@ TESTS ?= tests
 PYTEST := $(BIN)/python -m pytest -q --durations=10
 SPREAD ?= -n logical --maxprocesses 8 --dist loadgroup
 
-.PHONY: run test test-all test-root fuzz check bundle format benchmark vectors clean
+.PHONY: run test test-all test-root fuzz check bundle format docs benchmark vectors clean
 
 run: $(VENV)/.installed
 	$(BIN)/fl-mlmc run $(SCENARIO)
@@ -44,11 +44,17 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(VENV)/.installed-docs
+	@# The reference is read, not imported, from the tree as a wheel holds it: rooms within the library.
+	@rm -rf .tree && mkdir .tree && cp -pr fl_mlmc .tree && cp -pr clients deploy simulations strategies .tree/fl_mlmc
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "open site/index.html"
+
 benchmark: $(VENV)/.installed
 	$(BIN)/python benchmarks/rounds.py
 
 clean:
-	rm -rf $(VENV) .tree .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .tree site .pytest_cache .mypy_cache .ruff_cache
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -59,4 +65,8 @@ $(VENV)/.installed: $(BIN)/python pyproject.toml
 
 $(VENV)/.installed-dev: $(BIN)/python pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-docs: $(BIN)/python pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	@touch $@ $(VENV)/.installed

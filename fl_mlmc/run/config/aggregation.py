@@ -14,7 +14,9 @@ class AggregationConfig(Section):
     """The mean of a round's updates and the server's step along it."""
 
     rule: str = Field(
-        "mean", alias="aggregation", description='"mean", "median" or "trimmed-mean:SHARE", coordinate by coordinate'
+        "mean",
+        alias="aggregation",
+        description="how updates become one: mean, median or trimmed-mean:0.2, coordinate by coordinate",
     )
 
     @field_validator("rule")
@@ -24,12 +26,18 @@ class AggregationConfig(Section):
         return text
 
     weighting: Literal["examples", "clients"] = Field(
-        "examples", description="clients count in the mean by their examples, or all alike"
+        "examples", description="what a client counts in the mean: its number of examples, or the same for all"
     )
-    average_by_label: bool = Field(False, description="classifier rows count for the classes that a client has only")
-    max_update_norm: float = Field(0.0, ge=0, description="of a decoded update; a longer one is dropped; 0: any")
-    max_examples: int = Field(2**31, ge=1, le=2**31, description="that a client may declare, and so its weight")
-    server_optimizer: str = "sgd"
+    average_by_label: bool = Field(
+        False, description="average a classifier row over those clients alone that have its class"
+    )
+    max_update_norm: float = Field(
+        0.0, ge=0, description="longest update that the server takes; a longer one is dropped; 0: any length"
+    )
+    max_examples: int = Field(
+        2**31, ge=1, le=2**31, description="most examples that a client may declare; a larger number is dropped"
+    )
+    server_optimizer: str = Field("sgd", description="how the server steps: sgd, adam, adamw, adagrad or rmsprop")
 
     @field_validator("server_optimizer")
     @classmethod
@@ -37,7 +45,7 @@ class AggregationConfig(Section):
         parse_optimizer(text)
         return text
 
-    server_learning_rate: float = Field(1.0, gt=0)
+    server_learning_rate: float = Field(1.0, gt=0, description="step of the server; 1 with sgd is FedAvg")
 
     @cached_property
     def parsed_rule(self) -> Aggregation:

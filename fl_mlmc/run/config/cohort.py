@@ -14,16 +14,19 @@ from .section import Section
 class CohortConfig(Section):
     """Clients, their tiers and widths, and the cohort of a round."""
 
-    num_clients: int = Field(60, ge=1, description="clients of the run, all rounds together")
-    clients_per_round: int = Field(20, ge=1, description="the cohort: clients whose replies a round waits for")
-    tiers: str = Field("full:1.0:1.0", description="name:width:share, …, each with options")
+    num_clients: int = Field(60, ge=1, description="clients of the run")
+    clients_per_round: int = Field(20, ge=1, description="clients drawn for a round: its cohort")
+    tiers: str = Field("full:1.0:1.0", description="named kinds of clients, as name:width:share, each with options")
 
     @field_validator("tiers")
     @classmethod
     def _are_tiers(cls, text: str) -> str:
         return ",".join(map(str, parse_tiers(text)))
 
-    tier_assignment: str = Field("shares", description='"shares", "redrawn" every round, or "0-29:sensor,30:phone"')
+    tier_assignment: str = Field(
+        "shares",
+        description="who has which tier: shares, redrawn in every round, or a list such as 0-29:sensor,30:phone",
+    )
 
     @field_validator("tier_assignment")
     @classmethod
@@ -32,7 +35,9 @@ class CohortConfig(Section):
             assign_tiers(parse_tiers(info.data["tiers"]), info.data["num_clients"], 0, text)  # any seed will do
         return text
 
-    width_rule: str = Field("nested", description="which units a narrow client holds")
+    width_rule: str = Field(
+        "nested", description="which units a narrow client trains: nested, ordered-dropout, rolling, random or depth"
+    )
 
     @field_validator("width_rule")
     @classmethod
@@ -41,13 +46,20 @@ class CohortConfig(Section):
         return name
 
     least_coverage: int = Field(
-        0, ge=0, description="clients of a cohort that must hold each coordinate; 0: as it falls"
+        0, ge=0, description="draw cohorts in which at least so many clients hold each coordinate; 0: any cohort"
     )
-    coverage_warning: int = Field(10, ge=0, description="warn of what nobody held in so many rounds; 0: never")
+    coverage_warning: int = Field(
+        10, ge=0, description="warn of coordinates that nobody held for so many rounds; 0: never"
+    )
     over_sampling: float = Field(
-        0.0, ge=0, description="share of clients asked beyond clients-per-round; the round ends when enough replied"
+        0.0,
+        ge=0,
+        description="ask so many more clients, as a share; the round ends when clients-per-round have replied",
     )
-    quorum: int | float = Field(0.5, description="good replies a round needs: a whole number, or a share such as 0.5")
+    quorum: int | float = Field(
+        0.5,
+        description="good replies that a round needs, as a number or a share of the cohort; with fewer the run ends",
+    )
 
     @field_validator("quorum")
     @classmethod
@@ -56,7 +68,7 @@ class CohortConfig(Section):
             raise ValueError(f"a whole number of replies, or a share in (0, 1], not {value!r}")
         return value
 
-    round_timeout: float = Field(3600.0, gt=0, description="seconds to wait for a round's replies")
+    round_timeout: float = Field(3600.0, gt=0, description="seconds that a round waits for replies")
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

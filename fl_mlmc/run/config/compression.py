@@ -16,8 +16,10 @@ from .section import Section
 class CompressionConfig(Section):
     """Compressors of both directions, and the schemes that use them."""
 
-    compressor: str = Field("Identity()", description="of client updates")
-    downlink_compressor: str = Field("Identity()", description="of the broadcast")
+    compressor: str = Field("Identity()", description="how clients compress their updates")
+    downlink_compressor: str = Field(
+        "Identity()", description="how the server compresses the model that it sends; it must be unbiased"
+    )
 
     @field_validator("compressor", "downlink_compressor")
     @classmethod
@@ -25,7 +27,10 @@ class CompressionConfig(Section):
         compressor = parse(text, EVERY)
         return text if references(text) else repr(compressor)  # one of the user's own is told by where it lies
 
-    downlink_scheme: str = Field("direct", description='or "docofl(ECUQ(bits=4), every=10, lead=2)"')
+    downlink_scheme: str = Field(
+        "direct",
+        description="direct sends the model; docofl(ECUQ(bits=4), every=10, lead=2) sends anchors and corrections",
+    )
 
     @field_validator("downlink_scheme")
     @classmethod
@@ -33,7 +38,9 @@ class CompressionConfig(Section):
         parse_downlink(text)
         return text
 
-    scheme: str = Field("direct", description="what clients send and the server makes of it; rabo, rafbo: bilevel")
+    scheme: str = Field(
+        "direct", description="what clients send, and what the server makes of it; rabo and rafbo are for bilevel tasks"
+    )
 
     @field_validator("scheme")
     @classmethod

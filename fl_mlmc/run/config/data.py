@@ -11,7 +11,9 @@ from .section import Section
 class DataConfig(Section):
     """The data set and how its rows are shared out."""
 
-    dataset: str = Field("digits", min_length=1, description="a set by name, or a file or folder of one's own")
+    dataset: str = Field(
+        "digits", min_length=1, description="a data set by name, or a file, folder or function of your own"
+    )
 
     @field_validator("dataset")
     @classmethod
@@ -20,15 +22,23 @@ class DataConfig(Section):
             find(reference.where)  # the server alone calls it: a device need not have what it imports
         return text
 
-    data_dir: str = Field("", description="where the set's own files lie; empty: it is fetched or shipped")
-    text: str = Field("hashed", description="how texts become numbers: hashed, tokens('DIRECTORY') or characters")
-    features: str = Field("", description='columns of a table to train on, e.g. "age,height"; empty: as found')
-    targets: str = Field("", description="columns of a table that a model is to give; empty: label, target or the like")
-    test_share: float = Field(0.0, ge=0, lt=1, description="of the rows, for a set that has no test split of its own")
-    evaluate_clients: float = Field(
-        0.0, ge=0, lt=1, description="share of a client's examples that it evaluates models on and does not train on"
+    data_dir: str = Field(
+        "", description="where the files of the set lie; empty: it is fetched, or comes with a library"
     )
-    partition: str = Field("iid", description="who owns which rows: iid, dirichlet:ALPHA, shards:COUNT or by:COLUMN")
+    text: str = Field("hashed", description="how texts become numbers: hashed, tokens('DIRECTORY') or characters")
+    features: str = Field("", description="columns of a table to train on, such as age,height; empty: all that fit")
+    targets: str = Field(
+        "", description="columns that the model is to predict; empty: the one called label, target or the like"
+    )
+    test_share: float = Field(
+        0.0, ge=0, lt=1, description="share of the rows to test on, for a set without a test split"
+    )
+    evaluate_clients: float = Field(
+        0.0, ge=0, lt=1, description="share of its examples on which a client evaluates and never trains"
+    )
+    partition: str = Field(
+        "iid", description="which client gets which rows: iid, dirichlet:ALPHA, shards:COUNT or by:COLUMN"
+    )
 
     @field_validator("text")
     @classmethod

@@ -13,10 +13,16 @@ class PrivacyConfig(Section):
     """How updates are clipped, and how much noise their sum gets."""
 
     clip: float = Field(
-        0.0, ge=0, alias="dp-clip", description="norm that updates are shortened to, for differential privacy"
+        0.0,
+        ge=0,
+        alias="dp-clip",
+        description="longest update under differential privacy; longer ones are shortened to it",
     )
     noise: float = Field(
-        0.0, ge=0, alias="dp-noise", description="deviation of the noise on their sum, in units of dp-clip"
+        0.0,
+        ge=0,
+        alias="dp-noise",
+        description="standard deviation of the noise on the sum of updates, in units of dp-clip; 0: no privacy",
     )
     delta: float = Field(1e-5, gt=0, lt=1, alias="dp-delta", description="the δ for which ε is logged")
 

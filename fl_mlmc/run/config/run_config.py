@@ -51,8 +51,10 @@ class RunConfig(Section):
     every key lies in its section: `config.cohort.num_clients`, `config.engine.name`.
     """
 
-    seed: int = Field(0, ge=0, lt=2**63, description="every random draw of the run comes from it")
-    num_rounds: int = Field(20, ge=1)
+    seed: int = Field(
+        0, ge=0, lt=2**63, description="every random draw of the run starts from it; the same seed gives the same bytes"
+    )
+    num_rounds: int = Field(20, ge=1, description="rounds of the run")
     data: DataConfig = Field(default_factory=lambda: DataConfig.model_validate({}))
     cohort: CohortConfig = Field(default_factory=lambda: CohortConfig.model_validate({}))
     training: TrainingConfig = Field(default_factory=lambda: TrainingConfig.model_validate({}))
@@ -76,6 +78,11 @@ class RunConfig(Section):
     def keys(cls) -> list[str]:
         """All keys, dashed, in the order of the sections."""
         return list(_homes())
+
+    @classmethod
+    def homes(cls) -> Mapping[str, "Home"]:
+        """Where every key lives, by the dashed key, in the order of the sections."""
+        return _homes()
 
     @classmethod
     def type_of(cls, key: str) -> Any:
@@ -137,23 +144,23 @@ class RunConfig(Section):
         return self
 
 
-class _Home(NamedTuple):
-    """Where a key lives: its section, or "" for the run itself, and its field there."""
+class Home(NamedTuple):
+    """Where a key lives: its section, or "" for the run itself, and its field there, which holds type and meaning."""
 
     section: str
     field: FieldInfo
 
 
 @cache
-def _homes() -> Mapping[str, _Home]:
+def _homes() -> Mapping[str, Home]:
     """Every key's home, in the order of the sections."""
-    homes: dict[str, _Home] = {}
+    homes: dict[str, Home] = {}
     for name, field in RunConfig.model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, Section):
-            homes |= {inner.alias or dashed(own): _Home(name, inner) for own, inner in kind.model_fields.items()}
+            homes |= {inner.alias or dashed(own): Home(name, inner) for own, inner in kind.model_fields.items()}
         else:
-            homes[field.alias or dashed(name)] = _Home("", field)
+            homes[field.alias or dashed(name)] = Home("", field)
     return homes
 
 

@@ -15,7 +15,7 @@ from .section import Section
 class TrainingConfig(Section):
     """A client's local training, or its part in a bilevel problem."""
 
-    model: str = Field("cnn", description="the model and its options")
+    model: str = Field("cnn", description="the model and its options: mlp, cnn, resnet18, transformer or char_lstm")
 
     @field_validator("model")
     @classmethod
@@ -31,7 +31,9 @@ class TrainingConfig(Section):
         parse_objective(text)
         return text
 
-    metrics: str = Field("", description='what models are judged by, e.g. "f1,auc"; empty: the usual of the objective')
+    metrics: str = Field(
+        "", description="what the log says of a model, such as f1,auc; empty: the first of the objective"
+    )
 
     @field_validator("metrics")
     @classmethod
@@ -40,13 +42,19 @@ class TrainingConfig(Section):
             parse_objective(info.data["objective"]).chosen(text)
         return text
 
-    masked_cross_entropy: bool = Field(False, description="leave classes that a client has not out of its loss")
-    distill: bool = Field(False, description="narrow widths learn from the widest too (FjORD, DepthFL)")
-    local_steps: int = Field(0, ge=0, description="0: as many as local-epochs make")
+    masked_cross_entropy: bool = Field(
+        False, description="leave classes out of the loss that a client has no example of"
+    )
+    distill: bool = Field(False, description="narrow widths learn from the widest, too (FjORD, DepthFL)")
+    local_steps: int = Field(
+        0, ge=0, description="minibatches that a client trains on in a round; 0: as many as local-epochs make"
+    )
     local_epochs: int = Field(5, ge=1, description="passes over a client's examples in a round")
-    batch_size: int = Field(16, ge=1)
-    learning_rate: float = Field(0.1, gt=0)
-    learning_rate_drops: str = Field("", description='rounds after each of which it is a tenth, e.g. "150,250"')
+    batch_size: int = Field(16, ge=1, description="examples in a minibatch")
+    learning_rate: float = Field(0.1, gt=0, description="step of a client; of the inner y in a bilevel task")
+    learning_rate_drops: str = Field(
+        "", description="rounds after each of which the learning rate falls to a tenth, such as 150,250"
+    )
 
     @field_validator("learning_rate_drops")
     @classmethod
@@ -55,8 +63,10 @@ class TrainingConfig(Section):
             raise ValueError('it is a list of rounds such as "150,250"')
         return text
 
-    clip_norm: float = Field(0.0, ge=0, description="the largest norm of a minibatch's gradient; 0: any")
-    client_optimizer: str = "sgd"
+    clip_norm: float = Field(
+        0.0, ge=0, description="longest gradient of a minibatch; longer ones are shortened to it; 0: any length"
+    )
+    client_optimizer: str = Field("sgd", description="how a client steps: sgd, adam, adamw, adagrad or rmsprop")
 
     @field_validator("client_optimizer")
     @classmethod
@@ -64,10 +74,10 @@ class TrainingConfig(Section):
         parse_optimizer(text)
         return text
 
-    task: Literal["classification", "bilevel"] = "classification"
-    problem: str = Field(
-        "hyper_representation", description="of a bilevel task: its name and options, or module:object"
+    task: Literal["classification", "bilevel"] = Field(
+        "classification", description="train one model by its objective, or solve a bilevel problem"
     )
+    problem: str = Field("hyper_representation", description="the problem of a bilevel task, with its options")
 
     @field_validator("problem")
     @classmethod
@@ -75,9 +85,13 @@ class TrainingConfig(Section):
         check_problem(text)
         return text
 
-    outer_learning_rate: float = Field(0.3, gt=0, description="of the outer x; learning-rate is that of the inner y")
-    multiplier_learning_rate: float = Field(0.0, ge=0, description="of v; 0: the learning-rate")
-    outer_share: float = Field(0.5, gt=0, lt=1, description="of a client's examples, for the outer loss alone")
+    outer_learning_rate: float = Field(0.3, gt=0, description="step of the outer x of a bilevel task")
+    multiplier_learning_rate: float = Field(
+        0.0, ge=0, description="step of the multiplier v of a bilevel task; 0: the learning-rate"
+    )
+    outer_share: float = Field(
+        0.5, gt=0, lt=1, description="share of a client's examples that only the outer loss sees"
+    )
 
     @property
     def is_bilevel(self) -> bool:
