@@ -11,7 +11,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from fl_mlmc.models import build_model
+from fl_mlmc.models import build_model, placed_model
 from fl_mlmc.own import blamed, is_users
 from fl_mlmc.run.config import RunConfig, Scalar
 from fl_mlmc.run.protocol import (
@@ -63,7 +63,7 @@ def _declared_tier(message: Message, context: Context, client: int) -> str:
     tier = str(context.node_config.get("tier", ""))
     if tier != "auto":
         return tier
-    config = _config(tuple(sorted(context.run_config.items())))
+    config = _config_here(context)
     asked = message.content.config_records[CONFIG]
     data = _data(str(context.node_config.get("data-path", asked["data"])), str(asked.get("data-meta", "")))
     model = build_model(config.training.model, data.spec.input_shape, data.spec.num_classes)
@@ -114,7 +114,7 @@ def _asked(message: Message, context: Context) -> tuple[TrainTask, dict[str, byt
     """The task of a message, its payloads, the run's config and where the data lies."""
     task = TrainTask.from_config(message.content.config_records[CONFIG])
     arrays = {name: array.data for name, array in message.content.array_records[ARRAYS].items()}
-    config = _config(tuple(sorted(context.run_config.items())))
+    config = _config_here(context)
     return _on_this_node(task, context, config), arrays, config, str(context.node_config.get("data-path", task.data))
 
 
@@ -135,9 +135,17 @@ def _failure(message: Message, task: TrainTask, error: Exception) -> Message:
     return Message(RecordDict({CONFIG: ConfigRecord(failure.to_config())}), reply_to=message)
 
 
+def _config_here(context: Context) -> RunConfig:
+    """The run's config; the weights of its model lie where the node says, if it does."""
+    return _config(tuple(sorted(context.run_config.items())), str(context.node_config.get("weights", "")))
+
+
 @lru_cache(maxsize=4)
-def _config(items: tuple[tuple[str, Scalar], ...]) -> RunConfig:
-    return RunConfig.from_flower(dict(items))
+def _config(items: tuple[tuple[str, Scalar], ...], weights: str) -> RunConfig:
+    said = dict(items)
+    if weights and "model" in said:
+        said["model"] = placed_model(str(said["model"]), weights)
+    return RunConfig.from_flower(said)
 
 
 def _on_this_node(task: TrainTask, context: Context, config: RunConfig) -> TrainTask:

@@ -34,6 +34,7 @@ class Finder:
 
     def __init__(self, task: TrainTask, config: RunConfig, data: LocalData) -> None:
         self.model = build_model(config.training.model, data.spec.input_shape, data.spec.num_classes)
+        _check_base(self.model, task)
         width, server_round, client = task.width, task.server_round, task.client
         self.own: IndexPlan = plan(self.model.spec, config.cohort.width_rule, width, server_round, client, config.seed)
         self.device = device_named(config.engine.device)
@@ -157,6 +158,16 @@ class Features:
 def _module(model: Model, units: tuple[tuple[str, int], ...], device: torch.device) -> nn.Module:
     # One a process and tier: building draws initial weights that the broadcast then replaces.
     return model.build(dict(units)).to(device)
+
+
+def _check_base(model: Model, task: TrainTask) -> None:
+    """ValueError unless what does not travel of the model is here what it is at the server."""
+    if task.base != (here := model.base_digest()):
+        raise ValueError(
+            f"the model's base is another one here: SHA-256 {here[:12] or 'of none'}…, the server's is "
+            f"{task.base[:12] or 'of none'}…; put the server's weights here, and name their folder by the node's "
+            "`weights`"
+        )
 
 
 def _checked(found: Tensor) -> Tensor:

@@ -3,6 +3,9 @@
 The text is a Python call of a known name; arguments are literals or further calls. Nothing is evaluated. Texts come
 from devices too, so one that is no such call gives ValueError, whatever it is, and before it costs time.
 
+A call within another is built first. Where a parameter is annotated `Call`, it is handed over as it was read: a model
+of a model cannot be built before it knows the data.
+
 Where the caller lets it, a name may be one of the user's own: `MLMC(ladder.py:Stretches(length=10))` (`own`).
 """
 
@@ -68,6 +71,9 @@ def parse_call(
 ) -> Call:
     """Read `text` as a call of one of `known`; a bare name is a call without arguments.
 
+    >>> parse_call("Sorted(Small(3))", {"Sorted": list, "Small": range}, "list")()
+    [0, 1, 2]
+
     `what` names the kind of thing in errors. The first `given` parameters are not the text's to set: the caller
     passes them. `follow`: the references to parts of the user's own that may be followed, none for texts from
     elsewhere. ValueError on text that is no such call, on unknown names and on unknown options.
@@ -91,15 +97,27 @@ def build(
     return _Reader(known, what, named, follow, kind).built(tree)
 
 
-def rooted(text: str, known: Mapping[str, Callable[..., Any]], what: str, given: int = 0) -> str:
+def absolute(path: str) -> str:
+    """The path from the root, its ~ followed."""
+    return str(Path(path).expanduser().absolute())
+
+
+def rooted(
+    text: str,
+    known: Mapping[str, Callable[..., Any]],
+    what: str,
+    given: int = 0,
+    place: Callable[[str], str] = absolute,
+) -> str:
     """The text with every option that is a `PathText` made absolute, for processes that stand elsewhere.
 
     >>> def bert(weights: PathText = "") -> None: ...
     >>> rooted("bert(weights='/models/minilm')", {"bert": bert}, "model")
     "bert(weights='/models/minilm')"
 
-    `known`, `what` and `given` as in `parse_call`; parts of the user's own say so as ours do. ValueError on text that
-    is no call, and where a part of the user's own cannot be loaded.
+    `known`, `what` and `given` as in `parse_call`; parts of the user's own say so as ours do. `place` gives the path
+    that stands in a path's place. ValueError on text that is no call, and where a part of the user's own cannot be
+    loaded.
     """
     tree, named = _tree(text, what)
     is_changed = False
@@ -112,7 +130,7 @@ def rooted(text: str, known: Mapping[str, Callable[..., Any]], what: str, given:
         for parameter, value in zip_longest(parameters, call.args[: len(parameters)]):
             value = by_name.get(parameter.name, value)
             if _is_path(parameter.annotation) and isinstance(value, ast.Constant) and value.value:
-                value.value = str(Path(str(value.value)).expanduser().absolute())
+                value.value = place(str(value.value))
                 is_changed = True
     return _unparsed(tree, named) if is_changed else text
 
@@ -179,8 +197,14 @@ class _Reader:
         takes_all = any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters.values())
         if len(node.args) > len(allowed) and not takes_all:
             raise ValueError(f"{self.what} {name} takes at most {len(allowed)} arguments, got {len(node.args)}")
-        args = tuple(map(self._value, node.args))
-        options = {str(keyword.arg): self._value(keyword.value) for keyword in node.keywords}
+        later = {name for name in allowed if parameters[name].annotation is Call}
+        args = tuple(
+            self._value(value, given, name in later)
+            for name, value in zip_longest(allowed[: len(node.args)], node.args)
+        )
+        options = {
+            str(keyword.arg): self._value(keyword.value, given, keyword.arg in later) for keyword in node.keywords
+        }
         try:
             inspect.signature(target).bind(*[None] * given, *args, **options)
         except TypeError as error:
@@ -209,7 +233,10 @@ class _Reader:
             raise ValueError(f"{self.what} {str(reference)!r}: this text may name known ones only, none of one's own")
         return str(reference), own.load(reference)
 
-    def _value(self, node: ast.expr) -> Any:
+    def _value(self, node: ast.expr, given: int, is_later: bool) -> Any:
+        """What an argument stands for; `is_later`: a call, unbuilt, that will be `given` what its caller is."""
+        if is_later:
+            return self.call(node, given)
         if isinstance(node, ast.Call | ast.Name):
             return self.built(node)
         try:

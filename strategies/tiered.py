@@ -347,6 +347,7 @@ class TieredStrategy(Strategy):
             str(self.round_log.directory / MEMORIES) if self._scheme.remembers else "",
             data_meta=self._data_meta,
             uplink_budget=seat.tier.uplink_budget,
+            base=self.model.base_digest(),
             **self._scheme.task_fields(opened.gathering, client),
         )
         return Sent(task, seat, self._plan(client, opened.number))

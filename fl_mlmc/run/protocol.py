@@ -157,6 +157,8 @@ class TrainTask(Record):
     """What the run's data set is, for devices that bring examples of their own."""
     uplink_budget: Annotated[int, Between(0, 2**62)] = 0
     """Bytes that the payload may have, as the node's own config says; 0: any."""
+    base: Name = ""
+    """`Model.base_digest` of the server's model, of what never travels and must be the same here; empty: all does."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ class StepCost:
 
     seconds: float
     memory_bytes: int
-    """Parameters, gradients and one momentum, the minibatch, and what the forward pass keeps for the backward one."""
+    """Parameters, gradients and momentum of those that train, and what the forward pass keeps for the backward one."""
 
 
 def measure_step(module: nn.Module, inputs: Tensor, labels: Tensor, repeats: int = 3) -> StepCost:
@@ -49,7 +49,8 @@ def measure_step(module: nn.Module, inputs: Tensor, labels: Tensor, repeats: int
         optimizer.step()
         loss.item()  # waits for the accelerator
         seconds.append(time.perf_counter() - start)
-    return StepCost(min(seconds), 3 * sum(state.values()) + activations)
+    trained = sum(parameter.nbytes for parameter in module.parameters() if parameter.requires_grad)
+    return StepCost(min(seconds), sum(state.values()) + 2 * trained + activations)
 
 
 def widest_tier(
