@@ -120,15 +120,17 @@ def rooted(
     loaded.
     """
     tree, named = _tree(text, what)
-    is_changed = False
+    is_changed, unbuilt = False, {tree}
     for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
         name = cast(ast.Name, call.func).id
         target = own.load(named[name]) if name in named else known.get(name)
         parameters = list(inspect.signature(target).parameters.values()) if callable(target) else []
-        parameters = parameters[given if call is tree else 0 :]
+        parameters = parameters[given if call in unbuilt else 0 :]
         by_name = {keyword.arg: keyword.value for keyword in call.keywords}
         for parameter, value in zip_longest(parameters, call.args[: len(parameters)]):
             value = by_name.get(parameter.name, value)
+            if parameter.annotation is Call and call in unbuilt:
+                unbuilt.add(value)
             if _is_path(parameter.annotation) and isinstance(value, ast.Constant) and value.value:
                 value.value = place(str(value.value))
                 is_changed = True

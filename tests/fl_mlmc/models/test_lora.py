@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch.nn.functional import cross_entropy
 
-from fl_mlmc.models import build_model, placed_model
+from fl_mlmc.models import build_model, placed_model, rooted_model
 from fl_mlmc.models.lora import Adapted, LoraModel
 from fl_mlmc.run.config import RunConfig
 from fl_mlmc.simulations.app.launch import run
@@ -176,6 +176,14 @@ def test_a_base_is_what_its_weights_are_wherever_they_lie(tmp_path: Path) -> Non
 
 def changed(config: RunConfig, changes: dict[str, object]) -> dict[str, Any]:
     return {**config.to_flower(), **changes}
+
+
+def test_a_path_within_is_made_absolute_however_it_is_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    here = str(tmp_path / "m")
+    for text in ("lora(transformer(weights='m'), 4)", "lora(transformer(6, 384, 12, 1536, 30522, 512, 'm'), 4)"):
+        assert rooted_model(text) == text.replace("'m'", repr(here))
+        assert placed_model(text, "/there") == text.replace("'m'", "'/there'")
 
 
 def test_ranks_as_tiers_learn_and_little_travels(small: RunConfig) -> None:
