@@ -96,7 +96,7 @@ def _row(key: str, home: Home) -> str:
         kind(field.annotation, field.metadata),
         f"`{_toml(field.default)}`",
         meaning[:1].upper() + meaning[1:],
-        f"[{_title(page)}]({page})",
+        f"[{page.removesuffix('.md')}]({page})",
     )
     return "| " + " | ".join(cells) + " |"
 
@@ -125,10 +125,6 @@ def _figure(limit: float) -> str:
 
 def _toml(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else f'"{value}"' if isinstance(value, str) else str(value)
-
-
-def _title(page: str) -> str:
-    return (DOCS / page).read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
 
 
 if __name__ == "__main__":
