@@ -20,6 +20,7 @@ from fl_mlmc.submodels.flat import frozen, vector_tensors
 from fl_mlmc.training.local import Trained
 from fl_mlmc.training.objectives import Objective
 from fl_mlmc.training.optimizers import make_optimizer
+from fl_mlmc.training.proximal import Proximal
 from fl_mlmc.training.tier_losses import Criterion, masked_cross_entropy
 
 from .finder import Finder
@@ -68,13 +69,14 @@ def _train(finders: Sequence[Finder], points: Sequence[Tensor], training: Traini
     optimizer = make_optimizer(training.client_optimizer, parameters.values(), rate)
     losses_of = _losses(module, first.objective.criterion, training.masked_cross_entropy)
     present = torch.stack([finder.present for finder in finders])
-    losses = []
+    losses, proximal = [], Proximal(parameters.values(), training.proximal)
     for step in zip(*(finder.minibatches() for finder in finders), strict=True):
         inputs = torch.stack([finder.features[batch] for finder, batch in zip(finders, step, strict=True)])
         labels = torch.stack([finder.labels[batch] for finder, batch in zip(finders, step, strict=True)])
         optimizer.zero_grad()
         loss = losses_of(parameters, inputs, labels, present)
         loss.sum().backward()  # clients share no parameter, so each gets the gradient of its own loss
+        proximal.add_gradient()
         if training.clip_norm:
             _clip(parameters.values(), training.clip_norm)
         optimizer.step()

@@ -14,6 +14,7 @@ from flwr.serverapp.strategy import Result, Strategy
 from torch import Tensor
 
 from fl_mlmc.aggregation import Folding, Ledger, Mean, NotFiniteError, ServerOptimizer
+from fl_mlmc.aggregation.fednova import StepNorm
 from fl_mlmc.aggregation.ledger import RELEASES
 from fl_mlmc.aggregation.server_step import LARGEST_UPDATE
 from fl_mlmc.models import Model
@@ -131,6 +132,7 @@ class TieredStrategy(Strategy):
         self._optimizer = ServerOptimizer(
             config.aggregation.server_optimizer, config.aggregation.server_learning_rate, model.spec.size
         )
+        self._step_norm = StepNorm(config.training) if config.aggregation.weighting == "fednova" else None
         self._private = config.privacy.of(config.cohort)
         self._ledger = Ledger(round_log.directory / RELEASES) if self._private else None
         self._scheme = SchemeServer(
@@ -372,6 +374,10 @@ class TieredStrategy(Strategy):
         start, is_over = time.perf_counter(), True
         try:
             opened.mean = self._scheme.estimate(opened.gathering, opened.vector)
+            if self._step_norm:
+                counts = [update.num_examples for update in opened.taken]
+                steps = self._step_norm.effective(counts, opened.number)
+                opened.mean = replace(opened.mean, update=opened.mean.update * steps)
             self._check_quorum(opened)
             stepped = self._step(opened, opened.mean)
             is_over = self._evaluate_model is None
@@ -392,6 +398,9 @@ class TieredStrategy(Strategy):
             if self._held_out or update.held_out_metrics:
                 check_metrics(update, self._held_out)
             labels = update.labels if aggregation.average_by_label else None
+            if self._step_norm:
+                norm = self._step_norm.of(update.num_examples, opened.number)
+                payloads = [payload.scaled(1 / norm) for payload in payloads]
             weight = 1 if aggregation.weighting == "clients" else update.num_examples
             self._scheme.add(opened.gathering, client, answer.sent.plan, payloads, weight, labels)
         except Exception as error:  # a reply is of somebody else's making: whatever it raises costs it alone

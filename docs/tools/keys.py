@@ -46,6 +46,7 @@ PAGES = {
     "server-optimizer": "own.md",
     "distill": "tiers.md",
     "clip-norm": "tiers.md",
+    "proximal": "rivals.md",
     "learning-rate-drops": "tiers.md",
     "masked-cross-entropy": "tiers.md",
     "average-by-label": "tiers.md",

@@ -19,6 +19,8 @@ class Setting:
     """Likewise: what clients send, and what the server makes of the mean."""
     is_bilevel: bool = False
     averages_by_label: bool = False
+    weighting: str = "examples"
+    """How clients count in the mean."""
     draws_uniformly: bool = True
     """Whether any clients are as likely to be a round's cohort, and to be waited for, as any others."""
     keeps_holders: bool = True

@@ -43,6 +43,11 @@ class Private:
             )
         if setting.aggregation != "mean":
             raise ValueError(f"{what} adds noise to a sum of updates, and aggregation {setting.aggregation!r} is none")
+        if setting.weighting == "fednova":
+            raise ValueError(
+                f"{what} counts all clients alike, and weighting 'fednova' scales each by its number of steps: take "
+                "'clients'"
+            )
         if not setting.draws_uniformly:
             raise ValueError(
                 f"{what} counts on a cohort drawn uniformly: over-sampling takes the fastest and least-coverage picks; "

@@ -1,6 +1,5 @@
 """What a run config says about a bilevel task, for both sides of a federated run."""
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -72,9 +71,7 @@ def num_steps_of(config: RunConfig, num_examples: int) -> int:
     """Local steps of a client with so many examples: 1 of RABO, local-steps, or those of local-epochs."""
     if parse_bilevel(config.compression.scheme).name == "rabo":
         return 1
-    return config.training.local_steps or config.training.local_epochs * math.ceil(
-        num_examples / config.training.batch_size
-    )
+    return config.training.num_steps(num_examples)
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,6 +18,7 @@ from .ef21_sgdm import EF21SGDM
 from .ef_bv import EFBV
 from .marina import MARINA
 from .proxskip import ProxSkip
+from .scaffold import Scaffold
 from .shadowheart import Shadowheart
 from .tamuna import TAMUNA
 
@@ -39,6 +40,7 @@ SCHEMES: Mapping[str, type[Scheme]] = {
         ProxSkip,
         CompressedScaffnew,
         TAMUNA,
+        Scaffold,
         Shadowheart,
     )
 }

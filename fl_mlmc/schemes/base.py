@@ -127,6 +127,8 @@ class Scheme(ABC):
     """Whether a client must learn what its round came to, by `settle`, before its next one."""
     sets_workloads: ClassVar[bool] = False
     """Whether each client does in a round what `workloads` says, by its pace."""
+    points_are_models: ClassVar[bool] = True
+    """Whether all that is broadcast are models; else some of it is a gradient, far from any model."""
     takes_any_compressor: ClassVar[bool] = False
     """Whether a client may use another compressor than the run's: no step, weight or memory follows from it."""
 
@@ -151,6 +153,10 @@ class Scheme(ABC):
         Only where the scheme `sets_workloads`.
         """
         raise NotImplementedError(f"scheme {self.name} has the same workload for all clients")
+
+    def num_gradients(self, round: Round) -> int:
+        """Gradients that a client takes one after another in a round, where it takes them itself."""
+        return 1
 
     def init_client(self, like: Tensor) -> State:
         """The memory of a client that never took part; vectors are shaped as `like`."""

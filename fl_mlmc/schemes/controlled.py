@@ -49,8 +49,8 @@ class ControlledSteps(Scheme):
         """True: each member of the cohort sends the coordinates that the template gives it."""
         return True
 
-    def num_steps(self, round: Round) -> int:
-        """Local steps of the round."""
+    def num_gradients(self, round: Round) -> int:
+        """Local steps of the round: geometric, by the coin that all share."""
         return int(round.shared("steps").geometric(self.probability))
 
     def init_client(self, like: Tensor) -> State:
@@ -66,7 +66,7 @@ class ControlledSteps(Scheme):
         """
         before = points[0]
         after = before
-        for number in range(self.num_steps(turn.round)):
+        for number in range(self.num_gradients(turn.round)):
             after = after - self.step * (find(after, number) - memory["control"])
         size = before.numel() if turn.part is None else turn.part.size
         own = self.speaks_of(size, turn.round, turn.rank)

@@ -30,5 +30,12 @@ def need_not_negative(scheme: str, **options: object) -> None:
             raise ValueError(f"{scheme}'s {name} is at least 0, got {value!r}")
 
 
+def need_count(scheme: str, **options: object) -> None:
+    """ValueError unless every option is a whole number of at least 1."""
+    for name, value in options.items():
+        if type(value) is not int or value < 1:
+            raise ValueError(f"{scheme}'s {name} is a whole number of at least 1, got {value!r}")
+
+
 def _is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -189,7 +189,7 @@ class Gathered:
 
 def num_iterations(scheme: Scheme, round: Round) -> int:
     """Local iterations of a round."""
-    return scheme.num_steps(round) if isinstance(scheme, ControlledSteps) else 1
+    return scheme.num_gradients(round)
 
 
 def rounds_for(setup: Setup, decades: float = 24) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..models.norms import takes_batch_statistics
 from ..run.config.training import TrainingConfig
 from .optimizers import make_optimizer
+from .proximal import Proximal
 from .tier_losses import Loss
 
 
@@ -54,12 +55,13 @@ def train(
     rate = training.learning_rate_in(server_round)
     optimizer = make_optimizer(training.client_optimizer, module.parameters(), rate)
     loss_of = loss_of or (lambda inputs, wanted: nn.functional.cross_entropy(module(inputs), wanted))
-    losses = []
+    losses, proximal = [], Proximal(module.parameters(), training.proximal)
     module.train()
     for batch in batches(len(labels), training, rng, least_batch(module)):
         optimizer.zero_grad()
         loss = loss_of(features[batch], labels[batch])
         loss.backward()
+        proximal.add_gradient()
         if training.clip_norm:
             nn.utils.clip_grad_norm_(module.parameters(), training.clip_norm)
         optimizer.step()
@@ -90,8 +92,7 @@ def batches(num_examples: int, training: TrainingConfig, rng: np.random.Generato
     epoch's first ones once more; a client with one example sees it twice.
     """
     per_epoch = math.ceil(num_examples / training.batch_size)
-    num_steps = training.local_steps or training.local_epochs * per_epoch
-    for step in range(num_steps):
+    for step in range(training.num_steps(num_examples)):
         if step % per_epoch == 0:
             order = torch.from_numpy(rng.permutation(num_examples))
         start = step % per_epoch * training.batch_size

@@ -1,4 +1,4 @@
-"""torch.optim by name, as the config writes it: "sgd" or "adamw(weight_decay=0.01)"."""
+"""torch.optim by name, as the config writes it: "sgd" or "adamw(weight_decay=0.01)"; and those of `fedopt`."""
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
@@ -8,11 +8,16 @@ from torch import Tensor
 
 from .. import own
 from ..registry import Call, parse_call
+from .fedopt import FedAdagrad, FedAdam, FedYogi, fedavgm
 
 OPTIMIZERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
     "adagrad": torch.optim.Adagrad,
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
+    "fedadagrad": FedAdagrad,
+    "fedadam": FedAdam,
+    "fedavgm": fedavgm,
+    "fedyogi": FedYogi,
     "rmsprop": torch.optim.RMSprop,
     "sgd": torch.optim.SGD,
 }

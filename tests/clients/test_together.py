@@ -42,7 +42,7 @@ def points(finders: list[Finder]) -> list[torch.Tensor]:
         {"model": "mlp(hidden=(24,))"},
         {"model": 'cnn(conv=(4, 8), dense=16, norm="group")', "client_optimizer": "sgd(momentum=0.9)"},
         {"client_optimizer": "adamw(weight_decay=0.01)", "learning_rate": 0.01, "model": "mlp(hidden=(16, 16))"},
-        {"clip_norm": 0.05, "model": "mlp(hidden=(24,))"},
+        {"clip_norm": 0.05, "model": "mlp(hidden=(24,))", "proximal": 0.5},
         {"masked_cross_entropy": True, "model": "mlp(hidden=(24,))"},
         {"local_steps": 0, "local_epochs": 2, "model": "mlp(hidden=(24,))"},
     ],

@@ -66,6 +66,7 @@ SCHEMES_IN_RUNS = {
     "compressed_scaffnew(0.1, 0.5)": "Identity()",
     "tamuna(0.1, 0.5)": "Identity()",
     "shadowheart(noise=20.0)": "RandK(fraction=0.5)",
+    "scaffold(0.1, 3)": "RandK(fraction=0.5)",
 }
 
 
@@ -85,6 +86,8 @@ def test_a_scheme_runs_over_an_unbiased_broadcast_and_over_docofl(small: RunConf
         "natural": {"downlink_compressor": "Natural()"},
         "docofl": {"downlink_compressor": "ECUQ(bits=2)", "downlink_scheme": "docofl(ECUQ(bits=4), every=2, lead=1)"},
     }
+    if not kind.points_are_models:
+        del settings["docofl"]  # refused
     received = {}
     for name, changes in settings.items():
         result = run(config.changed(run_name=name, **changes))
@@ -94,7 +97,7 @@ def test_a_scheme_runs_over_an_unbiased_broadcast_and_over_docofl(small: RunConf
         assert bool(vector_of(result).isfinite().all())
         received[name] = rows["downlink_bytes"].sum()
     assert received["natural"] < 0.8 * received["plain"]
-    assert received["docofl"] < 0.8 * received["plain"]
+    assert received.get("docofl", 0) < 0.8 * received["plain"]
 
 
 def test_a_biased_broadcast_is_refused(small: RunConfig) -> None:

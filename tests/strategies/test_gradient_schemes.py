@@ -82,6 +82,7 @@ def plain_loop(config: RunConfig, cohorts: list[list[int]], workloads: Mapping[i
         ("proxskip(0.1, 0.4)", "Identity()", 6),
         ("compressed_scaffnew(0.1, 0.4, overlap=3)", "Identity()", 6),
         ("tamuna(0.1, 0.4)", "Identity()", 4),
+        ("scaffold(0.1, 3)", "RandK(fraction=0.5)", 4),
         ("marina(permuted=True)", "Identity()", 6),
     ],
 )

@@ -95,6 +95,7 @@ def remembered(config: RunConfig, strategy: TieredStrategy, name: str) -> torch.
         ("dasha", "RandK(fraction=0.2)", "estimate"),
         ("dasha_mvr", "RandK(fraction=0.2)", "estimate"),
         ("adiana(5.0, 0.1)", "RandK(fraction=0.5)", "shift"),
+        ("scaffold(0.1, 3)", "RandK(fraction=0.5)", "control"),
     ],
 )
 @pytest.mark.parametrize("rule", ["nested", "ordered-dropout"])
@@ -104,6 +105,8 @@ def test_the_server_keeps_the_mean_of_memories_across_tiers_cohorts_and_lost_rep
     config = small.changed(scheme="direct", compressor=compressor, num_rounds=4, quorum=1)
     if "d" in scheme[:2] and scheme != "diana":
         config = everyone(config, local_steps=0)
+    if scheme.startswith("scaffold"):
+        config = config.changed(local_steps=0)
     config = config.changed(scheme=scheme, width_rule=rule)
     _, strategy = run(config, losing=((1, 1), (2, 0), (2, 2), (3, 4)))
     assert (read_clients(directory(config))["status"] != "ok").any()

@@ -25,8 +25,9 @@ class AggregationConfig(Section):
         parse_aggregation(text)
         return text
 
-    weighting: Literal["examples", "clients"] = Field(
-        "examples", description="what a client counts in the mean: its number of examples, or the same for all"
+    weighting: Literal["examples", "clients", "fednova"] = Field(
+        "examples",
+        description="what a client counts in the mean: its examples, the same for all, or FedNova: by local step",
     )
     average_by_label: bool = Field(
         False, description="average a classifier row over those clients alone that have its class"
@@ -37,7 +38,9 @@ class AggregationConfig(Section):
     max_examples: int = Field(
         2**31, ge=1, le=2**31, description="most examples that a client may declare; a larger number is dropped"
     )
-    server_optimizer: str = Field("sgd", description="how the server steps: sgd, adam, adamw, adagrad or rmsprop")
+    server_optimizer: str = Field(
+        "sgd", description="how the server steps: sgd, adam, adamw; fedavgm, fedadam, fedyogi …"
+    )
 
     @field_validator("server_optimizer")
     @classmethod

@@ -1,6 +1,7 @@
 """What must fit across sections of the run config. Within one section, the section checks it."""
 
 from ...aggregation import Setting
+from ...aggregation.fednova import check_fednova
 from ...bilevel.method import METHODS, is_bilevel
 from ...data.partitions import parse_partition
 from ...schemes import Scheme
@@ -44,6 +45,8 @@ def check_fits(
     if engine.vectorize:
         _fits_vectorized(cohort, training, scheme, engine)
     _fits_scheme(scheme, cohort, training, aggregation)
+    _fits_broadcast(scheme, compression)
+    _fits_local_objective(scheme, training)
     _fits_aggregation(cohort, training, compression, aggregation, privacy)
 
 
@@ -63,8 +66,11 @@ def _fits_aggregation(
         averages_by_label=aggregation.average_by_label,
         draws_uniformly=not (cohort.over_sampling or cohort.least_coverage),
         keeps_holders=cohort.width_rule == "nested" and cohort.is_steady,
+        weighting=aggregation.weighting,
     )
     aggregation.parsed_rule.check(setting)
+    if aggregation.weighting == "fednova":
+        check_fednova(setting, training)
     if private := privacy.of(cohort):
         private.check(setting)
 
@@ -126,6 +132,26 @@ def _fits_own_steps(scheme: Scheme, training: TrainingConfig, aggregation: Aggre
                 f"scheme {scheme.name} takes gradients and says itself how many and how to step along them: "
                 f"{key} stays {needed!r}, got {value!r}"
             )
+
+
+def _fits_broadcast(scheme: Scheme, compression: CompressionConfig) -> None:
+    if compression.downlink_anchors and not scheme.points_are_models:
+        raise ValueError(
+            f"downlink-scheme {compression.downlink_scheme!r} sends all points as corrections of an older model, and "
+            f"scheme {scheme.name} broadcasts a control variate too, which is no model: leave it at 'direct'"
+        )
+
+
+def _fits_local_objective(scheme: Scheme, training: TrainingConfig) -> None:
+    if not training.proximal:
+        return
+    if training.is_bilevel:
+        raise ValueError("proximal is for task 'classification'; a bilevel problem states its losses")
+    if scheme.moves_itself or scheme.takes_minibatches:
+        raise ValueError(
+            f"proximal draws local training back to the server's model, and scheme {scheme.name} takes gradients at "
+            "points of its own choice: leave it at 0, or take a scheme of whole updates such as 'direct' or 'diana'"
+        )
 
 
 def _fits_objective(training: TrainingConfig, aggregation: AggregationConfig, data: DataConfig) -> None:

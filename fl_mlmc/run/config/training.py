@@ -1,5 +1,6 @@
 """What clients train, and how: the model, the task and its losses, the steps."""
 
+import math
 from functools import cached_property
 from typing import Literal
 
@@ -63,6 +64,9 @@ class TrainingConfig(Section):
             raise ValueError('it is a list of rounds such as "150,250"')
         return text
 
+    proximal: float = Field(
+        0.0, ge=0, description="μ of FedProx, which adds μ/2 ‖x − x_server‖² to a client's loss; 0: plain training"
+    )
     clip_norm: float = Field(
         0.0, ge=0, description="longest gradient of a minibatch; longer ones are shortened to it; 0: any length"
     )
@@ -107,6 +111,10 @@ class TrainingConfig(Section):
     def metric_names(self) -> tuple[str, ...]:
         """The columns of an evaluation: "loss", then the metrics."""
         return "loss", *self.parsed_objective.chosen(self.metrics)
+
+    def num_steps(self, num_examples: int) -> int:
+        """Local steps of a client with so many examples: local-steps, or those of local-epochs."""
+        return self.local_steps or self.local_epochs * math.ceil(num_examples / self.batch_size)
 
     def learning_rate_in(self, server_round: int) -> float:
         """The clients' learning rate in a round."""

@@ -25,6 +25,7 @@ OPTIONS = {
     "compressed_scaffnew": "0.1, 0.5",
     "tamuna": "0.1, 0.5",
     "shadowheart": "1.0, omega=4.0",
+    "scaffold": "0.1, 3, memory_step=0.1",
 }
 EVERY = [
     "Bernoulli(count=2)", "ECUQ(bits=2)", "FixedPoint(bits=2)", "FloatingPoint(bits=2)", "Identity()",

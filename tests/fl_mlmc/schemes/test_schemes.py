@@ -29,6 +29,7 @@ TEXTS = [
     "compressed_scaffnew(0.1, 0.5, overlap=3)",
     "tamuna(step=0.1, probability=0.5)",
     "shadowheart(noise=2.0)",
+    "scaffold(0.1, 3)",
 ]
 
 
@@ -180,7 +181,7 @@ EVERY = [
 OPEN_STEPS = [
     "direct", "ef14", "ef21", "ef21_sgdm", "ef_bv(memory_step=0.1, estimate_step=0.2)", "diana(memory_step=0.1)",
     "adiana(1.0, 0.5, omega=4.0)", "marina(probability=0.3)", "dasha(memory_step=0.1)", "dasha_mvr(memory_step=0.1)",
-    "shadowheart(1.0, omega=4.0)",
+    "shadowheart(1.0, omega=4.0)", "scaffold(0.01, 3, memory_step=0.1)",
 ]  # fmt: skip
 
 
@@ -190,7 +191,8 @@ def test_the_compressors_below_are_all_there_are() -> None:
 
 @pytest.mark.parametrize("text", OPEN_STEPS)
 def test_a_scheme_takes_every_compressor_of_its_kind_and_refuses_the_others_with_the_reason(text: str) -> None:
-    needs_unbiased = text.split("(")[0] in ("diana", "adiana", "marina", "dasha", "dasha_mvr", "shadowheart")
+    unbiased = ("diana", "adiana", "marina", "dasha", "dasha_mvr", "shadowheart", "scaffold")
+    needs_unbiased = text.split("(")[0] in unbiased
     refused = 0
     for compressor in map(parse, EVERY):
         is_contractive = compressor.contraction(6) is not None
@@ -207,7 +209,8 @@ def test_a_scheme_takes_every_compressor_of_its_kind_and_refuses_the_others_with
     assert (refused > 0) == (text != "direct" and not text.startswith("ef_bv"))
 
 
-MIRRORED = {"ef21": "estimate", "ef21_sgdm": "estimate", "diana": "shift", "dasha": "estimate", "dasha_mvr": "estimate"}
+MIRRORED = {"ef21": "estimate", "ef21_sgdm": "estimate", "diana": "shift", "dasha": "estimate", "dasha_mvr": "estimate",
+            "scaffold(0.1, 3)": "control"}  # fmt: skip
 
 
 @pytest.mark.parametrize("text", MIRRORED)
@@ -242,15 +245,14 @@ def test_error_feedback_keeps_what_was_not_sent() -> None:
 def test_encoding_changes_neither_the_memory_nor_the_points() -> None:
     for text in TEXTS:
         scheme = parse_scheme(text)
-        own = Identity() if "(0.1" in text or "probability" in text or "permuted" in text else Natural()
+        own = Identity() if "(0.1, 0.5" in text or "probability" in text or "permuted" in text else Natural()
         scheme = scheme.resolve(own, 6, 1) if text != "adiana(1.0, 0.1)" else scheme.resolve(Natural(), 6, 1)
         like = torch.arange(6, dtype=torch.float64)
         memory, points = scheme.init_client(like), [like, like.clone()]
+        num_points = len(scheme.points(like, scheme.init_server(like)))
         for _ in range(2):
             before = {name: vector.clone() for name, vector in memory.items()}
-            _, after = scheme.encode(
-                lambda point, sample=0: point * 2 + 1, points[: 2 if "adiana" in text else 1], memory, _turn(own)
-            )
+            _, after = scheme.encode(lambda point, sample=0: point * 2 + 1, points[:num_points], memory, _turn(own))
             assert all(torch.equal(memory[name], before[name]) for name in before)
             assert torch.equal(points[0], torch.arange(6, dtype=torch.float64))
             memory = scheme.settle(after, like)
