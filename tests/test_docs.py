@@ -29,10 +29,13 @@ PLAIN = [
     "../README.md",
     "compressors.md",
     "first-study.md",
+    "flower-app.md",
     "frontier.md",
     "glossary.md",
     "index.md",
     "keys.md",
+    "performance.md",
+    "tiers.md",
 ]
 """Pages of docs/ whose sentences are short. A page that is rewritten joins; in the end all but decisions/ are here."""
 
