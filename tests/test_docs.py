@@ -28,12 +28,14 @@ MOST_WORDS = 30
 PLAIN = [
     "../README.md",
     "compressors.md",
+    "data.md",
     "first-study.md",
     "flower-app.md",
     "frontier.md",
     "glossary.md",
     "index.md",
     "keys.md",
+    "own.md",
     "performance.md",
     "tiers.md",
 ]
