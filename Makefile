@@ -8,16 +8,19 @@ TESTS ?= tests
 PYTEST := $(BIN)/python -m pytest -q --durations=10
 SPREAD ?= -n logical --maxprocesses 8 --dist loadgroup
 
-.PHONY: run test test-all test-root fuzz check bundle format docs benchmark vectors clean
+.PHONY: run test test-all test-browser test-root fuzz check bundle format docs benchmark vectors clean
 
 run: $(VENV)/.installed
 	$(BIN)/fl-mlmc run $(SCENARIO)
 
 test: $(VENV)/.installed-dev
-	$(PYTEST) $(SPREAD) -m "not slow and not long" $(TESTS)
+	$(PYTEST) $(SPREAD) -m "not slow and not long and not browser" $(TESTS)
 
 test-all: test
-	$(PYTEST) $(SPREAD) -m "(slow or long) and not root" $(TESTS)
+	$(PYTEST) $(SPREAD) -m "(slow or long) and not root and not browser" $(TESTS)
+
+test-browser: $(VENV)/.installed-dev
+	$(PYTEST) -m browser $(TESTS)
 
 test-root: $(VENV)/.installed-dev
 	$(PYTEST) -m root $(TESTS)

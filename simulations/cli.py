@@ -1,11 +1,16 @@
-"""The `fl-mlmc` command."""
+"""The `fl-mlmc` command.
 
+Modules that take long to import are imported where they are used: `--help` and the first words of a run come at once.
+"""
+
+import json
 import shlex
 import signal
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -14,18 +19,15 @@ from rich.progress import Progress
 
 import fl_mlmc
 from fl_mlmc.deploy.cli import app as deployment
-from fl_mlmc.own import references
-from fl_mlmc.run.config import ConfigError, RunConfig, Scalar
-from fl_mlmc.strategies.checkpoint import CHECKPOINT
 
-from .app.launch import execute, load_config, load_run
-from .app.places import OnDevices, Place, RunFailed, place_of
-from .export import export
-from .progress import Telling
-from .report import draw, summarise
-from .scaffold import SCENARIO, scaffold
+if TYPE_CHECKING:
+    from fl_mlmc.run.config import RunConfig, Scalar
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+    from .app.places import Place
+    from .lab.compare import Comparison
+    from .lab.study import Study
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 console = Console()
 errors = Console(stderr=True)
 app.add_typer(deployment, name="deploy")
@@ -33,6 +35,9 @@ app.add_typer(deployment, name="deploy")
 Resume = Annotated[Path | None, typer.Option("--resume", metavar="RUN_DIR", help="Go on with the run there.")]
 Force = Annotated[bool, typer.Option("--force", help="Resume also with other data or code; run.json notes it.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a run-config key.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON, and nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but what went wrong.")]
+Scenario = Annotated[Path | None, typer.Argument(metavar="[SCENARIO.toml]", help="Run-config keys in TOML.")]
 
 
 def _tell_version(is_asked: bool) -> None:
@@ -55,44 +60,54 @@ def new(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder; its name is the study's.")],
 ) -> None:
     """Make a study of your own: model, data, scenario and README, as a folder that runs as it stands."""
-    try:
+    with _reporting():
+        from .scaffold import SCENARIO, scaffold
+
         made = scaffold(folder)
-    except (OSError, ValueError) as error:
-        errors.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from None
     for path in made:
-        console.print(str(path), highlight=False, soft_wrap=True, markup=False)
-    told = f"cd {shlex.quote(str(folder))} && fl-mlmc run {SCENARIO}"
-    console.print(f"try it   {told}", highlight=False, soft_wrap=True, markup=False)
+        _say(str(path))
+    _say(f"try it   cd {shlex.quote(str(folder))} && fl-mlmc run {SCENARIO}")
 
 
 @app.command()
 def run(
-    scenario: Annotated[Path | None, typer.Argument(metavar="[SCENARIO.toml]", help="Run-config keys in TOML.")] = None,
+    scenario: Scenario = None,
     settings: Settings = None,
     resume: Resume = None,
     ray_address: Annotated[str, typer.Option(metavar="ADDRESS", help="Run on the Ray cluster there.")] = "",
     force: Force = False,
+    quiet: Quiet = False,
+    json_out: Json = False,
 ) -> None:
     """Run a scenario to its end, and exit with 0 only if it got there."""
 
-    def place(config: RunConfig) -> Place:
+    def place(config: "RunConfig") -> "Place":
+        from .app.places import place_of
+
         return place_of(config, in_flower=True, ray_address=ray_address)
 
-    _run(scenario, settings, resume, force, ["run"], place)
+    _run(scenario, settings, resume, force, ["run"], place, {}, quiet, json_out)
 
 
 @deployment.command("run")
 def run_on_devices(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="The folder that `init` made.")],
-    scenario: Annotated[Path | None, typer.Argument(metavar="[SCENARIO.toml]", help="Run-config keys in TOML.")] = None,
+    scenario: Scenario = None,
     settings: Settings = None,
     resume: Resume = None,
     force: Force = False,
+    quiet: Quiet = False,
+    json_out: Json = False,
 ) -> None:
     """Submit the app to the running server and follow it to its end; Ctrl-C stops the run."""
+
+    def place(config: "RunConfig") -> "Place":
+        from .app.places import OnDevices
+
+        return OnDevices(directory, (lambda _: None) if quiet else _tell)
+
     command = ["deploy", "run", str(directory)]
-    _run(scenario, settings, resume, force, command, lambda _: OnDevices(directory, _tell), {"engine": "flower"})
+    _run(scenario, settings, resume, force, command, place, {"engine": "flower"}, quiet, json_out)
 
 
 def _run(
@@ -101,53 +116,172 @@ def _run(
     resume: Path | None,
     force: bool,
     command: Sequence[str],
-    place: Callable[[RunConfig], Place],
-    given: Mapping[str, Scalar] | None = None,
+    place: "Callable[[RunConfig], Place]",
+    given: "Mapping[str, Scalar]",
+    quiet: bool,
+    json_out: bool,
 ) -> None:
     """Run what was asked for; `command` is what goes on with such a run, but for --resume."""
     signal.signal(signal.SIGTERM, _end)
-    try:
+    told_to = _console_for(quiet, json_out)
+    with _reporting():
+        with _starting(told_to, "torch and Flower"):
+            from fl_mlmc.run.config import ConfigError
+
+            from .app import launch
+            from .app.places import RunFailed
+            from .forecast import forecast
+            from .progress import Telling
         if resume is not None and scenario:
             raise ConfigError("--resume goes on with the run's own config: leave out the scenario")
         if force and resume is None:
             raise ConfigError("--force is for --resume")
         changes = dict(map(parse_setting, settings or []))
-        config = load_run(resume, changes) if resume else load_config(scenario, {**changes, **(given or {})})
-        with Telling(config.num_rounds, config.engine.name, console) as told:
-            result = execute(config, told.advance, place(config), force=force, tell=_tell)
-    except (ConfigError, ValueError, OSError) as error:
-        errors.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from None
-    except RunFailed as error:
-        errors.print(f"[red]run failed:[/] {escape(error.reason)}", highlight=False, soft_wrap=True)
-        errors.print(f"log: {error.directory}", highlight=False, soft_wrap=True, markup=False)
-        if (error.directory / CHECKPOINT).exists():
-            again = shlex.join(["fl-mlmc", *command, "--resume", str(error.directory)])
-            errors.print(f"go on: {again}", highlight=False, soft_wrap=True, markup=False)
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        errors.print("interrupted; everything that this run started is stopped")
-        raise typer.Exit(130) from None
-    console.print(summarise(result.directory))
-    picture = draw([result.directory], result.directory / "report.png")
-    console.print(f"run      {result.directory}", highlight=False, soft_wrap=True, markup=False)
-    console.print(f"picture  {picture}", highlight=False, soft_wrap=True, markup=False)
+        config = launch.load_run(resume, changes) if resume else launch.load_config(scenario, {**changes, **given})
+        if resume is None:
+            with _starting(told_to, "data and model"):
+                planned = forecast(config)
+            for line in planned.lines(told_to.width if told_to.is_terminal else None):
+                told_to.print(line, highlight=False, soft_wrap=True, markup=False)
+        try:
+            with Telling(config.num_rounds, config.engine.name, told_to) as told:
+                result = launch.execute(config, told.advance, place(config), force=force, tell=_tell)
+        except RunFailed as error:
+            _tell_failure(error, command)
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            errors.print("interrupted; everything that this run started is stopped")
+            raise typer.Exit(130) from None
+    _tell_end(result.directory, told_to, json_out)
+
+
+def _tell_failure(error: Any, command: Sequence[str]) -> None:
+    from fl_mlmc.strategies.checkpoint import CHECKPOINT
+
+    errors.print(f"[red]run failed:[/] {escape(error.reason)}", highlight=False, soft_wrap=True)
+    _tell(f"log: {error.directory}")
+    if (error.directory / CHECKPOINT).exists():
+        _tell(f"go on: {shlex.join(['fl-mlmc', *command, '--resume', str(error.directory)])}")
+
+
+def _tell_end(directory: Path, told_to: Console, json_out: bool) -> None:
+    """The numbers that matter of a run that is over, its picture, and what to try next."""
+    from .lab.picture import draw
+    from .lab.sweep import compare_runs
+    from .report import in_short
+
+    comparison = compare_runs([directory])
+    picture = draw(comparison, directory / "report.png")
+    if json_out:
+        typer.echo(json.dumps(comparison.to_json(), indent=2))
+        return
+    in_short(directory).print(told_to)
+    for name, told in (
+        ("run", str(directory)),
+        ("picture", str(picture)),
+        ("next", shlex.join(["fl-mlmc", "report", str(directory), "--html", "report.html"])),
+    ):
+        told_to.print(f"{name:<8} {told}", highlight=False, soft_wrap=True, markup=False)
+
+
+@app.command()
+def sweep(
+    study: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="A scenario and its axes: [grid], [zip].")],
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, where memory is free for them.")] = 1,
+    quiet: Quiet = False,
+    json_out: Json = False,
+) -> None:
+    """Run what is missing of a study and compare its methods; started again, it goes on where it was cut off."""
+    signal.signal(signal.SIGTERM, _end)
+    told_to = _console_for(quiet, json_out)
+    with _reporting():
+        with _starting(told_to, "torch and Flower"):
+            from .lab.study import Study
+            from .lab.sweep import compare_study
+            from .lab.sweep import sweep as conduct
+        plan = Study.read(study)
+        try:
+            failures = conduct(plan, jobs, told_to, _tell)
+        except KeyboardInterrupt:
+            _tell(f"interrupted; what is done stays done. Go on: {shlex.join(['fl-mlmc', 'sweep', str(study)])}")
+            raise typer.Exit(130) from None
+        comparison = compare_study(plan) if any(trial.is_done for trial in plan.trials) else None
+    if comparison is not None and json_out:
+        typer.echo(json.dumps(comparison.to_json(), indent=2))
+    elif comparison is not None:
+        _print_tables(comparison, told_to)
+        told = shlex.join(["fl-mlmc", "report", str(study), "--html", "report.html"])
+        for line in (f"runs     {plan.directory}", f"next     {told}"):
+            told_to.print(line, highlight=False, soft_wrap=True, markup=False)
+    for trial, status in failures.items():
+        _tell(f"failed   {trial.name}: {status}\n         log: {trial.directory}")
+    if failures:
+        raise typer.Exit(1)
 
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR…", help="Run directories.")],
-    out: Annotated[Path | None, typer.Option(help="Where the PNG goes; by default into the first run.")] = None,
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR… | STUDY.toml", help="Run directories, or one study.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The picture, .png, .pdf or .svg; by default report.png in the first run."),
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with all figures too, one file to send on.")] = None,
+    metric: Annotated[str, typer.Option(help="The column that runs are judged by; their own unless given.")] = "",
+    json_out: Json = False,
 ) -> None:
-    """Sum up runs, and draw accuracy against rounds and bytes, all runs in one picture."""
-    try:
-        for directory in runs:
-            console.print(summarise(directory))
-        picture = draw(runs, out or runs[0] / "report.png")
-    except (OSError, ValueError) as error:
-        errors.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from None
-    console.print(f"picture  {picture}", highlight=False, soft_wrap=True, markup=False)
+    """Sum up runs or a study: tables, a picture, and a page that opens without a network."""
+    with _reporting():
+        with _starting(errors, "tables and pictures"):
+            from .lab.picture import draw
+            from .lab.study import Study, is_study
+            from .lab.sweep import compare_runs, compare_study
+            from .report import summarise
+        study = Study.read(runs[0]) if len(runs) == 1 and is_study(runs[0]) else None
+        comparison = compare_study(study, metric) if study else compare_runs(runs, metric)
+        page = _write_page(comparison, study, html) if html else None
+        if json_out:
+            typer.echo(json.dumps(comparison.to_json(), indent=2))
+            return
+        for directory in [] if study else runs:
+            summarise(directory).print(console)
+        if len(comparison.curves) > 1:
+            _print_tables(comparison, console)
+        picture = draw(comparison, out or (study.directory if study else runs[0]) / "report.png")
+    _say(f"picture  {picture}")
+    if page:
+        _say(f"page     {page}")
+
+
+def _write_page(comparison: "Comparison", study: "Study | None", target: Path) -> Path:
+    from .lab.page import write_page
+
+    name = study.name if study else ", ".join(curve.directory.name for curve in comparison.curves[:3])
+    return write_page(comparison, target, f"{name}: {len(comparison.curves)} runs" if study else name)
+
+
+def _print_tables(comparison: "Comparison", told_to: Console) -> None:
+    from .lab.tables import tables
+
+    for shown in tables(comparison):
+        shown.print(told_to)
+
+
+@app.command()
+def watch(
+    directory: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run that goes on, here or on devices.")],
+    once: Annotated[bool, typer.Option("--once", help="Say how it stands, and leave.")] = False,
+) -> None:
+    """Follow a run from another terminal: rounds, time left, accuracy, bytes, drops and memory."""
+    with _reporting():
+        from .lab.watch import follow
+
+        try:
+            status = follow(directory, console, once)
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+    if status.startswith("failed"):
+        raise typer.Exit(1)
 
 
 @app.command("export")
@@ -157,19 +291,21 @@ def export_model(
     tier: Annotated[str, typer.Option(help="The tier whose submodel is meant; the whole model unless given.")] = "",
 ) -> None:
     """Write a run's trained model, cut to a tier, to a file that plain torch loads."""
-    try:
+    with _reporting():
+        from fl_mlmc.own import references
+
+        from .export import export
+
         about = export(directory, to, tier)
-    except (OSError, ValueError) as error:
-        errors.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from None
-    shape = f"inputs {about.input_shape}, {about.num_classes} classes, width {about.width:g}"
-    console.print(f"model    {to}: {about.model}, {shape}", highlight=False, soft_wrap=True, markup=False)
+    _say(
+        f"model    {to}: {about.model}, inputs {about.input_shape}, {about.num_classes} classes, width {about.width:g}"
+    )
     if to.suffix == ".safetensors":
         trusted = ", own=True" if references(about.model) else ""
         told = f'from fl_mlmc.models import load_exported; module = load_exported("{to}"{trusted})'
     else:
         told = f'module.load_state_dict(torch.load("{to}", weights_only=True))'
-    console.print(f"load it  {told}", highlight=False, soft_wrap=True, markup=False)
+    _say(f"load it  {told}")
 
 
 @app.command()
@@ -185,9 +321,9 @@ def theory(
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes at a time; one a processor unless given.")] = None,
 ) -> None:
     """Check theorems by running: measured rate, bound, floor and bits of every scheme on convex problems."""
-    from .theory import PROBLEMS, compare, summaries
+    with _reporting():
+        from .theory import PROBLEMS, compare, summaries
 
-    try:
         with Progress(*Progress.get_default_columns(), console=errors, transient=True) as progress:
             bar = progress.add_task("rows", total=None)
             table = compare(
@@ -197,25 +333,15 @@ def theory(
                 jobs,
                 lambda done, total: progress.update(bar, completed=done, total=total),
             )
-    except (OSError, ValueError) as error:
-        errors.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from None
     for shown in summaries(table):
         console.print(shown)
-    console.print(f"tables and pictures  {out}", highlight=False, soft_wrap=True, markup=False)
+    _say(f"tables and pictures  {out}")
 
 
-def _tell(line: str) -> None:
-    errors.print(line, highlight=False, soft_wrap=True, markup=False)
-
-
-def _end(number: int, frame: object) -> None:
-    # A plain SIGTERM would leave without ending what the run started.
-    raise SystemExit(128 + number)
-
-
-def parse_setting(text: str) -> tuple[str, Scalar]:
+def parse_setting(text: str) -> "tuple[str, Scalar]":
     """("num_rounds", 5) from "num-rounds=5"; a value for a text key is taken as it stands; ConfigError without "="."""
+    from fl_mlmc.run.config import ConfigError, RunConfig
+
     key, equals, value = text.partition("=")
     if not equals:
         raise ConfigError(f"--set takes KEY=VALUE, got {text!r}")
@@ -225,6 +351,48 @@ def parse_setting(text: str) -> tuple[str, Scalar]:
         except tomllib.TOMLDecodeError:
             pass
     return key.strip().replace("-", "_"), value.strip("\"'")
+
+
+@contextmanager
+def _reporting() -> Iterator[None]:
+    """What a person can mend is told in one line, and ends the command with 2."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        errors.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from None
+
+
+@contextmanager
+def _starting(told_to: Console, what: str) -> Iterator[None]:
+    """Say what is waited for, before it takes a while: a spinner in a terminal, a line in a pipe."""
+    if told_to.is_terminal:
+        with told_to.status(f"loading {what}"):
+            yield
+    else:
+        told_to.print(f"loading {what}", highlight=False)
+        told_to.file.flush()
+        yield
+
+
+def _console_for(quiet: bool, json_out: bool) -> Console:
+    """Where a command talks: on stderr where stdout is for JSON, and nowhere if it is to be quiet."""
+    if quiet:
+        return Console(quiet=True)
+    return errors if json_out else console
+
+
+def _say(line: str) -> None:
+    console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _tell(line: str) -> None:
+    errors.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _end(number: int, frame: object) -> NoReturn:
+    # A plain SIGTERM would leave without ending what the run started.
+    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ except ValueError:  # MPLBACKEND names a backend that is not installed here: not
 
     if _backend is not None:
         os.environ["MPLBACKEND"] = _backend
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 
-__all__ = ["EngFormatter", "Figure", "FigureBase", "LogLocator", "MaxNLocator", "NullFormatter", "mpl"]
+__all__ = ["Axes", "EngFormatter", "Figure", "FigureBase", "LogLocator", "MaxNLocator", "NullFormatter", "mpl"]

@@ -77,7 +77,7 @@ def run(
 
 def load_config(scenario: str | Path | None, changes: Mapping[str, Scalar | Path]) -> RunConfig:
     """The config of a scenario file with changes, its paths made absolute and the run given a name."""
-    config = RunConfig.from_flower(_read_scenario(Path(scenario)) if scenario else {}).changed(**changes)
+    config = RunConfig.from_flower(read_scenario(Path(scenario)) if scenario else {}).changed(**changes)
     stem = Path(scenario).stem if scenario else "run"
     # Runs that begin in the same second, here or in another process, get names of their own.
     name = config.output.run_name or f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
@@ -167,7 +167,8 @@ def _absolute(config: RunConfig) -> RunConfig:
     ).rooted()
 
 
-def _read_scenario(path: Path) -> dict[str, Scalar]:
+def read_scenario(path: Path) -> dict[str, Any]:
+    """What the TOML file `path` says; ConfigError if it is not there, or no TOML."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

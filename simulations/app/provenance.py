@@ -5,7 +5,7 @@ of the user's own and the versions of libraries. A resume makes it anew and comp
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import Path
@@ -42,9 +42,14 @@ def provenance(config: RunConfig, data: FederatedData) -> dict[str, Any]:
         "code_stamp": code_stamp(),
         "server_code_stamp": stamp_of("simulations", "strategies"),
         "config_digest": blake2b(json.dumps(decisive, sort_keys=True).encode(), digest_size=8).hexdigest(),
-        "own_files": {home: blake2b(path.read_bytes(), digest_size=8).hexdigest() for home, path in files(texts)},
+        "own_files": digests(files(texts)),
         "versions": versions(),
     }
+
+
+def digests(found: Iterable[tuple[str, Path]]) -> dict[str, str]:
+    """Of each file's bytes, BLAKE2b in 16 hexadecimal digits, by the name it has at home."""
+    return {home: blake2b(path.read_bytes(), digest_size=8).hexdigest() for home, path in found}
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fl_mlmc.run.config import RunConfig
-from fl_mlmc.simulations import cli
+from fl_mlmc.simulations.app import launch
 from fl_mlmc.simulations.app.places import RunFailed
 from fl_mlmc.simulations.cli import app, parse_setting
 
@@ -28,7 +28,7 @@ def test_a_run_ends_with_its_figures_and_a_picture(small: RunConfig) -> None:
     done = CliRunner().invoke(app, arguments(small))
     assert done.exit_code == 0, done.output
     directory = Path(small.output.runs_dir) / "small"
-    for part in ("final accuracy", "uplink", "uncompressed, same rounds", "tier full", "least coverage"):
+    for part in ("final accuracy", "uplink", "downlink", "both ways", "time", "next     fl-mlmc report", "about "):
         assert part in done.output
     assert str(directory) in done.output
     assert (directory / "report.png").read_bytes().startswith(b"\x89PNG")
@@ -41,6 +41,8 @@ def test_several_runs_make_one_picture(small: RunConfig, tmp_path: Path) -> None
     done = CliRunner().invoke(app, ["report", *runs, "--out", str(tmp_path / "both.png")])
     assert done.exit_code == 0, done.output
     assert (tmp_path / "both.png").stat().st_size > 10_000
+    for part in ("tier full", "least coverage", "accuracy at equal cost", "cost until accuracy"):
+        assert part in done.output
 
 
 @pytest.mark.parametrize(
@@ -106,7 +108,7 @@ def test_a_run_that_failed_with_a_checkpoint_says_how_to_go_on(
     def fail(config: RunConfig, *args: object, **how: object) -> None:
         raise RunFailed(run, "the server is gone")
 
-    monkeypatch.setattr(cli, "execute", fail)
+    monkeypatch.setattr(launch, "execute", fail)
     before = CliRunner().invoke(app, words)
     (run / "checkpoint").mkdir(parents=True)
     done = CliRunner().invoke(app, words)
@@ -141,4 +143,5 @@ def test_brackets_that_are_not_ours_stay(small: RunConfig, name: str, shown: str
     done = CliRunner().invoke(app, arguments(config), catch_exceptions=False)
     assert done.exit_code == 0
     assert shown in done.output
-    assert "tier a[bold]" in done.output
+    told = CliRunner().invoke(app, ["report", str(Path(small.output.runs_dir) / name)], catch_exceptions=False)
+    assert "tier a[bold]" in told.output

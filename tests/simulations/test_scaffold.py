@@ -14,9 +14,10 @@ from typer.testing import CliRunner
 from fl_mlmc.frames import read_rounds
 from fl_mlmc.run.config import RunConfig
 from fl_mlmc.simulations.cli import app
+from fl_mlmc.simulations.lab.study import Study
 
 ROOT = Path(__file__).parents[2]
-FILES = ["README.md", "data.py", "model.py", "pyproject.toml", "study.toml"]
+FILES = ["README.md", "compare.toml", "data.py", "model.py", "pyproject.toml", "study.toml"]
 
 
 def test_a_new_study_has_all_that_it_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,6 +32,9 @@ def test_a_new_study_has_all_that_it_names(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(folder)
     scenario = RunConfig.from_flower(tomllib.loads((folder / "study.toml").read_text()))
     assert flower["tool"]["flwr"]["app"]["config"] == scenario.to_flower()
+    study = Study.read(Path("compare.toml"))
+    assert len(study.trials) == 9
+    assert study.trials[0].config.engine.name == "local"
 
 
 @pytest.mark.parametrize(

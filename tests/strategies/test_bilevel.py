@@ -161,7 +161,7 @@ def test_outer_coordinates_that_nobody_held_are_reported(
     assert "no client held in the whole run, in 1.weight, 1.bias\n" in caplog.text
     assert read_rounds(Path(bilevel.output.runs_dir) / bilevel.output.run_name)["outer_never_held"].tolist() == [8 * 65]
     summary = Console(record=True, width=200)
-    summary.print(summarise(Path(bilevel.output.runs_dir) / bilevel.output.run_name))
+    summarise(Path(bilevel.output.runs_dir) / bilevel.output.run_name).print(summary)
     assert re.search(r"outer coordinates that no client ever held\W+520", summary.export_text())
 
 
