@@ -31,6 +31,7 @@ PLAIN = [
     "bilevel.md",
     "compressors.md",
     "data.md",
+    "deploy.md",
     "first-study.md",
     "flower-app.md",
     "frontier.md",
