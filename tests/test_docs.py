@@ -39,7 +39,10 @@ PLAIN = [
     "index.md",
     "keys.md",
     "own.md",
+    "lab.md",
     "performance.md",
+    "results.md",
+    "rivals.md",
     "schemes.md",
     "tiers.md",
 ]
