@@ -41,7 +41,9 @@ from .compression.blocks import (
     SparseBlock,
     SymbolBlock,
     Table,
+    values_seed,
 )
+from .compression.bucketed import BucketBlock
 from .compression.compressors.base import Compressor
 from .compression.dithered import DitherBlock
 from .compression.ladders.base import Ladder
@@ -576,8 +578,12 @@ def _sample_blocks() -> Mapping[str, tuple[Block, ...]]:
             DitherBlock(2**64 - 1, 1e-3, torch.where(_digits(1000) % 97 == 0, _digits(1000) * -(2**19), 1).int()),
         ),
         "dithered-wide": (DitherBlock(0, 1e-3, (_digits(700) - 500).short()),),
+        "bucketed": (BucketBlock((_digits(500) % 7).byte(), 3, 0.25, (_digits(8) / 100).float(), 64),),
+        "bucketed-wide": (BucketBlock((_digits(300) % 601).short(), 300, 1e-3, _scales(150), 2),),
         "placed": (PlacedBlock(4000, torch.arange(0, 4000, 9), _signs(445)),),
         "placed-seeded": (PlacedBlock(4000, 11, _signs(90)),),
+        "placed-marks": (PlacedBlock(2000, _digits(2000) % 5 < 4, _signs(int((_digits(2000) % 5 < 4).sum()))),),
+        "placed-one-seed": (PlacedBlock(4000, 2**64 - 9, _signs(90, values_seed(2**64 - 9))),),
         "placed-blocks": (
             PlacedBlock(
                 4000,
@@ -591,12 +597,12 @@ def _sample_blocks() -> Mapping[str, tuple[Block, ...]]:
 
 def _scales(count: int) -> Tensor:
     """Factors of the parts of a rotated vector."""
-    return 2.0 ** torch.arange(count)
+    return 2.0 ** (torch.arange(count) % 99)
 
 
-def _signs(count: int) -> Payload:
+def _signs(count: int, seed: int = 3) -> Payload:
     """As many values of a dither: plus or minus one step, but for the noise."""
-    return Payload(count, (DitherBlock(3, 2.5, (_digits(count) % 2 * 2 - 1).to(torch.int8)),))
+    return Payload(count, (DitherBlock(seed, 2.5, (_digits(count) % 2 * 2 - 1).to(torch.int8)),))
 
 
 def _digits(count: int) -> Tensor:

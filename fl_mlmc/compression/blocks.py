@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..run.rng import random_mask
+from ..run.rng import random_mask, stream
 from .pointwise import STRETCH, peak
 from .rotation import Rotation, growth
 
@@ -68,6 +68,10 @@ class Block(ABC):
     def floats(self) -> Tensor | None:
         """The float32 values that it holds, in its own order; None for a block of letters, powers or other numbers."""
         return None
+
+    def rng_of_values(self, rng: np.random.Generator) -> np.random.Generator:
+        """What a quantiser of its `floats` draws from: `rng`, unless a seed of its own serves both."""
+        return rng
 
     def holding(self, values: "Payload") -> "tuple[Block, ...]":
         """The block with what `values` says in place of its `floats`; itself where it has none."""
@@ -148,9 +152,15 @@ class SparseBlock(Block):
         return self.values
 
     def holding(self, values: "Payload") -> tuple[Block, ...]:
-        """The same entries, with values that are floats again or a payload of their own."""
+        """The same entries, with values that are floats again or a payload of their own; of many of them, marks."""
         floats = values.only_floats()
-        return (PlacedBlock(self.size, self.indices, values) if floats is None else replace(self, values=floats),)
+        if floats is not None:
+            return (replace(self, values=floats),)
+        places = self.indices
+        if places.numel() > most_listed(self.size):
+            places = torch.zeros(self.size, dtype=torch.bool, device=places.device)
+            places[self.indices] = True
+        return (PlacedBlock(self.size, places, values),)
 
     def scaled(self, factor: float) -> "SparseBlock":
         """The same indices, new values."""
@@ -189,6 +199,10 @@ class SeededBlock(Block):
         """Those of its entries."""
         return self.values
 
+    def rng_of_values(self, rng: np.random.Generator) -> np.random.Generator:
+        """A stream of the seed that the places follow from, so that a dither of the values needs no seed of its own."""
+        return _stream_of_values(self.seed)
+
     def holding(self, values: "Payload") -> tuple[Block, ...]:
         """The same entries, with values that are floats again or a payload of their own."""
         floats = values.only_floats()
@@ -216,7 +230,8 @@ class SeededBlock(Block):
 class PlacedBlock(Block):
     """A few coordinates whose `values` are a payload of their own: one number for each place, in the order of places.
 
-    `places` are strictly increasing int64 indices below `size`, or the seed that both sides draw them from.
+    `places` are strictly increasing int64 indices below `size`, marks (bool of shape (size,)), or the seed that both
+    sides draw them from.
     """
 
     size: int
@@ -225,14 +240,17 @@ class PlacedBlock(Block):
 
     @property
     def seed_bits(self) -> int:  # type: ignore[override]
-        """Those of the places, if they follow from a seed, and those of the values."""
-        own = SeededBlock.seed_bits if isinstance(self.places, int) else 0
-        return own + sum(block.seed_bits for block in self.values.blocks)
+        """Those of the places, if they follow from a seed, and those of values that have another one."""
+        if not isinstance(self.places, int):
+            return sum(block.seed_bits for block in self.values.blocks)
+        shared = values_seed(self.places)
+        apart = (block for block in self.values.blocks if getattr(block, "seed", None) != shared)
+        return SeededBlock.seed_bits + sum(block.seed_bits for block in apart)
 
     @property
     def held_bytes(self) -> int:
-        """8 an index, and what the values hold."""
-        own = 0 if isinstance(self.places, int) else 8 * self.places.numel()
+        """8 an index, or 1 a mark, and what the values hold."""
+        own = 0 if isinstance(self.places, int) else self.places.numel() * self.places.element_size()
         return own + sum(block.held_bytes for block in self.values.blocks)
 
     def peak(self) -> float:
@@ -244,14 +262,23 @@ class PlacedBlock(Block):
         return replace(self, values=self.values.scaled(factor))
 
     def add_to(self, accumulator: Tensor, scale: float = 1.0, index: Tensor | None = None) -> None:
-        """Works the values out first, one for each place."""
-        self.plain().add_to(accumulator, scale, index)
+        """Works the values out first, one for each place; marks are read a stretch of coordinates after another."""
+        if isinstance(self.places, int) or self.places.dtype != torch.bool:
+            self.plain().add_to(accumulator, scale, index)
+            return
+        values, done = self.values.dense().to(self.places.device), 0
+        for start in range(0, self.size, STRETCH):
+            indices = torch.nonzero(self.places[start : start + STRETCH]).squeeze(1) + start
+            part = values[done : done + indices.numel()]
+            SparseBlock(self.size, indices, part).add_to(accumulator, scale, index)
+            done += indices.numel()
 
     def plain(self) -> SparseBlock | SeededBlock:
         """The same places with float32 values."""
         if isinstance(self.places, int):
             return SeededBlock(self.size, self.places, self.values.dense())
-        return SparseBlock(self.size, self.places, self.values.dense())
+        places = self.places if self.places.dtype != torch.bool else torch.nonzero(self.places).squeeze(1)
+        return SparseBlock(self.size, places, self.values.dense())
 
 
 class Pointwise(Block):
@@ -541,6 +568,23 @@ class Payload:
         """Add `scale` times the sum to `accumulator`, in place; `index` as in `Block.add_to`."""
         for block in self.blocks:
             block.add_to(accumulator, scale, index)
+
+
+def most_listed(size: int) -> int:
+    """Places whose indices are worth their memory, 8 bytes each: of more of them marks take less."""
+    return max(size // 8, 1024)
+
+
+def values_seed(seed: int) -> int:
+    """The seed of dithered values whose places follow from `seed`: one that travels serves both.
+
+    The first word of `stream(seed, "values")`, whose bit generator numpy keeps as it is.
+    """
+    return int(_stream_of_values(seed).bit_generator.random_raw())
+
+
+def _stream_of_values(seed: int) -> np.random.Generator:
+    return stream(seed, "values")
 
 
 def single(number: float) -> float:

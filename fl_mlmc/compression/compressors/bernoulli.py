@@ -25,7 +25,7 @@ from .sparsity import (
     sparse_omega,
     takes_omega,
 )
-from .values import Values, check_values, quantised, quantised_outcomes, quantiser, value_bits, worst_composed
+from .values import Values, quantised, quantised_outcomes, quantiser, read_values, value_bits, worst_composed
 
 
 @takes_omega
@@ -43,7 +43,7 @@ class Bernoulli(Compressor):
 
     def __post_init__(self) -> None:
         check_sparsity(self)
-        check_values(self.values, "Bernoulli")
+        read_values(self)
 
     def compress(self, vector: Tensor, rng: np.random.Generator) -> Compressed:
         """A sparse block: as many coordinates as the coins fall for; bits are those of the expected number."""

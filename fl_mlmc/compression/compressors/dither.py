@@ -21,11 +21,14 @@ from ..dithered import SPREAD, DitherBlock, dither
 from ..kernels import kernel_for
 from ..noise import noise
 from ..pointwise import STRETCH, empty, peak
+from ..wire.dither_blocks import longest_dither
 from .base import Compressed, Compressor
 from .sparsity import bounded, takes_omega
 
 _LEAST_UNIT, _MOST_UNIT = 2.0**-10, 2.0**10
 _SMALLEST = 2.0**-149  # of float32's numbers
+_FEW_DIGITS = 2.0**-120  # numbers of float32 that may have few
+_HEADERS = 14 + 5  # of a payload and its block
 _DTYPES = (torch.int8, torch.int16, torch.int32)
 _MOST_SHIFT = 100  # of an exponent, so that neither a tiny nor a huge step has an inverse without digits
 
@@ -112,6 +115,13 @@ class Dither(Compressor):
         """unit² / 12, the same for every vector."""
         return self.even_omega
 
+    def longest(self, size: int) -> int:
+        """Headers, and a body whose numbers take their bits as they are: the writer never takes more.
+
+        Some 3.2 bits a coordinate for a unit of 2.8, where 0.9 are usual, and 5.2 for one of 0.5; four bytes at most.
+        """
+        return _HEADERS + min(4 * size, longest_dither(size, self.rms))
+
     @property
     def rescales(self) -> bool:
         """Whether a decoded vector may be more than twice as long as v: it is 1 + unit / 2 times as long at most."""
@@ -127,7 +137,11 @@ class Dither(Compressor):
         # One pass for each part, where `energy` makes temporaries.
         parts = vector.split(STRETCH if vector.device.type == "cpu" else vector.numel())
         norm = math.hypot(*(float(torch.linalg.vector_norm(part, dtype=torch.float64)) for part in parts))
-        return max(single(self.rms * norm / math.sqrt(vector.numel())), _SMALLEST) if norm > 0 else 0.0
+        exact = self.rms * norm / math.sqrt(vector.numel())
+        step = single(exact)
+        if step < exact < _FEW_DIGITS:  # there it could be so much shorter that numbers are too many
+            step = float(np.nextafter(np.float32(step), np.float32(1)))
+        return max(step, _SMALLEST) if norm > 0 else 0.0
 
 
 def _numbers(vector: Tensor, step: float, seed: int) -> Tensor:

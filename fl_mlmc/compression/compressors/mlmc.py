@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..blocks import Payload
+from ..blocks import Block, Payload
 from ..ladders.base import Ladder, Rungs
+from ..ladders.buckets import Buckets, Pieces
 from ..pointwise import energy
 from ..probabilities import (
     adaptive_probabilities,
@@ -30,12 +31,12 @@ from .base import Compressed, Compressor
 from .sparsity import keeping_fewer, longest_sparse
 from .values import (
     Values,
-    check_values,
     composed,
     error_of,
     quantised,
     quantised_outcomes,
     quantiser,
+    read_values,
     worst_composed,
 )
 
@@ -52,7 +53,8 @@ class MLMC(Compressor):
     look at the vector, Algorithm 2) or "cost" (p_l ∝ ‖Δ_l‖ / √bits_l). With `replacement` draws are independent;
     without, they are different levels: a systematic sample at the best inclusion probabilities min(1, c · p_l), each
     increment over its own. `values` "bfloat16" halves the bytes of float values, rounded at random; an unbiased
-    quantiser such as `Dither(unit=1.0)` makes a few bits of each.
+    quantiser such as `Dither(unit=1.0)` makes a few bits of each. With a `bucket` the increments are those of the whole
+    vector still, but every so many neighbouring coordinates draw a level of their own; never at a larger ω.
     """
 
     ladder: Ladder
@@ -60,6 +62,7 @@ class MLMC(Compressor):
     draws: int = 1
     replacement: bool = True
     values: Values = "float32"
+    bucket: int | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.ladder, Ladder):
@@ -74,11 +77,15 @@ class MLMC(Compressor):
             raise ValueError(f"MLMC's draws is a whole number from 1 to 254, got {self.draws!r}")
         if not isinstance(self.replacement, bool):
             raise ValueError(f"MLMC's replacement is True or False, got {self.replacement!r}")
-        check_values(self.values, "MLMC")
+        read_values(self)
+        if self.bucket is not None:
+            self._check_bucket()
 
     def compress(self, vector: Tensor, rng: np.random.Generator) -> Compressed:
         """The base and the drawn increments over their chances; bits are the base's and the expected ones of a draw."""
         rungs = self.ladder.climb(vector)
+        if self.bucket is not None:
+            return quantised(self._drawn_in_buckets(rungs, self._cut(rungs), rng), self.values, rng)
         chances = self.level_probabilities(rungs)
         levels = self._draw(chances, rng)
         bits = rungs.base_bits
@@ -109,15 +116,18 @@ class MLMC(Compressor):
     def outcomes(self, vector: Tensor) -> Iterator[tuple[float, Payload]]:
         """Every choice of levels, L^draws of them with replacement, with every outcome of the values."""
         rungs = self.ladder.climb(vector)
+        if self.bucket is not None:
+            yield from quantised_outcomes(self._outcomes_in_buckets(rungs, self._cut(rungs)), self.values)
+            return
         chances = self.level_probabilities(rungs)
         drawn = ((chance, self.outcome(rungs, levels, chances)) for chance, levels in self._all_draws(chances))
-        return quantised_outcomes(drawn, self.values)
+        yield from quantised_outcomes(drawn, self.values)
 
     def omega(self, vector: Tensor) -> float | None:
         """Exact E‖C(v) − v‖² / ‖v‖² (Lemma 3.4, with a base: of the part above it).
 
-        None where it would take too long: draws without replacement from many levels that share coordinates; and where
-        the quantiser of the values has no formula.
+        With buckets the second moment is the sum of theirs. None where it would take too long: draws without
+        replacement from many levels that share coordinates; and where the quantiser of the values has no formula.
         """
         rungs = self.ladder.climb(vector)
         above = vector
@@ -127,6 +137,11 @@ class MLMC(Compressor):
         left, norm = energy(above), energy(vector)
         if left == 0:
             return 0.0
+        if self.bucket is not None:
+            pieces = self._cut(rungs).pieces
+            error = max(pieces.second_moment(self._piece_chances(rungs, pieces)) - left, 0.0)
+            even = quantiser(self.values).even_omega if rungs.sends_floats else None
+            return error / norm if self.values == "float32" else composed(error / norm, even)
         chances = self.level_probabilities(rungs)
         if self.replacement:
             error = (second_moment(rungs.exact_norms(), chances) - left) / self.draws
@@ -157,6 +172,7 @@ class MLMC(Compressor):
     def worst_omega(self, size: int) -> float | None:
         """The ladder's worst ω of one draw, over `draws`; for the exact norms of increments, see `Rungs.norms`.
 
+        Buckets never do worse: with adaptive chances by Minkowski's inequality, with fixed ones their ω is the same.
         Draws without replacement do better than with it where increments share no coordinate: their chances are at
         least draws · p_l. Where they share some, all that is known is that they do no worse than a single draw.
         """
@@ -165,22 +181,69 @@ class MLMC(Compressor):
             return None
         is_mean = self.replacement or self.ladder.climb(torch.ones(size)).orthogonal
         group = self.ladder.group(size)
-        most = size if group is None else min(group * self.draws, size)
+        most = size if group is None or self.bucket is not None else min(group * self.draws, size)
         return worst_composed(one / self.draws if is_mean else one, self.values, most)
 
     def longest(self, size: int) -> int | None:
-        """A bound on so many of the ladder's increments together, where one holds a fraction that can be chosen."""
+        """A bound on so many of the ladder's increments together, where one holds a fraction that can be chosen.
+
+        In buckets all coordinates may travel: each where its whole bucket is in one increment.
+        """
         group = self.ladder.group(size)
+        if group is not None and self.bucket is not None:
+            return longest_sparse(size, size, self.values)
         return None if group is None else longest_sparse(size, group * self.draws, self.values)
 
     def shortened(self, size: int, budget: int) -> "MLMC":
-        """Over the ladder with the largest fraction that is sure to fit."""
-        group = self.ladder.group(size)
-        if group is None:
+        """Over the ladder with the largest fraction that is sure to fit, and without buckets, if they might not fit."""
+        group, length = self.ladder.group(size), self.longest(size)
+        if group is None or (length is not None and length <= budget):
             return self
+        whole = replace(self, bucket=None)
         return keeping_fewer(
-            self, size, budget, group, lambda count: replace(self, ladder=self.ladder.with_group(count, size))
+            whole, size, budget, group, lambda count: replace(whole, ladder=self.ladder.with_group(count, size))
         )
+
+    def _check_bucket(self) -> None:
+        bucket = self.bucket
+        if not isinstance(bucket, int) or isinstance(bucket, bool) or not 1 <= bucket < 2**32:
+            raise ValueError(f"MLMC's bucket is a number of neighbouring coordinates, at least 1, got {bucket!r}")
+        if not self.ladder.has_buckets:
+            raise ValueError(f"MLMC has buckets over TopK and FixedPoint, {self.ladder!r} knows none: leave out bucket")
+        if self.draws != 1 or not self.replacement or self.probabilities == "cost":
+            raise ValueError(
+                "with a bucket MLMC draws one level for each of them, 'adaptive' or 'fixed': leave out draws, "
+                f"replacement and 'cost', got {self!r}"
+            )
+
+    def _cut(self, rungs: Rungs) -> Buckets:
+        """The increments in buckets, of which the last, or only one may be shorter."""
+        return rungs.cut(min(self.bucket or rungs.size, rungs.size))
+
+    def _piece_chances(self, rungs: Rungs, pieces: Pieces) -> np.ndarray:
+        """(pieces,) the probability of each level in each bucket."""
+        return pieces.adaptive() if self.probabilities == "adaptive" else pieces.fixed(rungs.prior())
+
+    def _drawn_in_buckets(self, rungs: Rungs, cut: Buckets, rng: np.random.Generator) -> Compressed:
+        """One draw a bucket; the log has no room for their levels."""
+        pieces = cut.pieces
+        chances = self._piece_chances(rungs, pieces)
+        drawn = pieces.drawn(chances, rng.random(pieces.num_buckets))
+        bits = rungs.base_bits + float(chances @ pieces.bits)
+        return Compressed(Payload(rungs.size, _estimate(cut, chances, drawn)), bits)
+
+    def _outcomes_in_buckets(self, rungs: Rungs, cut: Buckets) -> Iterator[tuple[float, Payload]]:
+        """Every choice of a level for each bucket, or of none."""
+        pieces = cut.pieces
+        chances = self._piece_chances(rungs, pieces)
+        ways: list[list[tuple[float, int]]] = []
+        for bucket in range(pieces.num_buckets):
+            places = np.flatnonzero(pieces.buckets == bucket).tolist()
+            left = 1 - float(chances[places].sum())
+            ways.append([(float(chances[place]), place) for place in places] + ([(left, -1)] if left > 1e-9 else []))
+        for chosen in product(*ways):
+            drawn = np.array([place for _, place in chosen])
+            yield math.prod(share for share, _ in chosen), Payload(rungs.size, _estimate(cut, chances, drawn))
 
     def _draw(self, chances: np.ndarray, rng: np.random.Generator) -> tuple[int, ...]:
         if not chances.any():
@@ -233,3 +296,11 @@ class MLMC(Compressor):
                     return None
                 error += seen * added
         return error
+
+
+def _estimate(cut: Buckets, chances: np.ndarray, drawn: np.ndarray) -> tuple[Block, ...]:
+    """What travels if these pieces are drawn, one a bucket or −1, each over its chance."""
+    some = drawn >= 0
+    levels, factors = np.zeros(drawn.size, np.int64), np.zeros(drawn.size)
+    levels[some], factors[some] = cut.pieces.levels[drawn[some]], 1 / chances[drawn[some]]
+    return cut.estimate(levels, factors)

@@ -16,11 +16,11 @@ from .base import Compressed, Compressor
 from .sparsity import bounded, check_sparsity, keeping_fewer, longest_seeded, num_kept, takes_omega
 from .values import (
     Values,
-    check_values,
     error_of,
     quantised,
     quantised_outcomes,
     quantiser,
+    read_values,
     value_bits,
     worst_composed,
 )
@@ -41,7 +41,7 @@ class RandK(Compressor):
 
     def __post_init__(self) -> None:
         check_sparsity(self)
-        check_values(self.values, "RandK")
+        read_values(self)
 
     def compress(self, vector: Tensor, rng: np.random.Generator) -> Compressed:
         """A seeded block: k values and the 64 bits of the seed that their places follow from."""

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..blocks import most_listed
 from ..pointwise import STRETCH, energy, total
 from .base import Compressor
 from .values import Values, composed, longest_values, quantiser
@@ -163,10 +164,12 @@ def equal_chances_omega(owner: Sparsity, size: int) -> float:
 def longest_sparse(size: int, kept: int, values: Values = "float32") -> int:
     """The most bytes of a payload that holds up to `kept` of `size` coordinates and where they are."""
     kept = min(kept, size)
+    listed = min(kept, most_listed(size))
     # Rice code of gaps: with b low bits, b = ⌊log2 mean⌋, a gap takes at most b + 3 bits, and log2 is concave.
-    bits = kept * (math.log2(1 + size / kept) + 3)
-    length = longest_values(values, kept) + math.ceil(bits / 8) + 2 * math.ceil(kept / 4096)
-    return _FRAME + min(4 * size, length)
+    places = math.ceil(listed * (math.log2(1 + size / listed) + 3) / 8) + 2 * math.ceil(listed / 4096)
+    if kept > listed:  # marks, a bit for each coordinate at most
+        places = max(places, 1 + math.ceil(size / 8))
+    return _FRAME + min(4 * size, longest_values(values, kept) + places)
 
 
 def longest_seeded(kept: int, values: Values) -> int:

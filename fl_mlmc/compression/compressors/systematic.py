@@ -31,7 +31,7 @@ from .sparsity import (
     sparse_omega,
     takes_omega,
 )
-from .values import Values, check_values, quantised, quantised_outcomes, quantiser, value_bits, worst_composed
+from .values import Values, quantised, quantised_outcomes, quantiser, read_values, value_bits, worst_composed
 
 
 @takes_omega
@@ -49,7 +49,7 @@ class Systematic(Compressor):
 
     def __post_init__(self) -> None:
         check_sparsity(self)
-        check_values(self.values, "Systematic")
+        read_values(self)
 
     def compress(self, vector: Tensor, rng: np.random.Generator) -> Compressed:
         """A sparse block of exactly k coordinates, or of all non-zeros where those are fewer."""

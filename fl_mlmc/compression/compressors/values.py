@@ -8,6 +8,7 @@ relative to the values' own energy: E‖Q(C(v))‖² = E‖C(v)‖² (1 + ω_Q).
 import math
 from collections.abc import Iterator
 from itertools import product
+from typing import Protocol
 
 import numpy as np
 from torch import Tensor
@@ -19,14 +20,34 @@ from .base import Compressed, Compressor
 from .bfloat16 import BFloat16
 
 Values = str | Compressor
-"""One of the names in `NAMED`, or an unbiased compressor that says of itself that it is a quantiser."""
+"""One of the names in `NAMED`, or an unbiased compressor that says of itself that it is a quantiser, or its text."""
 
 NAMED = ("float32", "bfloat16")
 
 
-def check_values(values: Values, owner: str) -> None:
-    """ValueError unless `values` names a format or is an unbiased quantiser."""
-    known = f"{owner}'s values is 'float32', 'bfloat16' or an unbiased quantiser such as Dither(unit=2.0)"
+class TakesValues(Protocol):
+    """A compressor with the option `values`."""
+
+    @property
+    def values(self) -> Values:
+        """How the values travel that it keeps."""
+
+
+def read_values(owner: TakesValues) -> None:
+    """Put in place of the owner's `values` what their text means: "Dither(unit=2.0)" is that compressor.
+
+    ValueError unless they name a format, or are an unbiased quantiser.
+    """
+    values, name = owner.values, type(owner).__name__
+    known = f"{name}'s values is 'float32', 'bfloat16' or an unbiased quantiser such as Dither(unit=2.0)"
+    if isinstance(values, str) and values not in NAMED:
+        from .. import parse  # which knows of all compressors, those with values too
+
+        try:
+            values = parse(values)
+        except ValueError as error:
+            raise ValueError(f"{known}, got {values!r}: {error}") from error
+        object.__setattr__(owner, "values", values)
     if not isinstance(values, Compressor):
         if values not in NAMED:
             raise ValueError(f"{known}, got {values!r}")
@@ -61,10 +82,13 @@ def quantised(sent: Compressed, values: Values, rng: np.random.Generator) -> Com
         if floats is None or floats.numel() == 0:
             blocks.append(block)
             continue
-        coded = inner.compress(floats, rng)
-        blocks.extend(block.holding(coded.payload))
+        coded = inner.compress(floats, rng if values in NAMED else block.rng_of_values(rng))
+        held = block.holding(coded.payload)
+        blocks.extend(held)
         if values not in NAMED:
-            bits += coded.expected_bits - 32.0 * floats.numel()
+            shared = block.seed_bits + sum(each.seed_bits for each in coded.payload.blocks)
+            shared -= sum(each.seed_bits for each in held)
+            bits += coded.expected_bits - 32.0 * floats.numel() - shared
     return Compressed(Payload(sent.payload.size, tuple(blocks)), bits, sent.levels, sent.probabilities)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..blocks import Block, Payload
 from ..compressors.base import Compressed, Compressor
 from ..pointwise import energy
+from .buckets import Buckets
 from .joint import joined
 
 
@@ -54,6 +55,10 @@ class Rungs(ABC):
     def increment(self, level: int) -> Block:
         """C^l(v) − C^(l−1)(v) for l = 1 … L."""
 
+    def cut(self, bucket: int) -> Buckets:
+        """The increments in stretches of `bucket` coordinates; ValueError where the ladder has no buckets."""
+        raise ValueError(f"{type(self).__name__} does not say what its increments are in buckets")
+
     def estimate(self, factors: Mapping[int, float]) -> tuple[Block, ...]:
         """The base plus factor · increment(l) for each level l in `factors`, as blocks."""
         base = () if self.base is None else (self.base,)
@@ -73,6 +78,8 @@ class Ladder(Compressor):
     adapts: bool = False
     """Whether its levels are made for a vector and for chances that look at it, so that no others do."""
     rescales = False  # alone, nothing of it is drawn
+    has_buckets: bool = False
+    """Whether its rungs know their increments in buckets (`Rungs.cut`), for `MLMC(…, bucket=…)`."""
     draws: bool = False
     """Whether something of it is drawn even alone: its values are quantised then. `MLMC` takes no such ladder."""
 

@@ -22,6 +22,7 @@ from ..compressors.rounding import worst_below_peak
 from ..pointwise import EXACT_BELOW, energy, peak, pointwise, tally
 from ..probabilities import cost_excess, largest_moment
 from .base import Ladder, Rungs
+from .fixed_point_buckets import FixedPointBuckets
 from .lattice import peak_contraction
 
 _DIGITS = 12  # that share a histogram
@@ -42,6 +43,7 @@ class FixedPoint(Ladder):
     unit: float | None = None
 
     is_quantiser = True
+    has_buckets = True
     is_whole = True  # within 2^−bits of the largest coordinate, or of the unit
 
     def __post_init__(self) -> None:
@@ -102,7 +104,7 @@ class FixedPointRungs(Rungs):
         self.size = vector.numel()
         self.num_levels = bits + 1
         self.base_bits = self.size * (1.0 + most.bit_length()) + 32 if most else 0.0
-        self._vector, self._bits, self._unit, self._most = vector, bits, unit, most
+        self.vector, self._bits, self.unit, self.most = vector, bits, unit, most
         # The reciprocal of a tiny unit is infinite in float32, so tiny vectors are divided.
         self._is_tiny = unit <= 1e-30
         # The largest coordinate may be a whole unit, one digit too many: it is cut short, and the last level makes up.
@@ -111,7 +113,7 @@ class FixedPointRungs(Rungs):
     @property
     def base(self) -> Block | None:  # type: ignore[override]
         """Whole units with their signs; None without a `unit`, or where no coordinate has any."""
-        return self.rung(0)[0] if self._most else None
+        return self.rung(0)[0] if self.most else None
 
     def norms(self) -> np.ndarray:
         """(L,) of planes and of the rest; for long vectors the planes from the 13th on are taken as half ones."""
@@ -119,13 +121,13 @@ class FixedPointRungs(Rungs):
             return self.exact_norms()
         # Late planes have a one for about half of the coordinates, and what the last of them leaves is uniform.
         ones = self._num_ones(min(self._bits, _DIGITS))
-        nonzero = float(torch.count_nonzero(self._vector))
+        nonzero = float(torch.count_nonzero(self.vector))
         ones = [*ones, *[nonzero / 2] * (self._bits - len(ones)), nonzero / 3]
-        return self._unit * 2.0 ** -np.append(np.arange(1, self.num_levels), self._bits) * np.sqrt(ones)
+        return self.unit * 2.0 ** -np.append(np.arange(1, self.num_levels), self._bits) * np.sqrt(ones)
 
     def exact_norms(self) -> np.ndarray:
         """(L,) with the ones of every plane counted."""
-        planes = self._unit * 2.0 ** -np.arange(1, self.num_levels) * np.sqrt(self._num_ones(self._bits))
+        planes = self.unit * 2.0 ** -np.arange(1, self.num_levels) * np.sqrt(self._num_ones(self._bits))
         return np.append(planes, energy(self._rest()) ** 0.5)
 
     def costs(self) -> np.ndarray:
@@ -141,43 +143,55 @@ class FixedPointRungs(Rungs):
         """Symbols −1, 0, 1 times unit · 2^−level; at the top a dense block of what all digits leave."""
         if level > self._bits:
             return DenseBlock(self._rest())
-        return SymbolBlock(self._plane(level), Lattice(3, self._unit * 2.0**-level, -1))
+        return SymbolBlock(self._plane(level), Lattice(3, self.unit * 2.0**-level, -1))
 
     def estimate(self, factors: Mapping[int, float]) -> tuple[Block, ...]:
         """As blocks; base and one plane as one block, where the plane is worth a whole unit."""
-        if self._most and len(factors) == 1:
+        if self.most and len(factors) == 1:
             [(level, factor)] = factors.items()
             if level <= self._bits and factor == 2.0**level:
-                kernel = self._kernel("units_and_digit", 2.0**level, float(self._most + 1))
-                return (self._letters(lambda v: self._digits(v, 0) + self._digit(v, level), self._most + 1, 0, kernel),)
+                kernel = self._kernel("units_and_digit", 2.0**level, float(self.most + 1))
+                return (self._letters(lambda v: self._digits(v, 0) + self._digit(v, level), self.most + 1, 0, kernel),)
         return super().estimate(factors)
 
     def rung(self, level: int) -> tuple[SymbolBlock | DenseBlock, ...]:
         """One block: whole multiples of unit · 2^−level, or a dense one where those have too many letters."""
         if level > self._bits:
-            return (DenseBlock(self._vector),)
-        most = (self._most + 1) * 2**level - 1
+            return (DenseBlock(self.vector),)
+        most = (self.most + 1) * 2**level - 1
         # A step of few digits would show, where there are many of them.
-        if most >= _MOST_LETTERS or (most >= 2**14 and self._unit < 2.0 ** (level - 126)):
-            return (DenseBlock(pointwise(lambda v: self._truncated(v, level).float(), torch.float32, self._vector)),)
+        if most >= _MOST_LETTERS or (most >= 2**14 and self.unit < 2.0 ** (level - 126)):
+            return (DenseBlock(pointwise(lambda v: self._truncated(v, level).float(), torch.float32, self.vector)),)
         return (self._letters(lambda v: self._digits(v, level), most, level, self._kernel("digits", 2.0**level, most)),)
 
     def _letters(self, digits: Callable[[Tensor], Tensor], most: int, level: int, kernel: tuple | None) -> SymbolBlock:
         """Whole numbers `digits`(v), up to `most`, of unit · 2^−level, each with the sign of its coordinate."""
         dtype = torch.uint8 if 2 * most < 256 else torch.int16 if most < 2**14 else torch.int32
-        symbols = pointwise(lambda v: (digits(v) * v.sign()).int() + most, dtype, self._vector, kernel=kernel)
-        return SymbolBlock(symbols, Lattice(2 * most + 1, self._unit * 2.0**-level, -most))
+        symbols = pointwise(lambda v: (digits(v) * v.sign()).int() + most, dtype, self.vector, kernel=kernel)
+        return SymbolBlock(symbols, Lattice(2 * most + 1, self.unit * 2.0**-level, -most))
 
     def _plane(self, level: int) -> Tensor:
         """1 + sign · b_l as uint8."""
         kernel = self._kernel("plane", 2.0**level)
-        return pointwise(lambda v: 1 + self._digit(v, level) * v.sign().int(), torch.uint8, self._vector, kernel=kernel)
+        return pointwise(lambda v: 1 + self._digit(v, level) * v.sign().int(), torch.uint8, self.vector, kernel=kernel)
+
+    def cut(self, bucket: int) -> FixedPointBuckets:
+        """The digits of stretches of `bucket` coordinates."""
+        return FixedPointBuckets(self, bucket)
+
+    def rest(self, part: Tensor) -> Tensor:
+        """What all digits leave of some coordinates."""
+        return (part.double() - self._truncated(part, self._bits)).float()
+
+    def whole_units(self, part: Tensor) -> Tensor:
+        """How many whole units each magnitude has, as float32."""
+        return self._digits(part, 0)
 
     def _digit(self, part: Tensor, level: int) -> Tensor:
         """b_l, as int32."""
-        return self._behind_point(part, level) & 1
+        return self.behind_point(part, level) & 1
 
-    def _behind_point(self, part: Tensor, level: int) -> Tensor:
+    def behind_point(self, part: Tensor, level: int) -> Tensor:
         """The first digits behind the point, as int32."""
         # The fraction is exact, and short enough for whole numbers of 32 bits.
         return self._units(part).clamp_(max=self._largest).frac_().mul_(2.0**level).int()
@@ -194,9 +208,9 @@ class FixedPointRungs(Rungs):
             width = level - len(ones)
             mask = (1 << width) - 1
             groups = pointwise(
-                lambda v, level=level, mask=mask: self._behind_point(v, level) & mask,
+                lambda v, level=level, mask=mask: self.behind_point(v, level) & mask,
                 torch.int16,
-                self._vector,
+                self.vector,
                 kernel=self._kernel("last_digits", 2.0**level, mask),
             )
             counts = tally(groups, 1 << width)
@@ -205,15 +219,15 @@ class FixedPointRungs(Rungs):
         return ones
 
     def _truncated(self, part: Tensor, level: int) -> Tensor:
-        return self._digits(part, level).double() * (self._unit * 2.0**-level) * part.sign()
+        return self._digits(part, level).double() * (self.unit * 2.0**-level) * part.sign()
 
     def _rest(self) -> Tensor:
-        return pointwise(lambda v: (v.double() - self._truncated(v, self._bits)).float(), torch.float32, self._vector)
+        return pointwise(self.rest, torch.float32, self.vector)
 
     def _kernel(self, name: str, *more: float) -> tuple | None:
-        return None if self._is_tiny else (name, 1 / self._unit, self._largest, *more)
+        return None if self._is_tiny else (name, 1 / self.unit, self._largest, *more)
 
     def _units(self, part: Tensor) -> Tensor:
         if self._is_tiny:
-            return (part.double().abs() / (self._unit or 1.0)).float()
-        return part.abs() * (1 / self._unit)
+            return (part.double().abs() / (self.unit or 1.0)).float()
+        return part.abs() * (1 / self.unit)

@@ -22,10 +22,11 @@ from torch import Tensor
 from ..blocks import Block, Payload, SparseBlock
 from ..compressors.base import Compressed
 from ..compressors.sparsity import bounded, check_sparsity, keeping_fewer, longest_sparse, num_kept, takes_omega
-from ..compressors.values import Values, check_values, quantised, quantised_outcomes, quantiser, value_bits
+from ..compressors.values import Values, quantised, quantised_outcomes, quantiser, read_values, value_bits
 from ..pointwise import STRETCH, energy
 from ..probabilities import largest_moment
 from .base import Ladder, Rungs
+from .top_k_buckets import TopKBuckets
 
 _NUM_KEYS = 1 << 15
 _NUM_FINITE = 0x7F80  # keys from here on are those of infinity and NaN
@@ -51,11 +52,13 @@ class TopK(Ladder):
     values: Values = "float32"
     omega_bound: float | None = bounded()
 
+    has_buckets = True
+
     def __post_init__(self) -> None:
         check_sparsity(self)
         if not (isinstance(self.growth, int | float) and 1 <= self.growth < float("inf")):
             raise ValueError(f"TopK's growth is a number of at least 1, got {self.growth!r}")
-        check_values(self.values, "TopK")
+        read_values(self)
         if self.adapts and self.growth != 1:
             raise ValueError(f"TopK's omega takes groups of one size, got growth={self.growth!r}")
 
@@ -250,6 +253,12 @@ class TopKRungs(Rungs):
         # In float64, so that groups of one coordinate get equal magnitudes, which take a bit each on the wire.
         values = torch.cat([group.values.double() * factor for group, factor in groups])
         return (SparseBlock(self.size, indices, values[order].float()),)
+
+    def cut(self, bucket: int) -> TopKBuckets:
+        """The groups of the whole vector, in stretches of `bucket` coordinates; sorts it."""
+        levels = np.empty(self.size, np.int64)
+        levels[self._order.cpu().numpy()] = np.repeat(np.arange(1, self.num_levels + 1), np.diff(self._edges))
+        return TopKBuckets(self._vector, levels, bucket, 32 + math.ceil(math.log2(max(self.size, 2))))
 
     def _entries(self, low: int, high: int) -> SparseBlock:
         """The coordinates of ranks `low` to `high`, by position: sorted indices have short codes."""

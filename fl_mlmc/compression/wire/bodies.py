@@ -5,8 +5,10 @@ from functools import partial
 from types import MappingProxyType
 
 from ..blocks import Block, Lattice, PlacedBlock, PowerBlock, RotatedBlock, SeededBlock, SparseBlock, SymbolBlock
+from ..bucketed import BucketBlock
 from ..dithered import DitherBlock
 from . import kinds
+from .bucket_blocks import decode_bucketed, encode_bucketed
 from .dense_blocks import decode_cut, decode_dense, decode_masked, encode_dense
 from .dither_blocks import decode_dither, encode_dither
 from .errors import WireError
@@ -42,6 +44,8 @@ def encode_block(block: Block) -> tuple[int, kinds.Body]:
         kind, body = kinds.POWERS, encode_powers(block)
     elif isinstance(block, RotatedBlock) and block.is_finite():
         kind, body = kinds.ROTATED, encode_rotated(block)
+    elif isinstance(block, BucketBlock) and block.is_finite():
+        kind, body = kinds.BUCKETED, encode_bucketed(block)
     elif isinstance(block, DitherBlock):
         kind, body = kinds.DITHER, encode_dither(block)
     elif isinstance(block, PlacedBlock):
@@ -89,6 +93,7 @@ _READERS: Mapping[int, Callable[[memoryview, int, Budget], Block]] = MappingProx
         kinds.UPPER: decode_upper,
         kinds.ROTATED: decode_rotated,
         kinds.DITHER: decode_dither,
+        kinds.BUCKETED: decode_bucketed,
     }
 )
 

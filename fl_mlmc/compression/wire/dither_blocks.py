@@ -15,15 +15,17 @@ from ..kernels import LONG, kernel_for
 from ..noise import noise
 from .errors import WireError
 from .floats import check_finite, tensor
+from .kinds import Body
 from .limits import Budget, sparse_limit
 from .symbols import decode_symbols, encode_symbols
 from .symbols.lanes import encode_lanes, is_worth_lanes
 from .symbols.modes import LANES
 from .symbols.packed import BYTE
-from .words import decode_words, encode_words
+from .words import decode_words, encode_words, words_length
 
 _DITHER = struct.Struct("<QfBBhH")  # seed, step, bits of a context, bits of an escape, first letter, letters
 _LENGTH = struct.Struct("<I")
+_SEED_BYTES = 8
 _CONTEXT_BITS = 4
 _MOST_LETTERS = 1 << 12
 _LEAST_STRETCH = 1 << 12
@@ -33,7 +35,10 @@ _STREAM_BITS, _LETTER_BITS = 100, 9  # about what a stream costs beyond its entr
 
 
 def encode_dither(block: DitherBlock) -> bytes:
-    """The body of the block, nothing if it has too many escapes; ValueError unless its values are finite."""
+    """The body of the block, nothing if it has too many escapes; ValueError unless its values are finite.
+
+    Never longer than that of letters of some bits each as they are, for which `longest_dither` has a bound.
+    """
     check_finite(np.array(0.0 if block.is_finite() else np.inf))
     numbers = block.numbers.cpu().numpy()
     most = max(-int(numbers.min()), int(numbers.max()))
@@ -45,12 +50,37 @@ def encode_dither(block: DitherBlock) -> bytes:
     counts = _tally(places, (2 * half + 1) << _CONTEXT_BITS).reshape(-1, 2 * half + 1)
     low, num_letters = _range(counts.sum(axis=0), most)
     bits, grouped = _merged(counts, low, num_letters)
+    body = _encode_letters(block, places, half, low, num_letters, bits, grouped, numbers.size >= LONG)
+    sure, width = _shortest_plain(counts.sum(axis=0), most)
+    if sure is not None and (not body or sure < len(body)):
+        num_letters, low = 2 * width + 1, half - width
+        inside = counts.sum(axis=0)[low : low + num_letters]
+        grouped = np.append(inside, numbers.size - inside.sum())[None]
+        body = _encode_letters(block, places, half, low, num_letters, 0, grouped, in_lanes=False)
+    return body
+
+
+def _encode_letters(
+    block: DitherBlock,
+    places: np.ndarray,
+    half: int,
+    low: int,
+    num_letters: int,
+    bits: int,
+    grouped: np.ndarray,
+    in_lanes: bool,
+) -> bytes:
+    """The body with letters for so many places from `low` on, in contexts of `bits`; nothing if others are too many.
+
+    `grouped` says how often letters, and then others, occur in each context; `in_lanes` that the vector is a long one.
+    """
+    numbers, width_of_context = block.numbers.cpu().numpy(), 2 * half + 1
     num_escapes = int(grouped[:, num_letters].sum())
     if num_escapes > sparse_limit(numbers.size):
         return b""
-    letters, outside = _apart(places, counts.shape[1], low, num_letters, bits, grouped.sum(axis=1), num_escapes)
+    letters, outside = _apart(places, width_of_context, low, num_letters, bits, grouped.sum(axis=1), num_escapes)
     away = np.abs(numbers[outside].astype(np.int64)) * np.sign(
-        places[outside].astype(np.int64) % counts.shape[1] - half
+        places[outside].astype(np.int64) % width_of_context - half
     )
     away += half - low
     escapes = np.where(away < 0, ~away << 1 | 1, away - num_letters << 1).astype("<u4")
@@ -59,30 +89,79 @@ def encode_dither(block: DitherBlock) -> bytes:
     parts, start = [_DITHER.pack(block.seed, block.step, bits, width, low - half, num_letters)], 0
     for often in grouped[:, :alphabet]:
         stop = start + int(often.sum())
-        coded = _encode_stream(letters[start:stop], alphabet, often, numbers.size >= LONG)
+        coded = _encode_stream(letters[start:stop], alphabet, often, in_lanes)
         parts += [_LENGTH.pack(len(coded)), coded]
         start = stop
     return b"".join([*parts, encode_words(escapes, width)])
 
 
-def _encode_stream(letters: np.ndarray, alphabet: int, often: np.ndarray, is_long: bool) -> bytes:
+def _encode_stream(letters: np.ndarray, alphabet: int, often: np.ndarray, in_lanes: bool) -> bytes:
     """The stream of `letters` that occur `often`: of a long vector in many lanes, although each stream is shorter."""
     bits = _code_bits(often)
-    if is_long and is_worth_lanes(often, bits):
+    if in_lanes and is_worth_lanes(often, bits):
         return bytes([LANES]) + encode_lanes(letters, often, bits, _STEPS)
     return encode_symbols(letters, alphabet, counts=often)
 
 
-def decode_dither(body: memoryview, size: int, budget: Budget) -> DitherBlock:
-    """The block in `body`; WireError if it is none, or costs too much."""
-    if len(body) < _DITHER.size or len(body) > 4 * size:
-        raise WireError(f"dithered block has {len(body)} bytes, its header alone needs {_DITHER.size}")
-    seed, step, bits, width, first, num_letters = _DITHER.unpack_from(body)
+def _shortest_plain(often: np.ndarray, most: int) -> tuple[int | None, int]:
+    """(bytes, m) of the shortest body of letters −m to m, and one for escapes, that take their bits as they are.
+
+    `often` is how often each number occurs, from −half to half, of magnitudes up to `most`. (None, 0) where all have
+    too many escapes.
+    """
+    half, size = often.size // 2, int(often.sum())
+    beyond = size - np.cumsum(np.append(often[half], often[half + 1 :] + often[:half][::-1]))
+    best: tuple[int | None, int] = (None, 0)
+    for bits in range(1, _MOST_LETTERS.bit_length()):
+        width = (1 << bits - 1) - 1
+        num_escapes = int(beyond[width]) if width < beyond.size else 0
+        length = _plain_body(size, bits, num_escapes, most)
+        if num_escapes <= sparse_limit(size) and (best[0] is None or length < best[0]):
+            best = length, min(width, half - 1)
+        if num_escapes == 0:
+            break
+    return best
+
+
+def _plain_body(size: int, bits: int, num_escapes: int, most: int) -> int:
+    """Bytes of letters of `bits` each and escapes among them, up to the magnitude `most`."""
+    width = max(2 * (most - (1 << bits - 1)) + 1, 1).bit_length() if num_escapes else 0
+    return _DITHER.size + _LENGTH.size + 1 + bits * -(-size // 8) + words_length(num_escapes, width)
+
+
+def longest_dither(size: int, unit: float) -> int:
+    """The most bytes of a body of `size` numbers whose step is `unit` root mean squares, whatever vector and noise.
+
+    A number q of v/Δ = x has |q| < |x| + 1, and Σx² = size / unit²: so at most size / (unit · m)² of them are beyond
+    ±m, and none beyond √size / unit + 1.
+    """
+    unit = unit * (1 - 1e-5)  # what float32 may add to x
+    most, best = int(math.sqrt(size) / unit) + 1, 4 * size
+    for bits in range(2, _MOST_LETTERS.bit_length()):
+        num_escapes = int(size / (unit * ((1 << bits - 1) - 1)) ** 2)
+        if num_escapes <= sparse_limit(size):
+            best = min(best, _plain_body(size, bits, num_escapes, most))
+    return best
+
+
+def without_seed(body: Body) -> Body:
+    """A body for a reader who knows the seed."""
+    return body[_SEED_BYTES:]
+
+
+def decode_dither(body: memoryview, size: int, budget: Budget, known_seed: int | None = None) -> DitherBlock:
+    """The block in `body`; WireError if it is none, or costs too much. One whose seed is known has none in its body."""
+    start = 0 if known_seed is None else _SEED_BYTES
+    if len(body) < _DITHER.size - start or len(body) > 4 * size:
+        raise WireError(f"dithered block has {len(body)} bytes, its header alone needs {_DITHER.size - start}")
+    head = bytes(start) + body[: _DITHER.size - start]
+    seed, step, bits, width, first, num_letters = _DITHER.unpack(head)
+    seed = seed if known_seed is None else known_seed
     if bits > _CONTEXT_BITS or width >= 31 or not 0 < num_letters <= _MOST_LETTERS:
         raise WireError(f"dithered block has {num_letters} letters, contexts of {bits} bits, escapes of {width} bits")
     alphabet, dtype = num_letters + (width > 0), _dtype(first, num_letters, width)
     budget.hold(dtype.itemsize * size)
-    letters, position = np.empty(size, np.uint8 if alphabet <= BYTE else np.uint16), _DITHER.size
+    letters, position = np.empty(size, np.uint8 if alphabet <= BYTE else np.uint16), _DITHER.size - start
     sizes, start = _context_sizes(seed, size, bits), 0
     for count in sizes.tolist():
         length = _LENGTH.unpack_from(body, position)[0] if len(body) - position >= _LENGTH.size else len(body)

@@ -1,5 +1,6 @@
 """What a payload may cost its reader: memory and steps, asked for before they are taken."""
 
+from ..blocks import most_listed
 from .errors import WireError
 
 _LEAST = 1 << 14
@@ -7,7 +8,7 @@ _LEAST = 1 << 14
 
 def sparse_limit(size: int) -> int:
     """The most entries of a sparse block: decoding more would take more memory than two dense vectors."""
-    return min(size, max(size // 8, 1024))
+    return min(size, most_listed(size))
 
 
 def work_limit(size: int) -> int:

@@ -28,6 +28,8 @@ UNBIASED = [
     "MLMC(Identity(), values='bfloat16')",
     "MLMC(TopK(count=3))", "MLMC(TopK(count=2), draws=2)", "MLMC(TopK(count=2), draws=2, replacement=False)",
     "MLMC(TopK(count=1, growth=2), 'fixed')", "MLMC(TopK(count=1, growth=2), 'cost')", "MLMC(TopK(count=3), 'cost')",
+    "MLMC(TopK(count=3), bucket=4)", "MLMC(TopK(count=2), 'fixed', bucket=3)", "MLMC(FixedPoint(bits=3), bucket=4)",
+    "MLMC(FixedPoint(unit=2.0, bits=4), bucket=4)", "MLMC(FixedPoint(unit=2.0, bits=4), 'fixed', bucket=4)",
     "MLMC(TopK(count=3), values='bfloat16')", "Natural()", "QSGD(levels=1)", "QSGD(levels=2)", "QSGD(levels=5)",
     "RandK(count=3)", "RandK(count=3, values='bfloat16')", "RandK(count=3, values=Dither(unit=2.0))",
     "MLMC(TopK(count=3), values=Dither(unit=2.0))", "Bernoulli(count=3, values=Natural())",

@@ -14,6 +14,8 @@ LONG = sorted(long_payloads())
 OLD = [
     "old-deflated-pages",
     "old-deflated-powers",
+    "old-dithered",
+    "old-dithered-wide",
     "old-plain-symbols",
     "old-powers-and-numbers",
     "old-wide-symbols",
