@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fl_mlmc.aggregation import Fold, Folding, Mean, NotFiniteError
+from fl_mlmc.aggregation import Fold, Folding, Groups, Mean, NotFiniteError
 from fl_mlmc.aggregation.fold import is_finite
 from fl_mlmc.compression.blocks import Payload
 from fl_mlmc.compression.wire import encode_payload
@@ -44,6 +44,8 @@ class Gathering:
     """Each client's place in the cohort, from 0."""
     folds: Sequence[Fold]
     """One for each message of the scheme."""
+    groups: Groups
+    """Those in which the folds sum the cohort."""
 
 
 class SchemeServer:
@@ -126,6 +128,7 @@ class SchemeServer:
             points=[point.float() for point in self.scheme.points(model, self._state)],
             ranks={client: rank for rank, client in enumerate(cohort)},
             folds=[self._folding.start(server_round) for _ in range(self.scheme.num_messages)],
+            groups=Groups(len(cohort)),
         )
 
     def task_fields(self, gathering: Gathering, client: int) -> dict[str, Any]:
@@ -177,6 +180,12 @@ class SchemeServer:
             fold.take(own, payload, weight, labels, only)
         if self.remembers:
             self._origins[client] = torch.tensor(MemoryOrigin(round.number, rank, round.cohort_size))
+
+    def passed(self, gathering: Gathering, client: int) -> None:
+        """Hear that a client's turn is over, whether its messages were taken or not: clients come in their order."""
+        if gathering.groups.ends_at(gathering.ranks[client]):
+            for fold in gathering.folds:
+                fold.end_group()
 
     def estimate(self, gathering: Gathering, vector: Tensor) -> Mean:
         """The model's update that the round comes to, and how many clients spoke of each coordinate.

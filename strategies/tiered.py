@@ -370,6 +370,7 @@ class TieredStrategy(Strategy):
             for client, reply in in_client_order(opened, replies):
                 start = time.perf_counter()
                 opened.answers.append(self._take(opened, client, reply))
+                self._scheme.passed(opened.gathering, client)
                 opened.aggregate_seconds += time.perf_counter() - start
         start, is_over = time.perf_counter(), True
         try:

@@ -4,6 +4,7 @@ from .. import own, registry
 from .base import Aggregation, Setting
 from .fold import Fold, Mean, NotFiniteError
 from .folding import Folding
+from .groups import Groups, GroupSum
 from .ledger import Ledger
 from .mean import Average, CoverageMean
 from .private import Private, PrivateMean
@@ -16,6 +17,8 @@ __all__ = [
     "CoverageMean",
     "Fold",
     "Folding",
+    "GroupSum",
+    "Groups",
     "Ledger",
     "Mean",
     "NotFiniteError",

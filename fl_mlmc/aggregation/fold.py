@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..compression.blocks import DenseBlock, Payload
 from ..submodels.plan import IndexPlan
+from .groups import GroupSum
 
 LARGEST = torch.finfo(torch.float32).max
 """The largest number that a model can hold."""
@@ -33,11 +34,14 @@ class Fold(ABC):
 
     A coordinate's mean is taken over the clients that hold it, and some folds let a client speak of a part only of what
     it holds. `largest`: a client's update is refused if a coordinate of it is larger; by default, if it is not finite
-    as float32. Nothing that was taken can make the mean infinite.
+    as float32. Nothing that was taken can make the mean infinite. A fold that `is_sum` adds by groups (`Groups`): say
+    where one ends; a group's sum may come from a fold elsewhere, in its place among the others.
     """
 
     takes_parts: ClassVar[bool] = False
     """Whether an update may count in some of its coordinates only: `labels` and `only`."""
+    is_sum: ClassVar[bool] = False
+    """Whether a group's updates come to one sum, so that `group_sum`, `merge` and `count` are there."""
 
     def __init__(self, size: int, largest: float = LARGEST) -> None:
         self._size, self._largest = size, largest
@@ -75,6 +79,23 @@ class Fold(ABC):
         if not self.takes_parts and not (labels is None and only is None):
             raise ValueError("parts of updates are for aggregation 'mean'")
         return _bounded(payload, self._largest)
+
+    def end_group(self) -> None:  # noqa: B027
+        """The last client of a group was added; nothing to do where the order of clients does not matter."""
+
+    def group_sum(self) -> GroupSum:
+        """The sum of the group under way, for the `merge` of another fold; in this one it is forgotten."""
+        raise NotImplementedError(f"{type(self).__name__} needs every single update")
+
+    def merge(self, group: GroupSum) -> None:
+        """Add a whole group; `count` its clients beside. RuntimeError while another group is under way."""
+        raise NotImplementedError(f"{type(self).__name__} needs every single update")
+
+    def count(
+        self, plan: IndexPlan, weight: float, labels: Collection[int] | None = None, only: Tensor | None = None
+    ) -> None:
+        """Count a client whose update is in a merged sum; arguments as in `add`."""
+        raise NotImplementedError(f"{type(self).__name__} needs every single update")
 
     def result(self) -> Mean:
         """The mean of what was added so far; NotFiniteError if it is not finite."""
