@@ -1,8 +1,8 @@
 """What the site needs beyond its pages; `mkdocs.yml` names this file as a hook.
 
-A page may link to a file of the repository that is no page, such as `../examples/own-model`. On the site that file, or
-that folder, is a page of its own which shows the text. A page that loads anything from another host ends the build: the
-site must open without a network.
+The decision notes get a page that lists them. A page may link to a file of the repository that is no page, such as
+`../examples/own-model`. On the site that file, or that folder, is a page of its own which shows the text. A page that
+loads anything from another host ends the build: the site must open without a network.
 """
 
 import re
@@ -32,6 +32,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     }
     for target in sorted(targets):
         files.append(File.generated(config, _place(target), content=_shown(target)))
+    files.append(File.generated(config, "decisions/index.md", content=_decisions()))
     return files
 
 
@@ -52,6 +53,16 @@ def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
     if found := LOADED.search(output):
         raise PluginError(f"{page.file.src_uri} loads from another host, and must not: {found.group(0)}")
     return output
+
+
+def _decisions() -> str:
+    """The page that lists the decision notes by their titles."""
+    notes = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
+    titles = [note.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ") for note in notes]
+    rows = [f"* [{title}]({note.name})" for title, note in zip(titles, notes, strict=True)]
+    return "# Why things are as they are\n\nChoices that someone may question, with their reasons.\n\n" + "\n".join(
+        rows
+    )
 
 
 def _outside(page: File) -> list[str]:
