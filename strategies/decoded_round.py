@@ -114,7 +114,7 @@ class Outcome:
 
 @dataclass(eq=False)
 class DecodedRound:
-    """One round. `arrays` is the model that it begins with."""
+    """One round. `arrays` are the weights of the model that it begins with."""
 
     number: int
     arrays: Mapping[str, Array]

@@ -14,6 +14,7 @@ from rich.filesize import decimal
 
 from fl_mlmc.run.coded import HINTS, SERVER_ROUND
 from fl_mlmc.run.log import RoundLog
+from fl_mlmc.run.npy import FLOATS
 from fl_mlmc.run.protocol import MOST, reason_of
 from fl_mlmc.submodels.cuts import Cuttable
 
@@ -101,6 +102,8 @@ class Decoding(Strategy):
         self._log: RoundLog | None = None
         self._open: DecodedRound | None = None
         self._evaluates = False
+        # Not whole numbers, such as the count of batch norm: after a round, a mean of them is floating point.
+        self._weights: set[str] | None = None
         self._uplink_bytes = self._sent_bytes = self._plain_bytes = 0
 
     def summary(self) -> None:
@@ -161,7 +164,9 @@ class Decoding(Strategy):
         self._close_round()
         if self._directory is not None and self._log is None:
             self._log = RoundLog.create(self._directory, {"strategy": type(self.strategy).__name__})
-        self._open = opened = DecodedRound(server_round, dict(arrays))
+        if self._weights is None:
+            self._weights = {key for key, array in arrays.items() if array.dtype in FLOATS}
+        self._open = opened = DecodedRound(server_round, {key: arrays[key] for key in arrays if key in self._weights})
         messages = list(self._inner["configure_train"](server_round, arrays, config, grid))
         for message in messages:
             if not any(SERVER_ROUND in record for record in message.content.config_records.values()):

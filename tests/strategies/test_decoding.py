@@ -15,7 +15,6 @@ from flwr.serverapp import strategy as flower
 from flwr.serverapp.exception import InconsistentMessageReplies
 from flwr.serverapp.strategy import DifferentialPrivacyClientSideAdaptiveClipping as ClientSideAdaptive
 from flwr.serverapp.strategy import DifferentialPrivacyClientSideFixedClipping as ClientSideFixed
-from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping as ServerSideFixed
 from flwr.serverapp.strategy import FedAvg, Strategy
 
 from fl_mlmc.clients import compressed
@@ -23,29 +22,10 @@ from fl_mlmc.frames import read_clients, read_rounds
 from fl_mlmc.run.rng import stream
 from fl_mlmc.simulations.engines.local import LocalGrid
 from fl_mlmc.strategies import Decoding
+from tests.strategies.each_strategy.each.strategies import ALL, STRATEGIES
 
 Change = Callable[[dict[str, np.ndarray], int, int], dict[str, np.ndarray]]
 """What a client makes of its arrays, by its number and the round."""
-
-ALL = {"fraction_train": 1.0, "fraction_evaluate": 1.0}
-STRATEGIES: dict[str, Callable[[], Strategy]] = {
-    "FedAvg": lambda: FedAvg(**ALL),
-    "FedProx": lambda: flower.FedProx(**ALL, proximal_mu=0.1),
-    "FedAvgM": lambda: flower.FedAvgM(**ALL, server_momentum=0.5),
-    "FedAdagrad": lambda: flower.FedAdagrad(**ALL, eta=0.1),
-    "FedAdam": lambda: flower.FedAdam(**ALL, eta=0.1),
-    "FedYogi": lambda: flower.FedYogi(**ALL, eta=0.1),
-    "QFedAvg": lambda: flower.QFedAvg(client_learning_rate=0.1, **ALL),
-    "Krum": lambda: flower.Krum(**ALL, num_malicious_nodes=1),
-    "MultiKrum": lambda: flower.MultiKrum(**ALL, num_nodes_to_select=2),
-    "Bulyan": lambda: flower.Bulyan(**ALL),
-    "FedMedian": lambda: flower.FedMedian(**ALL),
-    "FedTrimmedAvg": lambda: flower.FedTrimmedAvg(**ALL),
-    "DP, fixed": lambda: ServerSideFixed(FedAvg(**ALL), 0.0, 0.5, 5),
-    "DP, adaptive": lambda: flower.DifferentialPrivacyServerSideAdaptiveClipping(
-        FedAvg(**ALL), 0.0, 5, clipped_count_stddev=0.25
-    ),
-}
 
 
 @pytest.fixture(autouse=True)
@@ -185,6 +165,17 @@ def test_the_log_is_one_that_frames_read(tmp_path: Path, caplog: pytest.LogCaptu
     assert (header["status"], header["strategy"]) == ("completed", "FedAvg")
     with pytest.raises(FileExistsError, match="already holds a run"):
         run(Decoding(FedAvg(**ALL), log=tmp_path / "mine"), app)
+
+
+def test_a_count_is_no_weight_though_its_mean_is_floating_point(tmp_path: Path) -> None:
+    def counted(arrays: dict[str, np.ndarray], client: int, server_round: int) -> dict[str, np.ndarray]:
+        return {**arrays, "count": np.asarray(arrays["count"] + 7)}
+
+    first = ArrayRecord({"weight": Array(np.ones(3, np.float32)), "count": Array(np.asarray(0))})
+    grid = Copying(app_of(counted, [compressed("Identity()")]), 5, {})
+    result = Decoding(FedAvg(**ALL), log=tmp_path).start(grid=grid, initial_arrays=first, num_rounds=2)
+    assert float(result.arrays["count"].numpy()) == 14.0
+    assert read_rounds(tmp_path)["update_norm"].tolist() == [0.0, 0.0]
 
 
 def test_one_seed_gives_one_run_and_another_seed_another() -> None:

@@ -1,0 +1,1 @@
+"""A Flower app that runs each strategy of Flower's in turn, over compressed updates."""
