@@ -30,6 +30,8 @@ WAIT_FOR_NODES_SECONDS = 60.0
 LISTEN_SECONDS = 1.0
 GRACE_SECONDS = 1.0
 """Beyond the limit at which a worker ends itself."""
+BEGIN_SECONDS = 10.0
+"""For a worker to read a batch, and to say which client it begins with."""
 
 logger = logging.getLogger(__name__)
 
@@ -67,12 +69,16 @@ class Member:
     """Whether it was ended for its silence."""
     batches: dict[int, Batch] = field(default_factory=dict)
     """Batches sent and not yet answered, by number; the actor runs them in this order."""
+    turned: float = 0.0
+    """When the first of them became the first, by the driver's clock."""
 
     def send(self, parcel: Parcel, jobs: list[Job]) -> None:
         """Send the batch `parcel` of `jobs`; the spool has a place free, since few batches are queued at once."""
         taken = {batch.place for batch in self.batches.values()}
         place = next(place for place in range(QUEUED_BATCHES) if place not in taken)
         ref = self.actor.run.remote(parcel._replace(place=place))
+        if not self.batches:
+            self.turned = time.monotonic()
         self.batches[parcel.number] = Batch(jobs, ref, place)
 
     def answers(self, number: int) -> list[Answer]:
@@ -82,6 +88,7 @@ class Member:
 
     def done(self, number: int) -> list[Job]:
         """Take the batch off its list, for it was answered; its jobs."""
+        self.turned = time.monotonic()
         return self.batches.pop(number).jobs
 
     @property
@@ -98,14 +105,21 @@ class Member:
         self._unlink_spool()  # both have it open; it goes when they do
 
     def is_silent(self, client_timeout: float) -> bool:
-        """Whether it has been at a client for longer than its own clock would let it, on the driver's machine."""
+        """Whether it has been at a client, or has not begun with one, for longer than its own clock would let it.
+
+        On another machine nobody sees which client it is at, so it has the time of its whole batch.
+        """
         if not self.batches:
             return False
         first, batch = next(iter(self.batches.items()))
         number, index, seconds = look_at_progress(self.progress) if self.progress.exists() else (-1, -1, 0.0)
-        if number == first:
-            return seconds > (0.2 + (1 if index >= 0 else len(batch.jobs))) * client_timeout + GRACE_SECONDS
-        return False
+        has_begun = number >= first
+        if not has_begun:
+            seconds = time.monotonic() - self.turned - BEGIN_SECONDS
+        clients = 1 if self.is_here and (index >= 0 or not has_begun) else len(batch.jobs)
+        if seconds <= (0.2 + clients) * client_timeout + GRACE_SECONDS:
+            return False
+        return not ray.wait([batch.ref], timeout=0)[0]  # it may have answered, and the driver have had no time for it
 
     def kill(self) -> None:
         """End the process, which may be stopped and deaf to Ray."""
@@ -211,7 +225,7 @@ class Crew:
         self._listened = time.monotonic()
         for worker in self.ready:
             if not worker.was_frozen and worker.is_silent(client_timeout):
-                logger.warning("a worker is silent for longer than the client-timeout of %g s", client_timeout)
+                logger.warning("a worker is silent for longer than the client-timeout of %g s allows", client_timeout)
                 worker.was_frozen = True
                 worker.kill()
 

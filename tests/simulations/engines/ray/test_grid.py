@@ -1,5 +1,6 @@
 """The ray engine answers as the local one does, through every fault."""
 
+import math
 import os
 import re
 import signal
@@ -12,9 +13,10 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from flwr.clientapp import ClientApp
 
 from fl_mlmc.simulations.engines.local import LocalGrid
-from fl_mlmc.simulations.engines.ray.crew import Member
+from fl_mlmc.simulations.engines.ray.crew import Batch, Member
 from fl_mlmc.simulations.engines.ray.grid import RayGrid
 from fl_mlmc.simulations.engines.ray.session import ray_session
+from fl_mlmc.simulations.engines.ray.worker import Progress
 from fl_mlmc.simulations.engines.simulated import SimulatedGrid
 
 pytestmark = pytest.mark.xdist_group("ray")
@@ -203,6 +205,46 @@ def test_a_worker_that_is_frozen_costs_no_reply(tmp_path: Path) -> None:
         assert exchange(grid, orders) == [wanted]
         assert time.monotonic() - start < 60.0  # of 240: 1.2 × 2 s and a second, on a machine that has time
         assert (tmp_path / "mark").read_text() == "xx"
+
+
+@pytest.mark.slow
+def test_workers_that_are_frozen_between_rounds_cost_no_reply() -> None:
+    with RayGrid(client_app(), NUM_NODES, {"colour": "red"}, client_timeout=2.0) as grid:
+        (wanted,) = exchange(grid)
+        frozen = [worker.pid for worker in grid._crew.ready]
+        for pid in frozen:
+            os.kill(pid, signal.SIGSTOP)
+        start = time.monotonic()
+        assert exchange(grid) == [wanted]
+        seconds = time.monotonic() - start
+        assert not set(frozen) & {worker.pid for worker in grid._crew.workers}
+    print(f"{len(frozen)} frozen workers cost {seconds:.1f} s")
+    assert seconds < 60.0  # of 240: 10 s to begin, 1.2 × 2 s and a second, on a machine that has time
+
+
+def test_who_is_silent_is_told_by_the_clock_of_what_it_is_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr("ray.wait", lambda refs, timeout: (refs, []) if refs == ["answered"] else ([], refs))
+
+    def seconds_until_silent(at: tuple[int, int, float], is_here: bool = True, ref: str = "open") -> float:
+        worker = Member(None, "node", False, tmp_path / "progress", None, is_here=is_here, turned=1000.0)
+        Progress(worker.progress).write(*at)
+        if not is_here:
+            worker.progress.unlink()
+        worker.batches[7] = Batch([None, None, None], ref, 0)  # type: ignore[list-item, arg-type]
+        for seconds in range(100):
+            clock[0] = 1000.0 + seconds
+            if worker.is_silent(10.0):
+                return seconds
+        return math.inf
+
+    assert seconds_until_silent((7, 2, 1000.0)) == 14  # 1.2 × 10 s and 1 s of grace, at its third client
+    assert seconds_until_silent((7, -1, 1000.0)) == 34  # at all three at once
+    assert seconds_until_silent((6, 0, 900.0)) == 24  # at none of them yet: 10 s more
+    assert seconds_until_silent((-1, -1, 0.0)) == 24
+    assert seconds_until_silent((7, 2, 1000.0), is_here=False) == 44  # for all that is known, at any of them
+    assert seconds_until_silent((6, 0, 900.0), ref="answered") == math.inf
 
 
 def test_a_client_without_memory_is_an_error_reply(grid: RayGrid) -> None:
