@@ -13,6 +13,7 @@ An objective knows what its targets are, what a model must give for them, and by
 """
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -62,7 +63,7 @@ class Objective:
     targets: Targets = "classes"
     """What the data must have: see `DataSpec`."""
     metrics: Mapping[str, Callable[[], Metric]] = field(default_factory=dict)
-    """The metrics by name, each made anew for an evaluation."""
+    """The metrics by name, each made anew for an evaluation. They see targets as the loss does, flags as int64."""
     usual: Sequence[str] | None = None
     """Those that are logged where a run names none; all of them unless given."""
     align: Align | None = None
@@ -130,7 +131,8 @@ class Objective:
         if not isinstance(loss, Tensor) or loss.dim() or not loss.requires_grad:
             seen = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
             raise ValueError(f"the loss is to be one number that can be differentiated, a scalar tensor; got {seen}")
-        with _telling_lines():
+        with _telling_lines(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of two examples, all alike, some have nothing to say
             self.score([(outputs.detach(), targets)], tuple(self.metrics))
 
     def score(self, batches: Iterable[tuple[Tensor, Tensor]], names: Sequence[str]) -> dict[str, float]:
@@ -141,8 +143,11 @@ class Objective:
             outputs, targets = self.aligned(*batch)
             total = self.total(outputs, targets) if self.total else self.loss(outputs, targets) * len(targets)
             loss, count = loss + float(total), count + len(targets)
+            judged = targets.long() if self.targets == "flags" else targets
             for meter in meters.values():
-                meter.update(outputs, targets)
+                if isinstance(meter, nn.Module):  # torchmetrics' keep their sums on a device
+                    meter.to(outputs.device)
+                meter.update(outputs, judged)
         values = {name: float(meter.compute()) for name, meter in meters.items()}
         return {"loss": loss / count if count else math.nan, **values}
 

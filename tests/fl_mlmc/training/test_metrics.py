@@ -1,15 +1,18 @@
 """Metrics agree with scikit-learn's, however the rows are cut into batches."""
 
 import math
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from sklearn import metrics as sklearn
-from torch import Tensor
+from torch import Tensor, nn
 
+from fl_mlmc.data.spec import DataSpec
 from fl_mlmc.training.metrics import AUC
-from fl_mlmc.training.objectives import parse_objective
+from fl_mlmc.training.objectives import bce, parse_objective
 
 RNG = np.random.default_rng(0)
 
@@ -56,6 +59,55 @@ def test_perplexity_is_the_exponential_of_the_loss_a_token() -> None:
     assert got["perplexity"] == pytest.approx(float(probabilities.log().mean().neg().exp()), rel=1e-4)
     assert got["loss"] == pytest.approx(math.log(got["perplexity"]), rel=1e-5)
     assert got["accuracy"] == pytest.approx(float((outputs.argmax(2) == tokens)[tokens != 0].float().mean()))
+
+
+class Share(nn.Module):
+    """A metric as torchmetrics makes them: a module, with sums of its own, that wants whole numbers for flags."""
+
+    higher_is_better = True
+
+    def __init__(self, threshold: float) -> None:
+        super().__init__()
+        self.threshold = threshold
+        self.register_buffer("right", torch.zeros(()))
+        self.register_buffer("all", torch.zeros(()))
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        if targets.is_floating_point():
+            raise ValueError("expected whole numbers")
+        self.right += ((outputs > self.threshold) == targets).sum()
+        self.all += targets.numel()
+
+    def compute(self) -> Tensor:
+        return self.right / self.all
+
+
+@pytest.mark.parametrize("size", [1, 100])
+def test_those_of_ones_own_are_made_as_torchmetrics_are(size: int) -> None:
+    outputs, flags = torch.randn(60, 3), torch.randint(0, 2, (60, 3)).float()
+    plain = bce()
+    mine = replace(plain, metrics={**plain.metrics, "share": partial(Share, threshold=0.0)})
+    mine.check(DataSpec((4,), 3, ("a", "b", "c"), "vector", "flags"))
+    got = mine.score(zip(outputs.split(size), flags.split(size), strict=True), mine.chosen("share,accuracy"))
+    assert got["share"] == pytest.approx(got["accuracy"])
+    assert mine.is_better_higher("share")
+
+
+def test_torchmetrics_own_agree_with_ours() -> None:
+    theirs = pytest.importorskip("torchmetrics", reason="an extra: fl-mlmc[metrics]")
+    outputs, classes, flags = torch.randn(60, 4), torch.randint(0, 4, (60,)), torch.randint(0, 2, (60, 4)).float()
+    kinds = {"num_classes": 4, "average": "macro"}
+    metrics = {
+        "cross_entropy": {"f1": partial(theirs.F1Score, "multiclass", **kinds)}
+        | {"auc": partial(theirs.AUROC, "multiclass", **kinds)},
+        "bce": {"auc": partial(theirs.AUROC, "multilabel", num_labels=4)},
+        "mse": {"mae": theirs.MeanAbsoluteError},
+    }
+    for name, targets in (("cross_entropy", classes), ("bce", flags), ("mse", torch.randn(60, 4))):
+        batches = list(zip(outputs.split(7), targets.split(7), strict=True))
+        ours = parse_objective(name)
+        got = replace(ours, metrics=metrics[name], usual=None).score(batches, tuple(metrics[name]))
+        assert got == pytest.approx(ours.score(batches, tuple(metrics[name])), rel=1e-5)
 
 
 def test_classes_of_one_kind_have_no_auc_and_are_left_out_of_the_mean() -> None:
