@@ -285,7 +285,9 @@ def _names(where: str) -> Sequence[str]:
 
 def _installed() -> list[Path]:
     paths = sysconfig.get_paths()
-    return [Path(paths[name]) for name in ("purelib", "platlib", "stdlib", "platstdlib")]
+    # An environment may see packages of another: the system's, the user's, or those that a path file names.
+    seen = [place for place in sys.path if Path(place).name in ("site-packages", "dist-packages")]
+    return [Path(place) for place in [*(paths[name] for name in ("purelib", "platlib", "stdlib", "platstdlib")), *seen]]
 
 
 def _version(file: Path) -> tuple[int, ...]:

@@ -24,7 +24,7 @@ class Telling:
 
     def __enter__(self) -> Self:
         if self._bar is None:
-            self._say(f"starting engine {self._engine}, {self._num_rounds} rounds")
+            self._say(f"starting engine {self._engine}, {self._num_rounds} round{'s' * (self._num_rounds != 1)}")
         else:
             self._task = self._bar.add_task("", total=self._num_rounds, figures=f"starting engine {self._engine}")
             self._bar.start()

@@ -75,7 +75,8 @@ def find_source(dataset: str, data_dir: Path | None, wanted: Wanted) -> Source:
         return Folder(path, wanted)
     if path.is_file() and path.suffix.lower() in (*READERS, *ARRAY_SUFFIXES):
         return File(path, wanted)
-    if path.exists() or dataset.startswith(("/", "~", "./", "../")):
+    is_path = dataset.startswith(("/", "~", "./", "../")) or path.suffix.lower() in (*READERS, *ARRAY_SUFFIXES)
+    if path.exists() or is_path:
         seen = "is a file of no kind that is read" if path.exists() else "does not exist"
         raise FileNotFoundError(
             f"dataset {dataset} ({path}) {seen}; expected a folder with a train and a test split, or a file that ends "

@@ -79,11 +79,18 @@ def _write_inputs(
     images = images or [name for name in IMAGE_COLUMNS if name in others and train.column(name).holds == "bytes"]
     texts = [name for name in others if train.is_text(name)]
     numbers = [name for name in others if train.columns[name].holds in NUMBERS and name not in texts]
+    if chosen and sum(map(bool, (images, texts, numbers))) > 1:
+        kinds = {"images": images, "texts": texts, "numbers": numbers}
+        seen = [f"{kind} ({', '.join(names)})" for kind, names in kinds.items() if names]
+        raise DataError(
+            f"{train.source}: features names {' beside '.join(seen)}; a model takes one column of images, one of "
+            "texts, or any of numbers"
+        )
     if images:
         _write_images(directory, train, test, _choose(train, images, IMAGE_COLUMNS))
         return "image", ()
     if texts and (chosen or wanted.targets == "classes" or not numbers):
-        _write_texts(directory, train, test, _choose(train, texts, TEXT_COLUMNS), wanted.encoding)
+        _write_texts(directory, train, test, _choose(train, texts, TEXT_COLUMNS, numbers), wanted.encoding)
         return wanted.encoding.kind, ()
     if texts:
         raise DataError(
@@ -207,13 +214,14 @@ def _written(values: NDArray[Any]) -> str:
     return f"text ({values[0]!r})" if _is_of_texts(values) else f"numbers ({values[0]})"
 
 
-def _choose(table: Table, candidates: Sequence[str], preferred: Sequence[str]) -> str:
-    """The best known of several columns that would do."""
+def _choose(table: Table, candidates: Sequence[str], preferred: Sequence[str], numbers: Sequence[str] = ()) -> str:
+    """The best known of several columns that would do; `numbers` would, too, all together."""
     known = [name for name in preferred if name in candidates]
     if not known and len(candidates) > 1:
+        beside = f", or the numbers, features = {','.join(numbers[:8])!r}" if numbers else ""
         raise DataError(
             f"{table.source} has several feature columns: {', '.join(candidates)}; expected one, or one named "
-            f"{' or '.join(preferred)}. Drop the others or rename"
+            f"{' or '.join(preferred)}. Say which to train on: features = {candidates[0]!r}{beside}"
         )
     return (known or list(candidates))[0]
 

@@ -163,6 +163,14 @@ def test_paths_of_a_config_are_absolute_and_survive_odd_folders(here: Path, monk
     assert RunConfig.from_flower(config.to_flower()).own_texts() == {"compressor": text}
 
 
+def test_a_package_of_another_environment_is_not_the_users_line(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(here / "dist-packages" / "heavy.py", "def fails():\n    raise KeyError('x')\n")
+    monkeypatch.syspath_prepend(here / "dist-packages")
+    write(here / "part.py", "import heavy\n\n\ndef make():\n    return heavy.fails()\n")
+    with pytest.raises(ValueError, match=r"^\S*part.py, line 5, in make: KeyError: 'x'"):
+        build("part.py:make", {}, "thing", follow=EVERY)
+
+
 PATHS = """
 from __future__ import annotations
 

@@ -93,6 +93,12 @@ def test_by_a_column_of_numbers_does_not_train_on_it(tmp_path: Path) -> None:
     assert data.spec.columns == ("age", "size")
 
 
+def test_features_of_several_kinds_are_refused_and_not_dropped(tmp_path: Path) -> None:
+    wanted = {**REGRESSION, "feature_columns": ("age", "town")}
+    with pytest.raises(DataError, match=r"features names texts \(town\) beside numbers \(age\); a model takes one"):
+        opened(as_csv(tmp_path), tmp_path / "cache", **wanted)
+
+
 def test_a_table_is_classified_by_its_label(tmp_path: Path) -> None:
     FRAME.drop(columns="town").assign(label=["cheap", "dear"] * 15).to_csv(tmp_path / "f.csv", index=False)
     data = opened(tmp_path / "f.csv", tmp_path / "cache", "dirichlet:5", test_share=0.2)

@@ -292,7 +292,7 @@ def test_equal_data_elsewhere_has_the_same_digest(tmp_path: Path) -> None:
     assert other.digest != first.digest  # others own the rows
 
 
-@pytest.mark.parametrize("dataset", ["./nowhere", "/nowhere/pics", "~/nowhere"])
+@pytest.mark.parametrize("dataset", ["./nowhere", "/nowhere/pics", "~/nowhere", "nowhere.csv"])
 def test_a_path_without_a_folder_is_not_looked_for_on_the_hub(tmp_path: Path, dataset: str) -> None:
     with pytest.raises(FileNotFoundError, match="does not exist; expected a folder with a train and a test split"):
         prepare(dataset, None, "iid", 2, 0, tmp_path / "cache")
