@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..run.rng import random_mask, stream
+from .kernels import kernel_for
 from .pointwise import STRETCH, peak
 from .rotation import Rotation, growth
 
@@ -410,8 +411,13 @@ class SymbolBlock(Pointwise):
         """The letters' values: looked up, or worked out where an alphabet is too long to write out."""
         if isinstance(self.alphabet, Lattice) and self.alphabet.count > _MOST_WRITTEN:
             return self.alphabet.values_of(self.symbols[start:stop])
-        values = torch.from_numpy(self.alphabet.values()).to(self.symbols.device)
-        return values[self.symbols[start:stop].int()]
+        values, symbols = self.alphabet.values(), self.symbols[start:stop]
+        compiled = kernel_for("look_up", self.size) if symbols.device.type == "cpu" else None
+        if compiled is None:
+            return torch.from_numpy(values).to(symbols.device)[symbols.int()]
+        out = np.empty(stop - start, np.float32)
+        compiled(symbols.numpy(), out, values)
+        return torch.from_numpy(out)
 
 
 @dataclass(frozen=True, eq=False)

@@ -163,6 +163,16 @@ def letter_pair(part: Any, out: Any, fine: Any, coarse: Any, ratio: Any, shift: 
 
 
 @_kernel
+def marked(symbols: Any, out: Any, marks: Any) -> Any:
+    """Where the symbol is a marked one, and how many these are."""
+    count = 0
+    for i in range(symbols.size):
+        out[count] = i
+        count += marks[np.uintp(symbols[i])]
+    return count
+
+
+@_kernel
 def look_up(symbols: Any, out: Any, table: Any) -> None:
     """table[symbol]."""
     for i in range(symbols.size):
@@ -180,6 +190,40 @@ def fill_noise(out: Any, begin: Any, key: Any) -> None:
         x = np.uint32(np.uint32(x ^ (x >> np.uint32(16))) * np.uint32(0x21F0AAAD))
         x = np.uint32(np.uint32(x ^ (x >> np.uint32(15))) * np.uint32(0x735A2D97))
         out[i] = np.int32(x ^ (x >> np.uint32(15)))
+
+
+@_kernel
+def coins(part: Any, words: Any, out: Any, scale: Any) -> Any:
+    """Where the word is at most 2^32 · min(1, scale · |v|), and how many these are."""
+    count = 0
+    for i in range(part.size):
+        level = np.int64(min(np.float64(abs(part[i])) * scale, 1.0) * 4294967296.0)
+        if np.int64(np.uint32(words[i])) <= level:
+            out[count] = i
+            count += 1
+    return count
+
+
+@_kernel
+def points(part: Any, out: Any, scale: Any, start: Any, begin: Any) -> Any:
+    """Where chances min(1, scale · |v|), end to end from `begin` on, cover a point start, start + 1, …; how many do.
+
+    And where they end. Rounding errors are taken out at whole numbers, as `line_ends` does.
+    """
+    count, covered, end, before = 0, 0.0, begin, np.ceil(begin - start)
+    for i in range(part.size):
+        magnitude = np.float64(abs(part[i]))
+        covered += min(magnitude * scale, 1.0) if magnitude > 0 else 0.0
+        end = begin + covered
+        nearest = np.rint(end)
+        if abs(end - nearest) < 1e-9:
+            end = nearest
+        point = np.ceil(end - start)
+        if point > before:
+            out[count] = i
+            count += 1
+            before = point
+    return count, end
 
 
 @_kernel

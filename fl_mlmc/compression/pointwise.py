@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from .kernels import kernel_for
+from .noise import noise
 
 STRETCH = 1 << 17
-"""Coordinates that are worked on together; even, since random words come in pairs."""
+"""Coordinates that are worked on together."""
 
 EXACT_BELOW = 1 << 16
 """Rungs of shorter vectors give exact norms, those of longer ones may give rough ones."""
@@ -24,7 +25,8 @@ def pointwise(
 ) -> Tensor:
     """`function` of stretches of equally long `vectors`, as one tensor of `dtype` on their device.
 
-    With `rng` the function takes as many uniform 32-bit words as a last vector. `kernel` is the name of a loop in
+    With `rng` the function takes as many uniform 32-bit words as a last vector: `noise` of a seed that is drawn, which
+    is the same on every device, and made there. `kernel` is the name of a loop in
     `fl_mlmc.compression.kernels` that does the same and its other arguments, floats and ints meaning float32 and int32.
     """
     size = vectors[0].numel()
@@ -32,10 +34,11 @@ def pointwise(
     out = empty(size, dtype) if device.type == "cpu" else torch.empty(size, dtype=dtype, device=device)
     step = STRETCH if device.type == "cpu" else size
     compiled = kernel_for(kernel[0], size) if kernel and device.type == "cpu" else None
+    seed = None if rng is None else drawn_seed(rng)
     for start in range(0, size, step):
         parts = [vector[start : start + step] for vector in vectors]
-        if rng is not None:
-            parts.append(random_words(parts[0].numel(), rng, device))
+        if seed is not None:
+            parts.append(noise(seed, start, start + parts[0].numel(), device, size))
         if compiled and kernel:
             compiled(*(part.numpy() for part in parts), out[start : start + step].numpy(), *map(_single, kernel[1:]))
         else:
@@ -85,10 +88,9 @@ def total(vector: Tensor) -> float:
     return sum(float(part.abs().sum(dtype=torch.float64)) for part in vector.split(step))
 
 
-def random_words(size: int, rng: np.random.Generator, device: torch.device) -> Tensor:
-    """Uniform 32-bit words as int32, drawn in pairs: an odd number of them wastes half of the last pair."""
-    pairs = rng.integers(0, 2**64, (size + 1) // 2, dtype=np.uint64)
-    return torch.from_numpy(pairs.astype("<u8", copy=False).view(np.int32)[:size]).to(device)
+def drawn_seed(rng: np.random.Generator) -> int:
+    """A seed below 2^64 for `noise`."""
+    return int(rng.integers(2**64, dtype=np.uint64))
 
 
 def _single(value: object) -> object:

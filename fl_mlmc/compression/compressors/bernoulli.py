@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from ..blocks import Payload, SparseBlock
-from ..pointwise import STRETCH
+from ..kernels import kernel_for
+from ..noise import noise
+from ..pointwise import STRETCH, drawn_seed
 from .base import Compressed, Compressor
 from .sparsity import (
     bounded,
@@ -49,11 +51,7 @@ class Bernoulli(Compressor):
         """A sparse block: as many coordinates as the coins fall for; bits are those of the expected number."""
         size, kept = vector.numel(), num_drawn(self, vector)
         scale = inclusion_scale(vector, kept)
-        places = []
-        for start in range(0, size, STRETCH):
-            chances = inclusion(vector[start : start + STRETCH], scale).cpu().numpy()
-            places.append(np.flatnonzero(rng.random(chances.size) < chances) + start)
-        payload = Payload(size, (kept_entries(vector, np.concatenate(places), scale),))
+        payload = Payload(size, (kept_entries(vector, _places(vector, scale, rng), scale),))
         bits = kept * (value_bits(self.values) + math.ceil(math.log2(max(size, 2))))
         return quantised(Compressed(payload, bits), self.values, rng)
 
@@ -67,7 +65,8 @@ class Bernoulli(Compressor):
         for keeps in product((0, 1), repeat=vector.numel()):
             chance = math.prod(p if keep else 1 - p for keep, p in zip(keeps, chances, strict=True))
             if chance > 0:
-                yield chance, Payload(vector.numel(), (kept_entries(vector, np.flatnonzero(keeps), scale),))
+                places = torch.from_numpy(np.flatnonzero(keeps))
+                yield chance, Payload(vector.numel(), (kept_entries(vector, places, scale),))
 
     def worst_omega(self, size: int) -> float | None:
         """d / k − 1, attained where all magnitudes are equal, and what the quantiser of the values adds."""
@@ -83,10 +82,44 @@ class Bernoulli(Compressor):
         return sparse_omega(vector, inclusion_scale(vector, num_drawn(self, vector)), self.values)
 
 
-def kept_entries(vector: Tensor, places: np.ndarray, scale: float) -> SparseBlock:
-    """The coordinates at `places`, each over its chance of being kept: ±1 / scale, or itself where it is certain."""
-    indices = torch.from_numpy(places.astype(np.int64)).to(vector.device)
+def kept_entries(vector: Tensor, indices: Tensor, scale: float) -> SparseBlock:
+    """The coordinates at `indices`, each over its chance of being kept: ±1 / scale, or itself where it is certain."""
     entries = vector[indices]
     # Exactly equal magnitudes, which take a bit each on the wire; v / (|v| · scale) could differ in its last place.
     shared = torch.full_like(entries, 1 / scale).copysign_(entries)
     return SparseBlock(vector.numel(), indices, torch.where(inclusion(entries, scale) < 1, shared, entries))
+
+
+def _places(vector: Tensor, scale: float, rng: np.random.Generator) -> Tensor:
+    """(kept,) int64 the coordinates whose coin falls for them: a uniform number of 64 bits is below their chance.
+
+    Its upper half decides, but where it is that of the chance itself: then the lower half does.
+    """
+    size, upper, lower = vector.numel(), drawn_seed(rng), drawn_seed(rng)
+    if scale == float("inf"):
+        return torch.nonzero(vector).squeeze(1)
+    is_here, places = vector.device.type == "cpu", []
+    compiled, step = kernel_for("coins", size) if is_here else None, STRETCH if is_here else size
+    for start in range(0, size, step):
+        part = vector[start : start + step]
+        words = noise(upper, start, start + part.numel(), vector.device, size)
+        if compiled is not None:
+            found = np.empty(part.numel(), np.int64)
+            near = torch.from_numpy(found[: compiled(part.numpy(), words.numpy(), found, scale)])
+        else:
+            near = torch.nonzero(_unsigned(words) <= (inclusion(part, scale) * _WORDS).long()).squeeze(1)
+        levels, drawn = inclusion(part[near], scale) * _WORDS, _unsigned(words[near])
+        keep = drawn < levels.long()
+        for tie in torch.nonzero(drawn == levels.long()).squeeze(1).cpu().tolist():
+            place, rest = start + int(near[tie]), float(levels[tie]) % 1.0
+            keep[tie] = int(_unsigned(noise(lower, place, place + 1))[0]) < rest * _WORDS
+        places.append(near[keep] + start)
+    return torch.cat(places)
+
+
+def _unsigned(words: Tensor) -> Tensor:
+    """int64 from 0 to 2^32 − 1."""
+    return words.long() & (_WORDS - 1)
+
+
+_WORDS = 1 << 32

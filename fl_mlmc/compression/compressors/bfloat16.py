@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ..blocks import DenseBlock, Payload
-from ..pointwise import energy, random_words
+from ..noise import noise
+from ..pointwise import drawn_seed, energy
 from .base import Compressed, Compressor
 
 _LOW = 0xFFFF
@@ -31,7 +32,7 @@ class BFloat16(Compressor):
 
     def compress(self, vector: Tensor, rng: np.random.Generator) -> Compressed:
         """A dense block, 16 bits a value."""
-        words = random_words(vector.numel(), rng, vector.device)
+        words = noise(drawn_seed(rng), 0, vector.numel(), vector.device, vector.numel())
         values = ((vector.contiguous().view(torch.int32) + (words & _LOW)) & ~_LOW).view(torch.float32)
         return Compressed(Payload(vector.numel(), (DenseBlock(values),)), 16.0 * vector.numel())
 

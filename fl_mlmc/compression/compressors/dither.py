@@ -20,7 +20,7 @@ from ..blocks import DenseBlock, Payload, single
 from ..dithered import SPREAD, DitherBlock, dither
 from ..kernels import kernel_for
 from ..noise import noise
-from ..pointwise import STRETCH, empty, peak
+from ..pointwise import STRETCH, drawn_seed, empty, peak
 from ..wire.dither_blocks import longest_dither
 from .base import Compressed, Compressor
 from .sparsity import bounded, takes_omega
@@ -70,7 +70,7 @@ class Dither(Compressor):
         step = self._step(vector)
         if step == 0:
             return Compressed(Payload(vector.numel()), 0.0)
-        seed = int(rng.integers(2**64, dtype=np.uint64))
+        seed = drawn_seed(rng)
         block = DitherBlock(seed, step, _numbers(vector, step, seed))
         return Compressed(Payload(vector.numel(), (block,)), 96 + self.bits_per_entry * vector.numel())
 

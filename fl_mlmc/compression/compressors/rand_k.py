@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...run.rng import random_subset
 from ..blocks import Payload, SeededBlock, SparseBlock
-from ..pointwise import energy
+from ..pointwise import drawn_seed, energy
 from .base import Compressed, Compressor
 from .sparsity import bounded, check_sparsity, keeping_fewer, longest_seeded, num_kept, takes_omega
 from .values import (
@@ -46,7 +46,7 @@ class RandK(Compressor):
     def compress(self, vector: Tensor, rng: np.random.Generator) -> Compressed:
         """A seeded block: k values and the 64 bits of the seed that their places follow from."""
         size, kept = vector.numel(), num_kept(self, vector.numel())
-        seed = int(rng.integers(2**64, dtype=np.uint64))
+        seed = drawn_seed(rng)
         indices = torch.from_numpy(random_subset(size, kept, seed)).to(vector.device)
         block = SeededBlock(size, seed, vector[indices] * (size / kept))
         bits = value_bits(self.values) * kept + 64

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..blocks import most_listed
-from ..pointwise import STRETCH, energy, total
+from ..pointwise import STRETCH, energy, peak, total
 from .base import Compressor
 from .values import Values, composed, longest_values, quantiser
 
@@ -115,8 +115,11 @@ def inclusion_scale(vector: Tensor, count: int) -> float:
     nonzero = int(torch.count_nonzero(vector))
     if nonzero <= count:
         return float("inf")
+    largest = peak(vector)
     while True:
         scale = (count - num_full) / mass if mass > 0 else float("inf")
+        if num_full == 0 and largest < 1 / scale:
+            return scale
         full = vector.abs() >= 1 / scale
         reached = int(torch.count_nonzero(full))
         if reached in (num_full, count):  # all of them: only rounding took the last one there

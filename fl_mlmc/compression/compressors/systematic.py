@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..blocks import Payload
+from ..kernels import kernel_for
 from ..pointwise import STRETCH
 from ..probabilities import line_ends, systematic_outcomes
 from .base import Compressed, Compressor
@@ -97,14 +99,21 @@ class Systematic(Compressor):
         )
 
 
-def _places(vector: Tensor, scale: float, start: float) -> np.ndarray:
-    """The coordinates j with a point start, start + 1, … in their stretch of the line."""
+def _places(vector: Tensor, scale: float, start: float) -> Tensor:
+    """(kept,) int64 the coordinates j with a point start, start + 1, … in their stretch of the line."""
     places, end = [], 0.0
+    compiled = kernel_for("points", vector.numel()) if vector.device.type == "cpu" else None
     for first in range(0, vector.numel(), STRETCH):
+        if compiled is not None:
+            part = vector[first : first + STRETCH].numpy()
+            found = np.empty(part.size, np.int64)
+            count, end = compiled(part, found, scale, start, end)
+            places.append(found[:count] + first)
+            continue
         ends = line_ends(inclusion(vector[first : first + STRETCH], scale).cpu().numpy(), end)
         # A coordinate is kept if the number of points below its end grows there.
         points = np.ceil(ends - start)
         before = np.concatenate([[math.ceil(end - start)], points[:-1]])
         places.append(np.flatnonzero(points > before) + first)
         end = float(ends[-1])
-    return np.concatenate(places)
+    return torch.from_numpy(np.concatenate(places)).to(vector.device)

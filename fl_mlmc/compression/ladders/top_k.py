@@ -23,6 +23,7 @@ from ..blocks import Block, Payload, SparseBlock
 from ..compressors.base import Compressed
 from ..compressors.sparsity import bounded, check_sparsity, keeping_fewer, longest_sparse, num_kept, takes_omega
 from ..compressors.values import Values, quantised, quantised_outcomes, quantiser, read_values, value_bits
+from ..kernels import kernel_for
 from ..pointwise import STRETCH, energy
 from ..probabilities import largest_moment
 from .base import Ladder, Rungs
@@ -248,7 +249,7 @@ class TopKRungs(Rungs):
         if len(factors) <= 1:
             return tuple([self.increment(level).scaled(factor) for level, factor in factors.items()])
         # One block for all groups: a set of indices is shorter than its parts.
-        groups = [(self.increment(level), factor) for level, factor in factors.items()]
+        groups = list(zip(self._groups(list(factors)), factors.values(), strict=True))
         indices, order = torch.cat([group.indices for group, _ in groups]).sort()
         # In float64, so that groups of one coordinate get equal magnitudes, which take a bit each on the wire.
         values = torch.cat([group.values.double() * factor for group, factor in groups])
@@ -259,6 +260,19 @@ class TopKRungs(Rungs):
         levels = np.empty(self.size, np.int64)
         levels[self._order.cpu().numpy()] = np.repeat(np.arange(1, self.num_levels + 1), np.diff(self._edges))
         return TopKBuckets(self._vector, levels, bucket, 32 + math.ceil(math.log2(max(self.size, 2))))
+
+    def _groups(self, levels: list[int]) -> list[SparseBlock]:
+        """The increments of some levels; a long vector is looked through once for all of them."""
+        if self.size < SORT_BELOW:
+            return [self.increment(level) for level in levels]
+        ranks = [(int(self._edges[level - 1]), int(self._edges[level])) for level in levels]
+        bins = torch.zeros(_NUM_KEYS, dtype=torch.bool)
+        for low, high in ranks:
+            bins[self._key_of(high - 1) : self._key_of(low) + 1] = True
+        near = _within(self._keys, bins)
+        keys = self._keys[near]
+        indices = (self._select(low, high, near, keys) for low, high in ranks)
+        return [SparseBlock(self.size, each, self._vector[each]) for each in indices]
 
     def _entries(self, low: int, high: int) -> SparseBlock:
         """The coordinates of ranks `low` to `high`, by position: sorted indices have short codes."""
@@ -289,13 +303,18 @@ class TopKRungs(Rungs):
         """(keys + 1,) how many coordinates have a key of at least k."""
         return np.append(np.cumsum(self._counts[::-1])[::-1], 0)
 
-    def _select(self, low: int, high: int) -> Tensor:
+    def _select(self, low: int, high: int, places: Tensor | None = None, keys: Tensor | None = None) -> Tensor:
+        """The coordinates of these ranks, of all or of some `places` with their `keys`."""
         top, bottom = (self._key_of(rank) for rank in (low, high - 1))
-        near = _between(self._keys, bottom, top)
+        if places is None or keys is None:
+            near = _between(self._keys, bottom, top)
+            keys = self._keys[near]
+        else:
+            found = _between(keys, bottom, top)
+            near, keys = places[found], keys[found]
         offset = int(self._ranks[top + 1])
         if offset == low and int(self._ranks[bottom]) == high:
             return near
-        keys = self._keys[near]
         keep = torch.ones(near.numel(), dtype=torch.bool, device=near.device)
         self._cut(near, keys, keep, top, low - int(self._ranks[top + 1]), None)
         self._cut(near, keys, keep, bottom, None, high - int(self._ranks[bottom + 1]))
@@ -308,11 +327,11 @@ class TopKRungs(Rungs):
     def _cut(self, near: Tensor, keys: Tensor, keep: Tensor, key: int, first: int | None, last: int | None) -> None:
         """Keep those of one bin whose ranks within it are `first` to `last`, None meaning no bound."""
         places = torch.nonzero(keys == key).squeeze(1)
-        order = torch.argsort(self._vector[near[places]].abs(), descending=True, stable=True)
+        magnitudes = self._vector[near[places]].abs()
         if first is not None:
-            keep[places[order[:first]]] = False
+            keep[places[_largest(magnitudes, first)]] = False
         if last is not None:
-            keep[places[order[last:]]] = False
+            keep[places[~_largest(magnitudes, last)]] = False
 
     def _patched(self, norms: np.ndarray) -> np.ndarray:
         """Norms without zeros for groups that hold something: the lowest bin counts as zero but has denormals."""
@@ -336,3 +355,28 @@ def _between(keys: Tensor, low: int, high: int) -> Tensor:
         near = words[start : start + STRETCH] - np.uint16(low) <= high - low
         found.append(np.flatnonzero(near) + start)
     return torch.from_numpy(np.concatenate(found))
+
+
+def _largest(magnitudes: Tensor, count: int) -> Tensor:
+    """Marks the `count` largest, of equal ones the first: those of a stable sort, without one."""
+    if not 0 < count < magnitudes.numel():
+        return torch.full_like(magnitudes, count > 0, dtype=torch.bool)
+    least = torch.kthvalue(magnitudes, magnitudes.numel() - count + 1).values
+    marks, ties = magnitudes > least, torch.nonzero(magnitudes == least).squeeze(1)
+    marks[ties[: count - int(torch.count_nonzero(marks))]] = True
+    return marks
+
+
+def _within(keys: Tensor, bins: Tensor) -> Tensor:
+    """Where keys are of those whose bin is marked."""
+    compiled = kernel_for("marked", keys.numel()) if keys.device.type == "cpu" else None
+    if compiled is None:
+        parts = [torch.nonzero(bins.to(keys.device)[part.int()]).squeeze(1) for part in keys.split(_step(keys))]
+        firsts = range(0, keys.numel(), _step(keys))
+        return torch.cat([part + first for part, first in zip(parts, firsts, strict=True)])
+    found = np.empty(keys.numel(), np.int64)
+    return torch.from_numpy(found[: compiled(keys.numpy(), found, bins.numpy())])
+
+
+def _step(vector: Tensor) -> int:
+    return STRETCH if vector.device.type == "cpu" else vector.numel()

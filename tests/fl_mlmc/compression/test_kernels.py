@@ -40,6 +40,11 @@ TEXTS = [
     "Dither(unit=0.01)",
     "Dither(unit=2.0)",
     "MLMC(TopK(fraction=0.9), values=Dither(unit=1.0))",
+    "Systematic(fraction=0.05)",
+    "Systematic(fraction=0.99)",
+    "Bernoulli(fraction=0.05)",
+    "Bernoulli(fraction=0.99)",
+    "MLMC(TopK(fraction=0.001), draws=10, replacement=False)",
 ]
 QUICK = {
     "FixedPoint(bits=4)",
@@ -53,6 +58,9 @@ QUICK = {
     "MLMC(ECUQ(bits=9))",
     "Dither(unit=0.01)",
     "Dither(unit=2.0)",
+    "Systematic(fraction=0.05)",
+    "Bernoulli(fraction=0.05)",
+    "MLMC(TopK(fraction=0.001), draws=10, replacement=False)",
 }  # with which every kernel is used
 SIZE = 70_001  # beyond the length from which histograms stand for the vector, and odd
 
@@ -112,7 +120,8 @@ def test_every_kernel_is_used_by_the_quick_ones(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("fl_mlmc.compression.wire.symbols.lanes.kernel_for", note)
     monkeypatch.setattr("fl_mlmc.compression.ladders.lattice.kernel_for", note)
     monkeypatch.setattr("fl_mlmc.compression.ladders.floating_point.kernel_for", note)
-    for module in ("noise", "dithered", "compressors.dither", "wire.dither_blocks"):
+    sampling = ("compressors.bernoulli", "compressors.systematic", "ladders.top_k")
+    for module in ("noise", "dithered", "compressors.dither", "wire.dither_blocks", "blocks", *sampling):
         monkeypatch.setattr(f"fl_mlmc.compression.{module}.kernel_for", note)
     assert set(TEXTS) >= QUICK
     for text in QUICK:

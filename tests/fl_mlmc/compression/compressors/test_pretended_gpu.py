@@ -129,3 +129,16 @@ def test_a_pretended_gpu_gives_the_bytes_of_the_cpu(text: str, size: int) -> Non
         accumulator = Pretended(torch.zeros(size))
         compressor.compress(there, np.random.default_rng(2)).payload.add_to(accumulator)
     torch.testing.assert_close(accumulator.held, fl_mlmc.decode(on_cpu, size))
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_what_the_processor_draws_does_not_grow_with_the_vector(text: str) -> None:
+    """A seed, a level or a start: random words for each coordinate are made where the vector is."""
+    if text.startswith("Importance") or "bucket" in text:  # a number for each draw, or each bucket
+        return
+    states = []
+    for size in (200, 3000):
+        rng = np.random.default_rng(2)
+        fl_mlmc.parse(text).compress(vector(size), rng)
+        states.append(rng.bit_generator.state)
+    assert states[0] == states[1]

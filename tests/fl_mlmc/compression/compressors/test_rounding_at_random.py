@@ -76,3 +76,18 @@ def test_scaled_is_its_inner_compressor_over_one_and_omega(bound: float | None) 
         assert ratio <= 1 - 1 / (1 + assumed) + 1e-6
     if bound is None:
         assert ratio == pytest.approx(measured / (1 + measured), rel=1e-5)
+
+
+@pytest.mark.parametrize("low", [0, 1 << 30, (1 << 31) - 1, 1 << 31, (1 << 32) - 1])
+def test_a_coin_that_lands_on_its_edge_is_decided_by_its_lower_half(low: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    vector, kept = torch.tensor([1.0, 2.0, 3.0, 4.0]), 1
+    chances = torch.tensor([0.1, 0.2, 0.3, 0.4]).double()
+    halves = iter([(chances * 2**32).long(), *[torch.tensor([low])] * 4])
+
+    def noise(seed: int, start: int, stop: int, *more: object) -> torch.Tensor:
+        return next(halves).to(torch.int32)
+
+    monkeypatch.setattr("fl_mlmc.compression.compressors.bernoulli.noise", noise)
+    [block] = Bernoulli(count=kept).compress(vector, np.random.default_rng(0)).payload.blocks
+    expected = torch.nonzero(low / 2**32 < (chances * 2**32) % 1.0).squeeze(1)
+    assert block.indices.tolist() == expected.tolist()  # type: ignore[attr-defined]
