@@ -5,6 +5,7 @@ The decision notes get a page that lists them. A page may link to a file of the 
 loads anything from another host ends the build: the site must open without a network.
 """
 
+import json
 import re
 from pathlib import Path
 
@@ -91,5 +92,14 @@ def _shown(target: Path) -> str:
 
 
 def _text(path: Path) -> str:
+    if path.suffix == ".ipynb":
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        texts = ["".join(cell["source"]) for cell in cells]
+        shown = zip(cells, texts, strict=True)
+        parts = [
+            f"```python\n{text}\n```" if cell["cell_type"] == "code" else text.replace("# ", "## ", 1)
+            for cell, text in shown
+        ]
+        return "\n" + "\n\n".join(parts) + "\n"
     language = LANGUAGES.get(path.suffix, "text")
     return f"\n**{path.relative_to(ROOT)}**\n\n````{language}\n{path.read_text(encoding='utf-8')}\n````\n"
