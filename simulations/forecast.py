@@ -17,6 +17,7 @@ from fl_mlmc.compression import Compressor
 from fl_mlmc.models import Model
 from fl_mlmc.run.config import RunConfig
 from fl_mlmc.run.rng import stream
+from fl_mlmc.strategies.rows import counted
 from fl_mlmc.submodels.plan import plan
 from fl_mlmc.submodels.tier import Tier
 from fl_mlmc.training.local import device_named, least_batch
@@ -69,8 +70,9 @@ def forecast(config: RunConfig) -> Forecast:
     down = asked * sum(tier.share * _bytes(config.compression.downlink, size) for tier, size in sizes.items())
     plain = 2 * asked * sum(tier.share * 4 * size for tier, size in sizes.items())
     what = (
-        f"{config.num_rounds} rounds of {cohort.clients_per_round} among {cohort.num_clients} clients, "
-        f"{config.training.model} on {config.data.dataset}, {model.spec.size:,} parameters, "
+        f"{counted(config.num_rounds, 'round')} of {cohort.clients_per_round} among "
+        f"{counted(cohort.num_clients, 'client')}, {config.training.model} on {config.data.dataset}, "
+        f"{model.spec.size:,} parameters, "
         f"{config.compression.compressor} by {config.compression.scheme}, engine {config.engine.name}"
     )
     is_tried = config.engine.name != "flower" and not config.training.is_bilevel

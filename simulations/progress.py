@@ -7,7 +7,7 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from fl_mlmc.strategies.rows import headline
+from fl_mlmc.strategies.rows import counted, headline
 
 
 class Telling:
@@ -24,7 +24,7 @@ class Telling:
 
     def __enter__(self) -> Self:
         if self._bar is None:
-            self._say(f"starting engine {self._engine}, {self._num_rounds} round{'s' * (self._num_rounds != 1)}")
+            self._say(f"starting engine {self._engine}, {counted(self._num_rounds, 'round')}")
         else:
             self._task = self._bar.add_task("", total=self._num_rounds, figures=f"starting engine {self._engine}")
             self._bar.start()

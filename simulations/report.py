@@ -7,7 +7,7 @@ from rich.filesize import decimal
 
 from fl_mlmc.frames import read_clients, read_rounds
 from fl_mlmc.run.protocol import printable
-from fl_mlmc.strategies.rows import judged_by
+from fl_mlmc.strategies.rows import counted, judged_by
 
 from .lab.tables import duration
 from .showing import Shown
@@ -32,7 +32,7 @@ def summarise(directory: Path) -> Shown:
         total = int(group["payload_bytes"].sum())
         each = f"{decimal(total)}, {decimal(round(total / len(group)))} an update"
         rows.append([f"uplink of tier {printable(str(tier), LONGEST_NAME)} (width {width:g})", each])
-    rows.append(["least coverage of a coordinate", _counted(int(rounds["coverage_min"].min()), "client")])
+    rows.append(["least coverage of a coordinate", counted(int(rounds["coverage_min"].min()), "client")])
     if "outer_never_held" in rounds and (missed := int(rounds["outer_never_held"].iloc[-1])):
         rows.append(["outer coordinates that no client ever held", f"{missed:,}"])
     dropped = int((clients["status"] != "ok").sum())
@@ -40,7 +40,7 @@ def summarise(directory: Path) -> Shown:
         rows.append(["dropped replies", f"{dropped} of {len(clients)}"])
     if rounds["seconds"].notna().any():
         rows.append(["time", duration(float(rounds["seconds"].sum()))])
-    return Shown(f"{directory.name}: {_counted(len(rounds), 'round')}", ["", ""], rows)
+    return Shown(f"{directory.name}: {counted(len(rounds), 'round')}", ["", ""], rows)
 
 
 def in_short(directory: Path) -> Shown:
@@ -54,11 +54,7 @@ def in_short(directory: Path) -> Shown:
     rows.append(["time", duration(float(rounds["seconds"].sum()))])
     if dropped := int((clients["status"] != "ok").sum()):
         rows.append(["dropped replies", f"{dropped} of {len(clients)}"])
-    return Shown(f"{directory.name}: {_counted(len(rounds), 'round')}", ["", ""], rows)
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"
+    return Shown(f"{directory.name}: {counted(len(rounds), 'round')}", ["", ""], rows)
 
 
 def _bytes(clients: pd.DataFrame) -> list[list[str]]:

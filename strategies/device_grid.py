@@ -52,6 +52,7 @@ class DeviceGrid(Grid):
     def collect(self, messages: Iterable[Message], seconds: float, wanted: int = 0) -> Iterator[Message]:
         """The replies that come within `seconds`, or the first `wanted` good ones if that is above 0.
 
+        What the caller makes of one, such as decoding it, counts against the `seconds`.
         A reply that cannot be read, or that bears another name than its task, becomes an error reply of the node that
         the task was for. What the SuperLink itself cannot do is raised.
         """
@@ -69,8 +70,11 @@ class DeviceGrid(Grid):
         num_good = 0
         try:
             for _ in sent:
+                left = deadline - time.monotonic()
+                if left <= 0:  # what is made of one reply is time that the others lack
+                    break
                 try:
-                    name, found = results.get(timeout=max(0.0, deadline - time.monotonic()))
+                    name, found = results.get(timeout=left)
                 except queue.Empty:
                     break
                 reply = _as_reply(sent[name], found)

@@ -81,6 +81,11 @@ def judged_by(columns: Container[str]) -> str:
     return next((name for name in ("accuracy", "f1", "auc", "mae", "perplexity") if name in columns), "loss")
 
 
+def counted(number: int, what: str) -> str:
+    """ "1 round", "20 rounds"."""
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
 def headline(row: Mapping[str, Any]) -> str:
     """What a person wants to know of a round while a run goes on: "accuracy 0.812  loss 0.613  uplink 12.3 kB".
 

@@ -21,7 +21,7 @@ from fl_mlmc.run.config import ConfigError, RunConfig, Scalar
 from fl_mlmc.run.config.section import dashed
 from fl_mlmc.run.log import RUN, RoundLog, read_run, status_of
 from fl_mlmc.strategies.checkpoint import CHECKPOINT, load_checkpoint, resumable_state
-from fl_mlmc.strategies.rows import headline
+from fl_mlmc.strategies.rows import counted, headline
 
 from ..data.sources import Digits
 from ..progress import Telling
@@ -50,7 +50,7 @@ class RunResult:
     def __repr__(self) -> str:
         """One line: where it lies, and its last round. The arrays are as large as the model."""
         last = {str(key): value for row in self.rounds.tail(1).to_dict("records") for key, value in row.items()}
-        told = f"{len(self.rounds)} rounds, {headline(last)}" if last else "no rounds"
+        told = f"{counted(len(self.rounds), 'round')}, {headline(last)}" if last else "no rounds"
         size = sum(array.size for array in self.arrays.values())
         return f"RunResult({str(self.directory)!r}: {told}, {size:,} parameters)"
 

@@ -1,10 +1,11 @@
 """What is made ready before a run starts: its data on disk and its model. Whatever cannot run is refused here."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from fl_mlmc import own
 from fl_mlmc.bilevel.run import problem_of, state_model
 from fl_mlmc.clients.data import FederatedData
 from fl_mlmc.clients.together import check_together
@@ -42,18 +43,19 @@ def prepare_run(config: RunConfig) -> Ready:
 def prepare_data(config: RunConfig) -> Path:
     """Load and partition the run's data set, unless that was done before; where it lies."""
     data = config.data
-    return prepare(
-        data.dataset,
-        Path(data.data_dir) if data.data_dir else None,
-        data.partition,
-        config.cohort.num_clients,
-        config.seed,
-        text=data.text,
-        targets="classes" if config.training.is_bilevel else config.training.parsed_objective.targets,
-        target_columns=data.target_columns,
-        feature_columns=data.feature_columns,
-        test_share=data.test_share,
-    )
+    with _blaming("dataset", data.dataset) if own.references(data.dataset) else nullcontext():
+        return prepare(
+            data.dataset,
+            Path(data.data_dir) if data.data_dir else None,
+            data.partition,
+            config.cohort.num_clients,
+            config.seed,
+            text=data.text,
+            targets="classes" if config.training.is_bilevel else config.training.parsed_objective.targets,
+            target_columns=data.target_columns,
+            feature_columns=data.feature_columns,
+            test_share=data.test_share,
+        )
 
 
 def _model(config: RunConfig, data: FederatedData) -> Model:

@@ -172,4 +172,4 @@ def _same(split: Split) -> Split:
 def _shown(value: Any) -> str:
     if isinstance(value, tuple | list):
         return f"a {type(value).__name__} of {', '.join(type(part).__name__ for part in value[:4]) or 'nothing'}"
-    return f"of type {type(value).__name__}"
+    return f"one {type(value).__name__}"

@@ -137,7 +137,7 @@ def test_ctrl_c_stops_the_run_and_all_that_it_started(small: RunConfig) -> None:
     assert not left
 
 
-@pytest.mark.parametrize(("name", "shown"), [("lr[/0.1]", "0.1]: 1 rounds"), ("[red]lr", "[red]lr: 1 rounds")])
+@pytest.mark.parametrize(("name", "shown"), [("lr[/0.1]", "0.1]: 1 round"), ("[red]lr", "[red]lr: 1 round")])
 def test_brackets_that_are_not_ours_stay(small: RunConfig, name: str, shown: str) -> None:
     config = small.changed(run_name=name, tiers="a[bold]:1.0:1.0", num_rounds=1)
     done = CliRunner().invoke(app, arguments(config), catch_exceptions=False)

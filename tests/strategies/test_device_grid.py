@@ -111,6 +111,20 @@ def test_a_stalled_upload_holds_nobody_up_and_is_counted_when_it_ends() -> None:
     assert nodes(grid.collect(ask(2), 5.0)) == [2]
 
 
+def test_what_is_made_of_replies_counts_against_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(device_grid, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=time.sleep))
+    grid = DeviceGrid(FakeLink(dict.fromkeys(range(1, 6), reply)))
+    replies = grid.collect(ask(*range(1, 6)), 30.0)
+    assert next(replies).has_content()
+    clock[0] = 30.5  # a payload that took long to decode
+    assert nodes(replies) == []
+    late, until = 0, time.monotonic() + 60.0
+    while (late := late + grid.take_late()) < 4 and time.monotonic() < until:
+        time.sleep(0.01)
+    assert late == 4
+
+
 def test_a_round_ends_when_enough_good_replies_are_there() -> None:
     def failing(message: Message) -> Message:
         return Message(Error(2, "no"), reply_to=message)

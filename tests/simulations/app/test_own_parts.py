@@ -188,6 +188,7 @@ def test_rays_workers_compute_the_same(config: RunConfig) -> None:
             r"cut by width-rule '\S*parts.py:first', .* is not certain.*tier 'phone'",
         ),
         ({"width_rule": "parts.py:net"}, "width-rule = 'parts.py:net'"),
+        ({"dataset": "parts.py:gone"}, r"^dataset = '\S*parts.py:gone': \S*parts.py has no object 'gone'"),
     ],
 )
 def test_what_does_not_fit_is_named_before_anything_starts(config: RunConfig, changes: dict, message: str) -> None:

@@ -221,7 +221,7 @@ def test_clients_of_a_function_are_rows_or_owners(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("body", "wanted", "message"),
     [
-        ("return 3", {}, r"my_data.py:load gives of type int; expected \(train, test\)"),
+        ("return 3", {}, r"my_data.py:load gives one int; expected \(train, test\)"),
         ("return (X, Y)", {}, "has no labelled test or validation split. Set test-share"),
         ("return (X, Y), (X, Y)", {"test_share": 0.2}, "has a test split of its own: leave test-share at 0"),
         ("return (X, Y[:5]), (X, Y)", {}, r"\(train\) has 12 examples and 5 targets"),
