@@ -16,7 +16,8 @@ CLIENT_COLUMNS = (
 )  # fmt: skip
 ROUND_COLUMNS = (
     "round", "num_sampled", "num_ok", "coverage_min", "coverage_mean", "uplink_bytes", "downlink_bytes",
-    "cumulative_uplink_bytes", "seconds", "simulated_seconds", "update_norm", "loss", "accuracy",
+    "cumulative_uplink_bytes", "seconds", "simulated_seconds", "cumulative_simulated_seconds", "update_norm",
+    "loss", "accuracy",
 )  # fmt: skip
 
 

@@ -53,6 +53,8 @@ class ServerState:
     """What the scheme keeps on the server."""
     num_releases: int | None = 0
     """Noisy models that the run had made; None: not counted, in checkpoints of before there was a ledger."""
+    simulated_seconds: float = 0.0
+    """What the simulated clock reads."""
 
 
 def save_state(directory: Path, spec: WidthSpec, state: ServerState, durable: bool = True) -> None:
@@ -71,6 +73,7 @@ def save_state(directory: Path, spec: WidthSpec, state: ServerState, durable: bo
         "cumulative_uplink_bytes": state.cumulative_uplink_bytes,
         "log_sizes": {name: written.size for name, written in state.log.items()},
         "log_digests": {name: written.digest for name, written in state.log.items()},
+        "simulated_seconds": state.simulated_seconds,
         "num_releases": state.num_releases,
     }
     before = _folder(directory).resolve()
@@ -130,7 +133,8 @@ def load_state(directory: Path) -> ServerState | None:
     digests = facts.get("log_digests", {})
     log = {name: Written(size, digests.get(name, "")) for name, size in facts["log_sizes"].items()}
     uplink_bytes, num_releases = facts["cumulative_uplink_bytes"], facts.get("num_releases")
-    return ServerState(facts["round"], vector, optimizer, uplink_bytes, log, scheme, num_releases)
+    seconds = facts.get("simulated_seconds", 0.0)  # checkpoints of before there was a clock
+    return ServerState(facts["round"], vector, optimizer, uplink_bytes, log, scheme, num_releases, seconds)
 
 
 def resumable_state(run: Path, is_private: bool) -> ServerState | None:

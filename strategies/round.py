@@ -1,13 +1,16 @@
 """A round under way: all that the server knows of it, from the draw of its cohort until its row is in the log."""
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from flwr.app import Message
 from torch import Tensor
 
 from fl_mlmc.aggregation import Mean
+from fl_mlmc.compression.blocks import Payload
 from fl_mlmc.run.protocol import TrainFailure, TrainTask, TrainUpdate
 from fl_mlmc.submodels import IndexPlan
 
@@ -41,8 +44,19 @@ class Answer:
     update: TrainUpdate | None = None
     reason: str = ""
     """Why there is no update; empty if there is one."""
+    simulated_seconds: float | None = None
+    """How long the round waited for it, on the simulated clock; None: it did no work that is known."""
+    begins: float = 0.0
+    """What the simulated clock read when it was asked."""
     failure: TrainFailure | None = None
     """What the client says, where it says itself that it has no update."""
+
+
+class Reading(NamedTuple):
+    """A reply as it was read, not yet in the means: its answer, with the update or a reason, and its payloads."""
+
+    answer: Answer
+    payloads: Sequence[Payload] = ()
 
 
 @dataclass(eq=False)
@@ -63,6 +77,14 @@ class OpenRound:
     """Updates that must be taken."""
     sent: dict[int, Sent] = field(default_factory=dict)
     """What each client was sent; an engine may ask for messages one by one, so it may still grow."""
+    factors: Mapping[int, float] = field(default_factory=dict)
+    """On the weights of the clients sampled, where not all are as likely to be."""
+    wanted: int = 0
+    """Good replies after which the round is over, the first by the simulated clock; 0: it waits for all."""
+    deadline: float = math.inf
+    """Simulated seconds after which the round is over."""
+    waited_seconds: float = 0.0
+    """Simulated seconds until enough clients were on."""
     num_late: int = 0
     """Replies to earlier rounds that came since the last one."""
     answers: list[Answer] = field(default_factory=list)
@@ -73,6 +95,11 @@ class OpenRound:
     """Spent on answers, the mean and the step."""
     row: Row = field(default_factory=dict)
     """The log's row of the round, once it is aggregated."""
+
+    @property
+    def simulated_seconds(self) -> float:
+        """How long the round takes on the simulated clock, with the wait before it."""
+        return self.waited_seconds + max((answer.simulated_seconds or 0.0 for answer in self.answers), default=0.0)
 
     @property
     def taken(self) -> list[TrainUpdate]:

@@ -10,7 +10,7 @@ from fl_mlmc.aggregation import Mean
 from fl_mlmc.submodels import WidthSpec
 from fl_mlmc.submodels.coverage import coverage_by_tensor
 
-from .round import Answer, OpenRound, Row, Sent
+from .round import Answer, OpenRound, Row
 
 
 def client_row(answer: Answer, compressor: str) -> Row:
@@ -34,7 +34,7 @@ def client_row(answer: Answer, compressor: str) -> Row:
         "expected_bits": None,
         "train_seconds": None,
         "encode_seconds": None,
-        "simulated_seconds": None,
+        "simulated_seconds": answer.simulated_seconds,
         "train_loss": None,
         "status": "ok",
     }
@@ -48,15 +48,16 @@ def client_row(answer: Answer, compressor: str) -> Row:
         "expected_bits": update.expected_bits,
         "train_seconds": update.train_seconds,
         "encode_seconds": update.encode_seconds,
-        "simulated_seconds": _simulated_seconds(sent, update.num_steps, answer.payload_bytes),
         "train_loss": update.train_loss,
     }
 
 
-def round_row(opened: OpenRound, mean: Mean, spec: WidthSpec, client_rows: list[Row], uplink_bytes_before: int) -> Row:
+def round_row(
+    opened: OpenRound, mean: Mean, spec: WidthSpec, client_rows: list[Row], uplink_bytes_before: int, now: float
+) -> Row:
     """The round's row before it is evaluated, with the `mean` of updates of `spec`'s model.
 
-    `uplink_bytes_before`: those of all earlier rounds.
+    `uplink_bytes_before`: those of all earlier rounds. `now`: what the simulated clock reads after the round, seconds.
     """
     held = coverage_by_tensor(spec, mean.coverage)
     uplink_bytes = sum(row["payload_bytes"] for row in client_rows)
@@ -70,7 +71,9 @@ def round_row(opened: OpenRound, mean: Mean, spec: WidthSpec, client_rows: list[
         "uplink_bytes": uplink_bytes,
         "downlink_bytes": sum(row["downlink_bytes"] for row in client_rows),
         "cumulative_uplink_bytes": uplink_bytes_before + uplink_bytes,
-        "simulated_seconds": max((row["simulated_seconds"] or 0.0 for row in client_rows), default=None),
+        "simulated_seconds": opened.simulated_seconds,
+        "waited_seconds": opened.waited_seconds,
+        "cumulative_simulated_seconds": now,
         "update_norm": float(torch.linalg.vector_norm(mean.update, dtype=torch.float64)),
         "coverage_by_tensor": {name: [part.least, part.mean] for name, part in held.items()},
     }
@@ -101,8 +104,3 @@ def headline(row: Mapping[str, Any]) -> str:
 def one_or_all(values: list[Any]) -> Any:
     """A single draw is logged as a plain number, several as a list, none as null."""
     return values if len(values) > 1 else next(iter(values), None)
-
-
-def _simulated_seconds(sent: Sent, num_steps: int, uplink_bytes: int) -> float:
-    downlink_bytes = sent.downlink_bytes - sent.anchor_bytes  # an anchor was fetched before the round began
-    return sent.seat.tier.pace(sent.plan.size).seconds(num_steps, uplink_bytes, downlink_bytes)

@@ -1,11 +1,12 @@
 """The strategy that all share: submodels by tier out, compressed updates back, a coverage-aware mean between."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from logging import INFO, WARNING
 
+import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.common.logger import log
@@ -17,8 +18,10 @@ from fl_mlmc.aggregation import Folding, Ledger, Mean, NotFiniteError, ServerOpt
 from fl_mlmc.aggregation.fednova import StepNorm
 from fl_mlmc.aggregation.ledger import RELEASES
 from fl_mlmc.aggregation.server_step import LARGEST_UPDATE
+from fl_mlmc.compression.compressors.base import Compressor
 from fl_mlmc.models import Model
 from fl_mlmc.own import references
+from fl_mlmc.run.availability import NobodyError
 from fl_mlmc.run.config import RunConfig
 from fl_mlmc.run.log import RoundLog
 from fl_mlmc.run.protocol import (
@@ -27,9 +30,12 @@ from fl_mlmc.run.protocol import (
     CONFIG,
     MOVEMENT,
     PAYLOAD_STYPE,
+    ProtocolError,
     TrainTask,
     reason_of,
 )
+from fl_mlmc.run.rng import stream
+from fl_mlmc.run.sampling import Crowd, Drawn
 from fl_mlmc.submodels import IndexPlan, plan
 from fl_mlmc.submodels.coverage import CoverageWatch
 from fl_mlmc.training.threads import threads
@@ -41,9 +47,10 @@ from .device_grid import DeviceGrid
 from .held_out import HeldOut, check_metrics
 from .replies import ClientFailed, in_client_order, read_update, sizes
 from .roster import Roster
-from .round import Answer, OpenRound, Row, Sent
+from .round import Answer, OpenRound, Reading, Row, Sent
 from .rows import client_row, headline, round_row
 from .scheme_server import SchemeServer
+from .timeline import Timeline, the_first
 
 Evaluate = Callable[[Tensor], Mapping[str, float]]
 """Metrics of a global model, given as a flat vector: loss, accuracy, …"""
@@ -52,6 +59,8 @@ MODEL = "model"
 """The key of the one array that holds the global model: flat, float32."""
 
 
+LOSSES = "last-losses"
+"""The name, in a checkpoint, of the training loss of each client when it was last heard."""
 MEMORIES = "memories"
 """The folder of a run's directory where clients on this disk keep their memories."""
 
@@ -71,8 +80,7 @@ class TieredStrategy(Strategy):
     ----------
     config : RunConfig
         What decides the run. The strategy reads the seed, the number of rounds and the sections cohort, compression,
-        aggregation, privacy and output; clients get the same config from Flower. `start` refuses over-sampling on a
-        simulated grid, which loses no client.
+        aggregation, privacy, time and output; clients get the same config from Flower.
     model : Model
         The global model: its builder, and the spec by which tiers cut it. It has `model.spec.size` coordinates, and
         the strategy holds it as one flat float32 vector of that shape, in the array "model" of Flower's records.
@@ -91,6 +99,8 @@ class TieredStrategy(Strategy):
     remembers : bool (default: False)
         Whether clients keep something from round to round that the scheme does not ask for, such as the personal part
         of a bilevel problem. Clients with a scheme's memory keep it anyway.
+    num_examples : Sequence[int] (default: ())
+        The examples that each client trains on, where the server knows them: for `sampling` by size or by deadline.
 
     Examples
     --------
@@ -111,6 +121,7 @@ class TieredStrategy(Strategy):
         evaluate_model: Evaluate | None = None,
         data_meta: str = "",
         remembers: bool = False,
+        num_examples: Sequence[int] = (),
     ) -> None:
         self.config = config
         self.model = model
@@ -144,6 +155,12 @@ class TieredStrategy(Strategy):
             remembers,
         )
         self._broadcaster = Broadcaster(config.compression, config.seed)
+        self._timeline = Timeline(config)
+        self._sampling, self._num_examples = config.cohort.parsed_sampling, num_examples
+        if (self._sampling.asks_sizes or self._sampling.asks_seconds) and not num_examples:
+            raise ValueError(f"sampling {config.cohort.sampling!r} draws by clients' examples: give their num_examples")
+        self._losses = torch.full((config.cohort.num_clients,), float("inf"), dtype=torch.float64)
+        self._bytes: dict[tuple[str, int], float] = {}
         self._open: OpenRound | None = None
         self._cumulative_uplink_bytes = 0
         self._rounds_done = 0
@@ -217,7 +234,7 @@ class TieredStrategy(Strategy):
                 messages = self.configure_train(server_round, result.arrays, train_config or ConfigRecord(), grid)
                 replies = self._replies(grid, messages, timeout)
                 stepped, _ = self.aggregate_train(server_round, replies)
-            except (QuorumError, NotFiniteError):
+            except (QuorumError, NotFiniteError, NobodyError):
                 self._save(before)
                 raise
             result.arrays = stepped or result.arrays
@@ -229,9 +246,18 @@ class TieredStrategy(Strategy):
 
     def _replies(self, grid: Grid, messages: Iterable[Message], timeout: float) -> Iterable[Message]:
         if not isinstance(grid, DeviceGrid):
-            if self.config.cohort.over_sampling:
-                raise ValueError("over-sampling is for real devices, of which some get lost; a simulation loses none")
+            self._opened.wanted = self.config.cohort.clients_per_round if self.config.cohort.over_sampling else 0
             return grid.send_and_receive(messages, timeout=timeout)
+        if not self.config.time.is_always:
+            raise ValueError(
+                f"availability {self.config.time.availability!r} is for simulations: real devices come and go by "
+                "themselves. Leave it at 'always'"
+            )
+        if self._sampling.asks_sizes or self._sampling.asks_seconds:
+            raise ValueError(
+                f"sampling {self.config.cohort.sampling!r} is for simulations: the server does not know the sizes and "
+                "speeds of real devices. Leave it at 'uniform'"
+            )
         self._opened.num_late = grid.take_late()
         return grid.collect(
             messages, timeout, self.config.cohort.clients_per_round if self.config.cohort.over_sampling else 0
@@ -241,20 +267,24 @@ class TieredStrategy(Strategy):
         """Go on after the round of `state`; pass its vector to `start`."""
         self._rounds_done = self._round_saved = state.server_round
         self._cumulative_uplink_bytes = state.cumulative_uplink_bytes
+        self._timeline.now = state.simulated_seconds
         self._optimizer.restore(state.optimizer)
         self._scheme.restore(state.scheme)
         self._broadcaster.restore(state.scheme)
+        self._losses = state.scheme.get(LOSSES, self._losses).clone()
 
     def _kept(self) -> dict[str, Tensor]:
         """What must outlive the process beside the model and the optimizer."""
-        return {**self._scheme.state(), **self._broadcaster.state()}
+        losses = {LOSSES: self._losses.clone()} if self._sampling.asks_losses else {}
+        return {**self._scheme.state(), **self._broadcaster.state(), **losses}
 
     def _state_after(self, server_round: int, vector: Tensor) -> ServerState:
         """All that the next round depends on; that round changes nothing of it."""
         written, uplink_bytes = self.round_log.written(), self._cumulative_uplink_bytes
         optimizer, scheme = self._optimizer.state(), self._kept()
         num_releases = 0 if self._ledger is None else len(self._ledger)
-        return ServerState(server_round, vector, optimizer, uplink_bytes, written, scheme, num_releases)
+        now = self._timeline.now
+        return ServerState(server_round, vector, optimizer, uplink_bytes, written, scheme, num_releases, now)
 
     def _save(self, state: ServerState) -> None:
         """Make `state` the checkpoint, unless it is already, or nothing has been done yet."""
@@ -275,11 +305,18 @@ class TieredStrategy(Strategy):
         started = time.perf_counter()
         self._meet_clients(grid)
         vector = from_arrays(arrays)
-        cohort = self._scheme.active(self._draw(server_round))
+        present, waited = self._timeline.present(self.roster.clients, self._least)
+        drawn = self._draw(server_round, present)
+        cohort = self._scheme.active(drawn)
         gathering = self._scheme.begin(server_round, cohort, vector)
         broadcast = self._broadcaster.begin(server_round, gathering.points)
         quorum = self.config.cohort.least_replies(min(len(cohort), self.config.cohort.clients_per_round))
-        self._open = OpenRound(server_round, started, vector, tuple(cohort), gathering, broadcast, quorum)
+        self._open = OpenRound(
+            *(server_round, started, vector, tuple(cohort), gathering, broadcast, quorum),
+            factors=drawn,
+            deadline=self._sampling.deadline,
+            waited_seconds=waited,
+        )
         return map(partial(self._message, self._open), cohort)  # an engine may ask for them one by one
 
     def _meet_clients(self, grid: Grid) -> None:
@@ -304,16 +341,36 @@ class TieredStrategy(Strategy):
             raise RuntimeError("no round is under way: configure_train begins one")
         return self._open
 
-    def _draw(self, server_round: int) -> list[int]:
-        clients = self.roster.clients
-        return draw_cohort(
-            self.config.cohort,
-            self._private is not None,
-            self.config.seed,
-            server_round,
-            clients,
-            lambda client: self._plan(client, server_round),
-        )
+    def _draw(self, server_round: int, clients: Sequence[int]) -> Drawn:
+        cohort, seed = self.config.cohort, self.config.seed
+        if not self._sampling.is_uniform:
+            crowd = self._crowd(server_round, clients)
+            return self._sampling.draw(crowd, cohort.num_asked, stream(seed, "cohort", server_round))
+        is_private, plan_of = self._private is not None, partial(self._plan, server_round=server_round)
+        return dict.fromkeys(draw_cohort(cohort, is_private, seed, server_round, clients, plan_of), 1.0)
+
+    def _crowd(self, server_round: int, clients: Sequence[int]) -> Crowd:
+        """What the server knows of `clients` before a round, as far as the run's sampling asks for it."""
+        numbers = np.asarray(clients, np.int64)
+        sizes, seconds = np.ones(len(numbers)), np.zeros(len(numbers))
+        if self._sampling.asks_sizes:
+            sizes = np.array([self._num_examples[client] for client in clients], np.float64)
+        if self._sampling.asks_seconds:
+            seconds = np.array([self._expected_seconds(client, server_round) for client in clients])
+        return Crowd(numbers, sizes, self._losses[numbers].numpy(), seconds)
+
+    def _expected_seconds(self, client: int, server_round: int) -> float:
+        """What a client's tier needs for a round, by the formulas of the compressors."""
+        tier, own = self.roster.seat(client, server_round).tier, self._plan(client, server_round)
+        num_steps, compression = self.config.training.num_steps(self._num_examples[client]), self.config.compression
+        down, up = (self._expected_bytes(kind, own.size) for kind in (compression.downlink, compression.uplink))
+        return tier.pace(own.size).seconds(num_steps, up, down)
+
+    def _expected_bytes(self, compressor: Compressor, size: int) -> float:
+        key = (repr(compressor), size)
+        if key not in self._bytes:
+            self._bytes[key] = compressor.compress(torch.ones(size), np.random.default_rng(0)).expected_bits / 8
+        return self._bytes[key]
 
     def _message(self, opened: OpenRound, client: int) -> Message:
         """The message that asks `client` for its part in the round; from here on a reply to it is awaited."""
@@ -367,11 +424,17 @@ class TieredStrategy(Strategy):
         """
         opened = self._opened
         with threads():  # an engine's clients compute meanwhile, on all processors
+            waiting: list[Reading] = []
             for client, reply in in_client_order(opened, replies):
                 start = time.perf_counter()
-                opened.answers.append(self._take(opened, client, reply))
-                self._scheme.passed(opened.gathering, client)
+                reading = self._read(opened, client, reply)
+                if opened.wanted:
+                    waiting.append(reading)  # who is among the first is known when all are in
+                else:
+                    self._take(opened, reading)
                 opened.aggregate_seconds += time.perf_counter() - start
+            for reading in the_first(waiting, opened.wanted):
+                self._take(opened, reading)
         start, is_over = time.perf_counter(), True
         try:
             opened.mean = self._scheme.estimate(opened.gathering, opened.vector)
@@ -387,29 +450,56 @@ class TieredStrategy(Strategy):
             self._log(opened, is_over)
         return to_arrays(stepped), None
 
-    def _take(self, opened: OpenRound, client: int, reply: Message | None) -> Answer:
-        """What came of a client's task: its reply is in the means, if it keeps the rules."""
+    def _read(self, opened: OpenRound, client: int, reply: Message | None) -> Reading:
+        """What a client's reply says, and how long it took; the reason why it says nothing, if it breaks a rule."""
         if client not in opened.sent:
-            return Answer(self._task(opened, client), reason="the round was over before it was asked")
+            return Reading(Answer(self._task(opened, client), reason="the round was over before it was asked"))
         answer, aggregation = Answer(opened.sent[client]), self.config.aggregation
         try:
             payload_bytes, message_bytes = sizes(reply)
             answer = replace(answer, payload_bytes=payload_bytes, message_bytes=message_bytes)
             update, payloads = read_update(reply, answer.sent, aggregation, self.num_messages, self._named)
+            stay = self._timeline.stay(answer.sent, update.num_steps, payload_bytes, opened.deadline)
+            answer = replace(answer, simulated_seconds=stay.seconds, begins=self._timeline.now)
+            if stay.reason:
+                raise ProtocolError(stay.reason)
             if self._held_out or update.held_out_metrics:
                 check_metrics(update, self._held_out)
+            return Reading(replace(answer, update=update), payloads)
+        except Exception as error:  # a reply is of somebody else's making: whatever it raises costs it alone
+            return Reading(self._dropped(answer, error))
+
+    def _take(self, opened: OpenRound, reading: Reading) -> None:
+        """Add the next reply of the cohort to the means."""
+        opened.answers.append(self._add(opened, reading))
+        self._scheme.passed(opened.gathering, reading.answer.sent.task.client)
+
+    def _add(self, opened: OpenRound, reading: Reading) -> Answer:
+        """What came of a client's task: what its reply says is in the means, if that can be."""
+        answer, payloads, update = reading.answer, reading.payloads, reading.answer.update
+        if update is None:
+            return answer
+        client, aggregation = update.client, self.config.aggregation
+        try:
             labels = update.labels if aggregation.average_by_label else None
             if self._step_norm:
                 norm = self._step_norm.of(update.num_examples, opened.number)
                 payloads = [payload.scaled(1 / norm) for payload in payloads]
-            weight = 1 if aggregation.weighting == "clients" else update.num_examples
+            weight: float = 1 if aggregation.weighting == "clients" else update.num_examples
+            weight *= opened.factors.get(client, 1.0)
             self._scheme.add(opened.gathering, client, answer.sent.plan, payloads, weight, labels)
-        except Exception as error:  # a reply is of somebody else's making: whatever it raises costs it alone
-            reason = reason_of(error)
-            trace = None if isinstance(error, ValueError) else error  # nobody foresaw it: it may be a fault of ours
-            log(WARNING, "client %d dropped in round %d: %s", client, opened.number, reason, exc_info=trace)
-            return replace(answer, reason=reason, failure=error.failure if isinstance(error, ClientFailed) else None)
-        return replace(answer, update=update)
+        except Exception as error:
+            return self._dropped(answer, error)
+        self._losses[client] = update.train_loss
+        return answer
+
+    def _dropped(self, answer: Answer, error: Exception) -> Answer:
+        """The answer of a client whose reply raised `error`, which is logged."""
+        task, reason = answer.sent.task, reason_of(error)
+        trace = None if isinstance(error, ValueError) else error  # nobody foresaw it: it may be a fault of ours
+        log(WARNING, "client %d dropped in round %d: %s", task.client, task.server_round, reason, exc_info=trace)
+        failure = error.failure if isinstance(error, ClientFailed) else None
+        return replace(answer, update=None, reason=reason, failure=failure)
 
     def _check_quorum(self, opened: OpenRound) -> None:
         num_taken = len(opened.taken)
@@ -431,6 +521,7 @@ class TieredStrategy(Strategy):
         self.round_log.append_clients(rows)
         if opened.mean is None:
             return
+        self._close_clock(opened)
         opened.row = self._round_row(opened, opened.mean, rows)
         self._cumulative_uplink_bytes = opened.row["cumulative_uplink_bytes"]
         self._warn_of_uncovered(opened.mean.coverage, opened.number)
@@ -441,13 +532,18 @@ class TieredStrategy(Strategy):
         if is_over:
             self.round_log.append_round(opened.row)
 
+    def _close_clock(self, opened: OpenRound) -> None:
+        """Have the simulated clock go on to the round's end."""
+        self._timeline.advance(opened.simulated_seconds - opened.waited_seconds)
+
     def _client_row(self, answer: Answer) -> Row:
         """What goes beside the columns of every run; a strategy of its own may add to it."""
         return self._held_out.client_columns(answer.update) if self._held_out else {}
 
     def _round_row(self, opened: OpenRound, mean: Mean, client_rows: list[Row]) -> Row:
         """The round's row before it is evaluated; a strategy of its own may add to it."""
-        row = round_row(opened, mean, self.model.spec, client_rows, self._cumulative_uplink_bytes)
+        uplink_bytes, now = self._cumulative_uplink_bytes, self._timeline.now
+        row = round_row(opened, mean, self.model.spec, client_rows, uplink_bytes, now)
         if self._private and self._ledger is not None:
             row["epsilon"] = self._ledger.epsilon(self._private.delta)
         if self._held_out:

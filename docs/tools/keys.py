@@ -25,6 +25,7 @@ SECTIONS = {
     "aggregation": ("The server's step", "deploy.md"),
     "privacy": ("Differential privacy", "deploy.md"),
     "engine": ("Where clients compute", "performance.md"),
+    "time": ("The simulated clock", "time.md"),
     "output": ("What a run leaves", "first-study.md"),
 }
 """A section's heading, and the page for those of its keys that `PAGES` does not name."""
@@ -52,7 +53,8 @@ PAGES = {
     "average-by-label": "tiers.md",
     "weighting": "tiers.md",
     "quorum": "deploy.md",
-    "over-sampling": "deploy.md",
+    "over-sampling": "time.md",
+    "sampling": "time.md",
     "round-timeout": "deploy.md",
     "evaluate-every": "data.md",
 }

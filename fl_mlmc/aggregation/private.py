@@ -50,8 +50,8 @@ class Private:
             )
         if not setting.draws_uniformly:
             raise ValueError(
-                f"{what} counts on a cohort drawn uniformly: over-sampling takes the fastest and least-coverage picks; "
-                "leave both at 0"
+                f"{what} counts on a cohort drawn uniformly: over-sampling takes the fastest, least-coverage and "
+                "sampling pick; leave them at 0, 0 and 'uniform'"
             )
         if not setting.keeps_holders:
             raise ValueError(

@@ -17,6 +17,7 @@ from fl_mlmc.clients.data import FederatedData
 from fl_mlmc.data.texts import rooted_text_encoding
 from fl_mlmc.frames import read_clients, read_rounds
 from fl_mlmc.models import rooted_model
+from fl_mlmc.run.availability import rooted_availability
 from fl_mlmc.run.config import ConfigError, RunConfig, Scalar
 from fl_mlmc.run.config.section import dashed
 from fl_mlmc.run.log import RUN, RoundLog, read_run, status_of
@@ -164,6 +165,7 @@ def _absolute(config: RunConfig) -> RunConfig:
         runs_dir=Path(config.output.runs_dir).expanduser().absolute(),
         text=rooted_text_encoding(data.text),
         model=rooted_model(config.training.model),
+        availability=rooted_availability(config.time.availability),
     ).rooted()
 
 

@@ -37,6 +37,8 @@ def prepare_run(config: RunConfig) -> Ready:
     if private := config.privacy.of(config.cohort):
         with _blaming("dp-noise", config.privacy.noise):
             private.epsilon(config.num_rounds)
+    with _blaming("availability", config.time.availability):
+        config.time.parsed_availability.start(config.cohort.num_clients, config.seed)
     return Ready(place, data, model)
 
 
@@ -87,6 +89,6 @@ def _blaming(key: str, value: object) -> Iterator[None]:
         yield
     except ConfigError:
         raise
-    except (TypeError, ValueError, RuntimeError, MemoryError) as error:  # torch's own for sizes that cannot be
+    except (TypeError, ValueError, RuntimeError, MemoryError, OSError) as error:  # torch's own for sizes that cannot be
         text = str(error)
         raise ConfigError(text if f"{key} " in text else f"{key} = {value!r}: {text}") from error

@@ -1,6 +1,6 @@
 """The Flower ServerApp: puts data, model, strategy and engine together. The composition root."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,12 +15,15 @@ from fl_mlmc.aggregation import Ledger
 from fl_mlmc.aggregation.ledger import RELEASES
 from fl_mlmc.bilevel.run import metrics, problem_of
 from fl_mlmc.clients.data import FederatedData
+from fl_mlmc.clients.held_out import Division
 from fl_mlmc.models import Model
 from fl_mlmc.models.norms import fill_statistics, has_static_statistics, pieces
 from fl_mlmc.own import blamed
 from fl_mlmc.run.config import RunConfig
 from fl_mlmc.run.log import RoundLog
+from fl_mlmc.run.rhythm import Buffered
 from fl_mlmc.strategies.bilevel import FedBilevel
+from fl_mlmc.strategies.buffered import BufferedStrategy
 from fl_mlmc.strategies.checkpoint import resumable_state
 from fl_mlmc.strategies.tiered import TieredStrategy, to_arrays
 from fl_mlmc.submodels.flat import load_vector
@@ -88,7 +91,10 @@ def serve(
 def _strategy(config: RunConfig, model: Model, round_log: RoundLog, where: str, data: FederatedData) -> TieredStrategy:
     meta = data.meta if config.engine.name == "flower" else ""  # elsewhere clients share the server's disk
     if config.training.task != "bilevel":
-        return TieredStrategy(config, model, round_log, where, _evaluator(config, model, data), meta)
+        judge, sizes = _evaluator(config, model, data), _sizes(config, data)
+        if isinstance(config.time.parsed_pace, Buffered):
+            return BufferedStrategy(config, model, round_log, where, judge, meta)
+        return TieredStrategy(config, model, round_log, where, judge, meta, num_examples=sizes)
     problem = problem_of(config, data.spec.input_shape, data.spec.num_classes)
     features, labels = (torch.from_numpy(part) for part in data.test())
 
@@ -96,6 +102,16 @@ def _strategy(config: RunConfig, model: Model, round_log: RoundLog, where: str, 
         return metrics(config, problem, state, features, labels)
 
     return FedBilevel(config, problem, model, round_log, where, evaluate, meta)
+
+
+def _sizes(config: RunConfig, data: FederatedData) -> Sequence[int]:
+    """The examples that each client trains on, where sampling asks for them; a device's own are not known."""
+    sampling = config.cohort.parsed_sampling
+    if not (sampling.asks_sizes or sampling.asks_seconds):
+        return ()
+    share = config.data.evaluate_clients
+    counts = (len(data.client_labels(client)) for client in range(config.cohort.num_clients))
+    return [len(Division.draw(count, share, config.seed, client).training) for client, count in enumerate(counts)]
 
 
 def run_directory(config: RunConfig) -> Path:

@@ -8,6 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from ...submodels.rules import rule_named
 from ...submodels.tier import Tier, assign_tiers, parse_tiers
+from ..sampling import Sampling, parse_sampling
 from .section import Section
 
 
@@ -56,6 +57,16 @@ class CohortConfig(Section):
         ge=0,
         description="ask so many more clients, as a share; the round ends when clients-per-round have replied",
     )
+    sampling: str = Field(
+        "uniform", description='whom a cohort is drawn from: uniform, size, "loss(d=30)" or "deadline(seconds=60)"'
+    )
+
+    @field_validator("sampling")
+    @classmethod
+    def _is_sampling(cls, text: str) -> str:
+        parse_sampling(text)
+        return text
+
     quorum: int | float = Field(
         0.5,
         description="good replies that a round needs, as a number or a share of the cohort; with fewer the run ends",
@@ -84,6 +95,11 @@ class CohortConfig(Section):
     def tier_list(self) -> tuple[Tier, ...]:
         """The tiers, parsed."""
         return parse_tiers(self.tiers)
+
+    @cached_property
+    def parsed_sampling(self) -> Sampling:
+        """The rule that draws cohorts, parsed."""
+        return parse_sampling(self.sampling)
 
     @property
     def cuts_models(self) -> bool:

@@ -5,6 +5,7 @@ from ...aggregation.fednova import check_fednova
 from ...bilevel.method import METHODS, is_bilevel
 from ...data.partitions import parse_partition
 from ...schemes import Scheme
+from ..rhythm import Buffered
 from .aggregation import AggregationConfig
 from .cohort import CohortConfig
 from .compression import CompressionConfig
@@ -12,6 +13,7 @@ from .data import DataConfig
 from .engine import EngineConfig
 from .privacy import PrivacyConfig
 from .section import Scalar
+from .time import TimeConfig
 from .training import TrainingConfig
 
 NOT_VECTORIZED = ("ordered-dropout", "depth")
@@ -26,13 +28,10 @@ def check_fits(
     privacy: PrivacyConfig,
     engine: EngineConfig,
     data: DataConfig,
+    time: TimeConfig,
 ) -> None:
     """ValueError, with the keys and the reason, if sections do not go together."""
     scheme = compression.message_scheme
-    if cohort.over_sampling and engine.name != "flower":
-        raise ValueError(
-            f"over-sampling is for engine 'flower', where clients get lost; engine {engine.name!r} loses none"
-        )
     if training.is_bilevel != is_bilevel(compression.scheme):
         raise ValueError(
             f"task 'bilevel' goes with scheme {', '.join(map(repr, METHODS))}, and these with it; got task "
@@ -45,6 +44,10 @@ def check_fits(
     if engine.vectorize:
         _fits_vectorized(cohort, training, scheme, engine)
     _fits_scheme(scheme, cohort, training, aggregation)
+    _fits_time(scheme, cohort, time)
+    _fits_sampling(scheme, cohort, training, aggregation)
+    if isinstance(rhythm := time.parsed_pace, Buffered):
+        _fits_buffered(rhythm, scheme, cohort, training, compression, aggregation, privacy, engine)
     _fits_broadcast(scheme, compression)
     _fits_local_objective(scheme, training)
     _fits_aggregation(cohort, training, compression, aggregation, privacy)
@@ -64,7 +67,7 @@ def _fits_aggregation(
         compression.scheme,
         is_bilevel=training.is_bilevel,
         averages_by_label=aggregation.average_by_label,
-        draws_uniformly=not (cohort.over_sampling or cohort.least_coverage),
+        draws_uniformly=not (cohort.over_sampling or cohort.least_coverage) and cohort.parsed_sampling.is_uniform,
         keeps_holders=cohort.width_rule == "nested" and cohort.is_steady,
         weighting=aggregation.weighting,
     )
@@ -132,6 +135,81 @@ def _fits_own_steps(scheme: Scheme, training: TrainingConfig, aggregation: Aggre
                 f"scheme {scheme.name} takes gradients and says itself how many and how to step along them: "
                 f"{key} stays {needed!r}, got {value!r}"
             )
+
+
+def _fits_time(scheme: Scheme, cohort: CohortConfig, time: TimeConfig) -> None:
+    if scheme.allows_partial:
+        return
+    for key, value in {
+        "availability": "" if time.is_always else time.availability,
+        "over-sampling": cohort.over_sampling,
+    }.items():
+        if value:
+            raise ValueError(
+                f"scheme {scheme.name} needs every client in every round, and with {key} = {value!r} some are missing: "
+                "take a scheme for any cohort, such as diana, ef21 or scaffold"
+            )
+
+
+def _fits_buffered(
+    rhythm: Buffered,
+    scheme: Scheme,
+    cohort: CohortConfig,
+    training: TrainingConfig,
+    compression: CompressionConfig,
+    aggregation: AggregationConfig,
+    privacy: PrivacyConfig,
+    engine: EngineConfig,
+) -> None:
+    """What counts on a cohort that replies to one model has no meaning where updates come from many."""
+    obstacles = {
+        "task 'bilevel', whose steps are those of a round": training.is_bilevel,
+        f"scheme {scheme.name}: its memories follow the mean of a cohort at one model": scheme.has_memory,
+        f"scheme {scheme.name}, which shares out the work of a round": scheme.sets_workloads,
+        f"scheme {scheme.name}, whose clients take gradients for a step of a round": scheme.moves_itself,
+        f"aggregation {aggregation.rule!r}: an older update counts less, a median has no such": (
+            aggregation.rule != "mean"
+        ),
+        "weighting 'fednova', which counts the steps of a cohort": aggregation.weighting == "fednova",
+        "dp-noise, whose privacy counts on cohorts that are drawn": privacy.is_on,
+        f"sampling {cohort.sampling!r}, which draws cohorts": not cohort.parsed_sampling.is_uniform,
+        "over-sampling, which cuts rounds short": bool(cohort.over_sampling),
+        "least-coverage, which draws cohorts": bool(cohort.least_coverage),
+        f"downlink-scheme {compression.downlink_scheme!r}, whose anchors follow rounds": bool(
+            compression.downlink_anchors
+        ),
+        f"engine {engine.name!r}: it goes by the simulated clock, on 'local' or 'ray'": engine.name == "flower",
+        f"{cohort.num_clients} clients: it wants {max(rhythm.goal, rhythm.concurrency)}": (
+            max(rhythm.goal, rhythm.concurrency) > cohort.num_clients
+        ),
+    }
+    if reasons := [reason for reason, holds in obstacles.items() if holds]:
+        raise ValueError(f"pace 'buffered' does not go with {reasons[0]}")
+
+
+def _fits_sampling(
+    scheme: Scheme, cohort: CohortConfig, training: TrainingConfig, aggregation: AggregationConfig
+) -> None:
+    if cohort.parsed_sampling.is_uniform:
+        return
+    what = f"sampling {cohort.sampling!r}"
+    if training.is_bilevel:
+        raise ValueError(f"{what} is for task 'classification'; a bilevel task samples uniformly")
+    if scheme.has_memory or scheme.sets_workloads:
+        raise ValueError(
+            f"{what} does not go with scheme {scheme.name}, which says itself how much a client counts: take scheme "
+            "'direct', or sampling 'uniform'"
+        )
+    if cohort.least_coverage:
+        raise ValueError(f"{what} and least-coverage both say whom to draw: leave least-coverage at 0")
+    if cohort.parsed_sampling.is_unbiased:
+        if aggregation.weighting != "examples":
+            raise ValueError(
+                f"{what} is unbiased for clients that count by their examples, and weighting is "
+                f"{aggregation.weighting!r}: take 'examples', or sampling 'uniform'"
+            )
+        if cohort.over_sampling:
+            raise ValueError(f"{what} is unbiased, and over-sampling takes the fastest: leave over-sampling at 0")
 
 
 def _fits_broadcast(scheme: Scheme, compression: CompressionConfig) -> None:

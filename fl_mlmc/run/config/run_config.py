@@ -22,6 +22,7 @@ from .fits import check_fits
 from .output import OutputConfig
 from .privacy import PrivacyConfig
 from .section import ConfigError, Scalar, Section, dashed
+from .time import TimeConfig
 from .training import TrainingConfig
 
 MAY_BE_OWN: Mapping[str, int] = {
@@ -62,6 +63,7 @@ class RunConfig(Section):
     aggregation: AggregationConfig = Field(default_factory=lambda: AggregationConfig.model_validate({}))
     privacy: PrivacyConfig = Field(default_factory=lambda: PrivacyConfig.model_validate({}))
     engine: EngineConfig = Field(default_factory=lambda: EngineConfig.model_validate({}))
+    time: TimeConfig = Field(default_factory=lambda: TimeConfig.model_validate({}))
     output: OutputConfig = Field(default_factory=lambda: OutputConfig.model_validate({}))
 
     def __init__(self, **flat: Scalar | Path) -> None:
@@ -140,7 +142,10 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        check_fits(self.cohort, self.training, self.compression, self.aggregation, self.privacy, self.engine, self.data)
+        check_fits(
+            *(self.cohort, self.training, self.compression, self.aggregation),
+            *(self.privacy, self.engine, self.data, self.time),
+        )
         return self
 
 

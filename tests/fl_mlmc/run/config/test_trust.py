@@ -42,7 +42,10 @@ INDUCED = "Induced(TopK(fraction=0.1), RandK(fraction=0.1))"
         ({**PRIVATE, "engine": "flower", "over_sampling": 0.5}, "over-sampling takes the fastest"),
         ({**PRIVATE, "width_rule": "rolling"}, "width-rule 'nested'"),
         ({**PRIVATE, "tier_assignment": "redrawn"}, "tiers that stay"),
-        ({"over_sampling": 0.5}, "engine 'ray' loses none"),
+        (
+            {"over_sampling": 0.5, "scheme": "marina", "compressor": "RandK(fraction=0.5)", "clients_per_round": 60},
+            "scheme marina needs every client in every round, and with over-sampling = 0.5",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_refused(changes: dict[str, Any], reason: str) -> None:
