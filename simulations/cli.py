@@ -151,17 +151,23 @@ def _run(
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
             errors.print("interrupted; everything that this run started is stopped")
+            _tell_how_to_go_on(Path(config.output.runs_dir) / config.output.run_name, command)
             raise typer.Exit(130) from None
     _tell_end(result.directory, told_to, json_out)
 
 
 def _tell_failure(error: Any, command: Sequence[str]) -> None:
-    from fl_mlmc.strategies.checkpoint import CHECKPOINT
-
     errors.print(f"[red]run failed:[/] {escape(error.reason)}", highlight=False, soft_wrap=True)
     _tell(f"log: {error.directory}")
-    if (error.directory / CHECKPOINT).exists():
-        _tell(f"go on: {shlex.join(['fl-mlmc', *command, '--resume', str(error.directory)])}")
+    _tell_how_to_go_on(error.directory, command)
+
+
+def _tell_how_to_go_on(directory: Path, command: Sequence[str]) -> None:
+    """The command that goes on with a run that was cut off, if it has a checkpoint."""
+    from fl_mlmc.strategies.checkpoint import CHECKPOINT
+
+    if (directory / CHECKPOINT).exists():
+        _tell(f"go on: {shlex.join(['fl-mlmc', *command, '--resume', str(directory)])}")
 
 
 def _tell_end(directory: Path, told_to: Console, json_out: bool) -> None:

@@ -117,6 +117,17 @@ def test_a_run_that_failed_with_a_checkpoint_says_how_to_go_on(
     assert f"go on: fl-mlmc {command} --resume '{run}'" in done.output
 
 
+def test_a_run_that_is_interrupted_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(config: RunConfig, *args: object, **how: object) -> None:
+        (tmp_path / "cut" / "checkpoint").mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launch, "execute", stop)
+    done = CliRunner().invoke(app, ["run", "--set", f"runs-dir={tmp_path}", "--set", "run-name=cut", "--set=model=mlp"])
+    assert done.exit_code == 130
+    assert f"go on: fl-mlmc run --resume {tmp_path / 'cut'}" in done.output
+
+
 @pytest.mark.slow
 def test_ctrl_c_stops_the_run_and_all_that_it_started(small: RunConfig) -> None:
     directory = Path(small.output.runs_dir) / "small"
