@@ -5,6 +5,8 @@
     python benchmarks/compressors.py --sampling   systematic sampling against Algorithm 3, at equal entries and bytes
     python benchmarks/compressors.py --dither     bits of Dither, alone and as the values of sparsifiers
     python benchmarks/compressors.py --units      digits of a unit against QSGD, which has their law in each coordinate
+    python benchmarks/compressors.py --device cuda
+                                                  on a GPU: compress beside torch.topk, encode, decode and add
 
 Vectors have 11,173,962 coordinates, as many as ResNet-18 has parameters: Gaussian, Student-t with 3 degrees of freedom,
 and a real update of a network of that size. Timings are seconds of the processor, so that waiting for other work on the
@@ -17,7 +19,7 @@ import math
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +66,7 @@ COMPRESSORS = [
     "MLMC(FixedPoint(), 'fixed')",
     "MLMC(FixedPoint(unit=2.0), 'fixed')",
     "MLMC(FixedPoint())",
+    "MLMC(FixedPoint(unit=2.0), bucket=512)",
     "TernGrad()",
     "QSGD()",
     "QSGD(levels=127)",
@@ -95,8 +98,17 @@ def main() -> None:
     parser.add_argument("--dither", action="store_true", help="only the bits of Dither, alone and over sparsifiers")
     parser.add_argument("--units", action="store_true", help="only digits of a unit against QSGD of as many levels")
     parser.add_argument("--table", action="store_true", help="only the table")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), help="only the table of a device: what takes how long there"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no GPU here; run it on a machine with one, or take --device cpu")
+    if options.device:
+        for line in on_device(torch.device(options.device), options.size, options.rounds):
+            print(line, flush=True)
+        return
     if options.memory_of:
         print(peak_memory(options.memory_of, options.size))
         return
@@ -260,6 +272,62 @@ def units(vectors: dict[str, Tensor]) -> list[str]:
             ]  # fmt: skip
             lines.append("| " + " | ".join(map(str, cells)) + " |")
     return lines
+
+
+ON_A_DEVICE = [
+    "MLMC(TopK(fraction=0.01))",
+    "MLMC(TopK(fraction=0.01), values=Dither(unit=1.0))",
+    "MLMC(TopK(fraction=0.001), draws=10, replacement=False)",
+    "Systematic(fraction=0.01)",
+    "Bernoulli(fraction=0.01)",
+    "RandK(fraction=0.01)",
+    "RandK(fraction=0.01, values=Dither(unit=2.8))",
+    "Dither(unit=2.0)",
+    "MLMC(FixedPoint(unit=2.0), 'fixed')",
+    "QSGD(levels=127)",
+    "TernGrad()",
+    "Natural()",
+    "StochasticRounding(bits=4)",
+]
+
+
+def on_device(device: torch.device, size: int, rounds: int) -> Iterator[str]:
+    """How long it takes to compress a Gaussian vector that is on a device, to encode it, and to decode and add there.
+
+    Compressing stands beside `torch.topk` of 1 %, and beside a pass over the vector's bytes, which is half a copy.
+    """
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "the processor, one thread"
+    vector = gaussian(size).to(device)
+    count = round(FRACTION * size)
+    top_k = elapsed(lambda: torch.topk(vector.abs(), count), device, rounds)
+    one_pass = elapsed(lambda: vector.clone(), device, rounds) / 2
+    yield f"d = {size:,} on {name}: torch.topk {1e3 * top_k:.2f} ms, a pass {1e3 * one_pass:.3f} ms"
+    yield ""
+    yield "| compressor | compress ms | over topk | passes | encode ms | GB/s | decode and add ms | GB/s |"
+    yield "|---|---|---|---|---|---|---|---|"
+    accumulator = torch.zeros(size, device=device)
+    for text in ON_A_DEVICE:
+        compressor = fl_mlmc.parse(text)
+        compress = elapsed(lambda c=compressor: c.compress(vector, np.random.default_rng(0)), device, rounds)
+        encode = elapsed(lambda c=compressor: c.encode(vector, np.random.default_rng(0)), device, rounds)
+        data = compressor.encode(vector, np.random.default_rng(0))
+        decode = elapsed(lambda d=data: decode_payload(d, size).add_to(accumulator), device, rounds)
+        yield (
+            f"| `{text}` | {1e3 * compress:.2f} | {compress / top_k:.1f} | {compress / one_pass:.0f} | "
+            f"{1e3 * encode:.1f} | {4e-9 * size / encode:.2f} | {1e3 * decode:.1f} | {4e-9 * size / decode:.2f} |"
+        )
+
+
+def elapsed(work: Callable[[], object], device: torch.device, rounds: int) -> float:
+    """Seconds on the clock of the fastest of several runs, after one that loads what it needs."""
+    seconds = math.inf
+    for trial in range(rounds + 1):
+        start = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds = min(seconds, time.perf_counter() - start) if trial else seconds
+    return seconds
 
 
 def num_bytes(compressor: fl_mlmc.Compressor, vector: Tensor) -> int:

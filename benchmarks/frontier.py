@@ -1,8 +1,10 @@
 """Every compressor's real bytes against its variance, and the limit that no compressor passes.
 
     python benchmarks/frontier.py           writes docs/results/frontier.csv, frontier.png and the tables of
-                                            docs/frontier.md; two minutes on a machine that does nothing else
+                                            docs/frontier.md; some seven minutes of one processor
     python benchmarks/frontier.py --again   the picture and the tables alone, from the file
+    python benchmarks/frontier.py --only Dither --only EDEN
+                                            these families anew, all others as the file has them
 
 Vectors: Gaussian, Student-t with 3 degrees of freedom, and what clients' local steps change in the quickstart's network
 (digits), in a ResNet-18 of an eighth of the width (digits, enlarged) and in a transformer that predicts the next byte
@@ -16,7 +18,7 @@ import argparse
 import csv
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -60,6 +62,8 @@ FAMILIES: Mapping[str, tuple[str, tuple[float, ...]]] = {
     "QSGD": ("QSGD(levels={:.0f})", (2000, 500, 200, 100, 50, 20, 5, 1)),
     "Dither": ("Dither(unit={})", UNITS),
     "MLMC-FixedPoint(unit)": ("MLMC(FixedPoint(unit={}), 'fixed')", UNITS[1:]),
+    "MLMC-FixedPoint(unit), buckets": ("MLMC(FixedPoint(unit={}), bucket=512)", UNITS[1:]),
+    "MLMC-TopK, buckets": ("MLMC(TopK(fraction={}), values=Dither(unit=1.0), bucket=512)", FRACTIONS[2:]),
 }
 """Compressors with a number that can be anything: (their text, some of its values)."""
 
@@ -86,6 +90,20 @@ STEPPED: Mapping[str, list[str]] = {
     "RTN (biased)": ["RTN(bits=4)"],
     "ECUQ (biased)": ["ECUQ(bits=2)"],
 }
+
+BOUND = 9
+FIXED: Mapping[str, str] = {
+    f"{family}, ω ≤ {BOUND}": text
+    for family, text in {
+        "Dither": "Dither(omega=9)",
+        "RandK, dithered": "RandK(omega=5.04, values=Dither(unit=2.8))",
+        "MLMC-TopK, dithered": "MLMC(TopK(omega=8.23), values=Dither(unit=1.0))",
+        "Systematic": "Systematic(omega=9)",
+        "Bernoulli": "Bernoulli(omega=9)",
+    }.items()
+}
+"""Compressors that keep the ω of every vector at 9, that of their values in it; their bytes follow the vector."""
+LEAST = 0.5 * math.log2((1 + BOUND) / BOUND)
 
 
 @dataclass(frozen=True)
@@ -116,12 +134,20 @@ class Point:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--again", action="store_true", help="only draw and print, from what is on disk")
+    parser.add_argument(
+        "--only", action="append", metavar="FAMILY", help="measure this family; others stay as they are on disk"
+    )
     options = parser.parse_args()
+    if unknown := set(options.only or ()) - {*FAMILIES, *STEPPED, *FIXED}:
+        parser.error(
+            f"unknown families {', '.join(sorted(unknown))}; known: {', '.join([*FAMILIES, *STEPPED, *FIXED])}"
+        )
     torch.set_num_threads(1)
     if not options.again:
         vectors = {name: make() for name, make in VECTORS.items()}
         print(", ".join(f"{name}: {vector.numel():,} coordinates" for name, vector in vectors.items()))
-        write(RESULTS / "frontier.csv", [p for name, vector in vectors.items() for p in swept(name, vector)])
+        points = (each for name, vector in vectors.items() for each in swept(name, vector, options.only))
+        write(RESULTS / "frontier.csv", list(points), keep=bool(options.only))
     draw(read(RESULTS / "frontier.csv"), RESULTS / "frontier.png")
     text = "\n".join(tables(RESULTS / "frontier.csv"))
     print(text)
@@ -209,13 +235,12 @@ def update(
 # Measurements.
 
 
-def swept(name: str, vector: Tensor) -> Iterator[Point]:
-    """All compressors at one vector."""
-    for family, (text, values) in FAMILIES.items():
-        for value in values:
-            yield point(name, family, text.format(value), vector)
-    for family, texts in STEPPED.items():
-        for text in texts:
+def swept(name: str, vector: Tensor, only: Sequence[str] | None = None) -> Iterator[Point]:
+    """All compressors at one vector, or those of some families."""
+    texts = {family: [text.format(value) for value in values] for family, (text, values) in FAMILIES.items()}
+    texts |= STEPPED | {family: [text] for family, text in FIXED.items()}
+    for family, several in texts.items():
+        for text in several if only is None or family in only else []:
             yield point(name, family, text, vector)
 
 
@@ -232,7 +257,8 @@ def point(name: str, family: str, text: str, vector: Tensor) -> Point:
 
 def payload_bits(compressor: fl_mlmc.Compressor, vector: Tensor, draws: int) -> float:
     """The mean length of payloads over the coordinates: over all levels where these are few, else over draws."""
-    if isinstance(compressor, fl_mlmc.MLMC) and compressor.ladder.climb(vector).num_levels <= FEW_LEVELS:
+    is_one_draw = isinstance(compressor, fl_mlmc.MLMC) and compressor.bucket is None
+    if is_one_draw and compressor.ladder.climb(vector).num_levels <= FEW_LEVELS:
         return 8 * mean_length(compressor, vector) / vector.numel()
     lengths = [len(compressor.encode(vector, np.random.default_rng(seed))) for seed in range(draws)]
     return 8 * float(np.mean(lengths)) / vector.numel()
@@ -263,14 +289,21 @@ def error(compressor: fl_mlmc.Compressor, vector: Tensor, draws: int) -> float:
 # What becomes of them.
 
 
-def write(path: Path, points: list[Point]) -> None:
+def write(path: Path, points: list[Point], keep: bool = False) -> None:
+    """The points as CSV, vector by vector and family by family; `keep`: with the file's families that have none."""
+    families, kept = [*FAMILIES, *STEPPED, *FIXED], []
+    if keep:
+        with path.open(newline="") as file:
+            measured = {each.family for each in points}
+            kept = [row for row in list(csv.reader(file))[1:] if row[1] not in measured and row[1] in families]
     with path.open("w", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow([*(field.name for field in fields(Point)), "limit", "product"])
         for each in points:
             *names, bits, omega, source = asdict(each).values()
             numbers = (f"{number:.5g}" for number in (each.limit, each.product))
-            rows.writerow([*names, f"{bits:.5g}", f"{omega:.5g}", source, *numbers])
+            kept.append([*names, f"{bits:.5g}", f"{omega:.5g}", source, *numbers])
+        rows.writerows(sorted(kept, key=lambda row: (list(VECTORS).index(row[0]), families.index(row[1]))))
 
 
 def read(path: Path) -> list[Point]:
@@ -285,7 +318,8 @@ def read(path: Path) -> list[Point]:
 
 def tables(path: Path) -> Iterator[str]:
     """The page's tables: ω at equal bytes, and the least bits · (1 + ω) of each family."""
-    points = [each for each in read(path) if each.source != "biased" and each.omega > 0]
+    unbiased = [each for each in read(path) if each.source != "biased" and each.omega > 0]
+    points = [each for each in unbiased if each.family not in FIXED]
     for ratio in RATIOS:
         bits = 32 / ratio
         limit = 1 / (2 ** (2 * bits) - 1)
@@ -296,6 +330,12 @@ def tables(path: Path) -> Iterator[str]:
     for each in points:
         row = cells.setdefault(each.family, {})
         row[each.vector] = min(each.product, row.get(each.vector, math.inf))
+    yield from grid(cells)
+    yield f"\n**ω of {BOUND} at most**: bits a coordinate of each vector; a Gaussian's limit is {LEAST:.3g}\n"
+    cells = {}
+    for each in unbiased:
+        if each.family in FIXED:
+            cells.setdefault(each.compressor, {})[each.vector] = each.bits
     yield from grid(cells)
 
 
@@ -337,7 +377,8 @@ def draw(points: list[Point], path: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    hidden = ("RandK, bfloat16", "MLMC-TopK, bfloat16", "Systematic, dithered", "Bernoulli")  # beside others' lines
+    beside = ("MLMC-FixedPoint(unit), buckets", "MLMC-TopK, buckets", "Systematic, dithered", "Bernoulli")
+    hidden = ("RandK, bfloat16", "MLMC-TopK, bfloat16", *beside)  # beside others' lines
     shown = [family for family in (*FAMILIES, "EDEN", "TernGrad", "Natural") if family not in hidden]
     styles = {family: (plt.cm.tab20(i * 2 % 20 + i // 10), "os^Dvs^DvoP"[i]) for i, family in enumerate(shown)}
     figure, axes = plt.subplots(2, 3, figsize=(13, 8), sharex=True, sharey=True)

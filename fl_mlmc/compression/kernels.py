@@ -218,11 +218,10 @@ def points(part: Any, out: Any, scale: Any, start: Any, begin: Any) -> Any:
         nearest = np.rint(end)
         if abs(end - nearest) < 1e-9:
             end = nearest
-        point = np.ceil(end - start)
-        if point > before:
+        if end - start > before:
             out[count] = i
             count += 1
-            before = point
+            before = np.ceil(end - start)
     return count, end
 
 

@@ -17,6 +17,7 @@ from .base import Compressor
 from .values import Values, composed, longest_values, quantiser
 
 _ROUNDING = 1e-9
+_SURELY = 1 - 1e-9
 _FRAME = 14 + 5 + 8  # headers of the payload and of its block, and the longest head of a body
 
 C = TypeVar("C", bound=Compressor)
@@ -112,14 +113,13 @@ def inclusion_scale(vector: Tensor, count: int) -> float:
     what is left, until no more do.
     """
     mass, num_full = total(vector), 0
+    if count * peak(vector) < mass * _SURELY:  # no chance reaches 1, so that there are more of them than `count`
+        return count / mass
     nonzero = int(torch.count_nonzero(vector))
     if nonzero <= count:
         return float("inf")
-    largest = peak(vector)
     while True:
         scale = (count - num_full) / mass if mass > 0 else float("inf")
-        if num_full == 0 and largest < 1 / scale:
-            return scale
         full = vector.abs() >= 1 / scale
         reached = int(torch.count_nonzero(full))
         if reached in (num_full, count):  # all of them: only rounding took the last one there
