@@ -25,6 +25,11 @@ FOLDS: dict[str, Callable[..., Fold]] = {
 every_fold = pytest.mark.parametrize("name", FOLDS)
 
 
+def test_every_fold_of_ours_is_tried() -> None:
+    ours = {kind for kind in Fold.__subclasses__() if kind.__module__.startswith("fl_mlmc.")}
+    assert ours == {type(make()) for make in FOLDS.values()}
+
+
 def dense(*values: float) -> DenseBlock:
     return DenseBlock(torch.tensor(values))
 
