@@ -295,6 +295,9 @@ def export_model(
     directory: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The run whose model is meant.")],
     to: Annotated[Path, typer.Option(help="The file: NAME.safetensors, or NAME.pt for a state_dict.")],
     tier: Annotated[str, typer.Option(help="The tier whose submodel is meant; the whole model unless given.")] = "",
+    best: Annotated[
+        bool, typer.Option("--best", help="The best model, of a run with keep-best, not the last.")
+    ] = False,
 ) -> None:
     """Write a run's trained model, cut to a tier, to a file that plain torch loads."""
     with _reporting():
@@ -302,7 +305,7 @@ def export_model(
 
         from .export import export
 
-        about = export(directory, to, tier)
+        about = export(directory, to, tier, best)
     _say(
         f"model    {to}: {about.model}, inputs {about.input_shape}, {about.num_classes} classes, width {about.width:g}"
     )

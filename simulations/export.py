@@ -11,6 +11,7 @@ from fl_mlmc.models.norms import fill_statistics, has_static_statistics, pieces
 from fl_mlmc.run.config import ConfigError, RunConfig
 from fl_mlmc.run.log import RUN, read_run
 from fl_mlmc.strategies.checkpoint import CHECKPOINT, load_checkpoint
+from fl_mlmc.strategies.enough import BEST
 from fl_mlmc.submodels.flat import load_vector
 from fl_mlmc.submodels.plan import plan
 from fl_mlmc.submodels.tier import tier_named
@@ -18,8 +19,10 @@ from fl_mlmc.submodels.tier import tier_named
 from .app.prepare import prepare_data
 
 
-def export(run: Path, target: Path, tier: str = "") -> About:
+def export(run: Path, target: Path, tier: str = "", is_best: bool = False) -> About:
     """Write the model of the run directory `run`, after its last checkpoint, to `target` (.safetensors or .pt).
+
+    The best one by the run's keep-best if `is_best`.
 
     `tier` names the tier whose submodel is meant, as the run's config has it; the whole model unless given. Where a
     rule cuts another submodel each round (rolling, random), it is the one of round 0. What says how it is built.
@@ -32,13 +35,15 @@ def export(run: Path, target: Path, tier: str = "") -> About:
     config = RunConfig.from_flower(read_run(run)["config"])
     if config.training.is_bilevel:
         raise ConfigError("a bilevel run's outer and inner parameters are no one model: read them from its checkpoint")
-    if not (run / CHECKPOINT).exists():
-        raise ConfigError(f"{run} has no checkpoint yet: nothing was trained")
+    place = run / (BEST if is_best else CHECKPOINT)
+    if not place.exists():
+        why = "its config has no keep-best, or it was not evaluated" if is_best else "nothing was trained"
+        raise ConfigError(f"{run} has no {'best model' if is_best else 'checkpoint'} yet: {why}")
     data = FederatedData.open(prepare_data(config))
     model = build_model(config.training.model, data.spec.input_shape, data.spec.num_classes)
     width = tier_named(config.cohort.tier_list, tier).width if tier else 1.0
     rule = config.cohort.width_rule
-    vector = torch.cat([tensor.reshape(-1) for tensor in load_checkpoint(run / CHECKPOINT).values()])
+    vector = torch.cat([tensor.reshape(-1) for tensor in load_checkpoint(place).values()])
     own = plan(model.spec, rule, width, seed=config.seed)
     module = model.build(own.units)
     load_vector(module, own.gather(vector))

@@ -23,7 +23,10 @@ class Shown:
         table = self._table(console.is_terminal or console.is_jupyter)
         wide = Measurement.get(console, console.options.update(width=10_000), table).maximum
         if not console.is_terminal:
-            console.print(table, width=max(wide, console.width), crop=False)
+            width = console.width
+            console.width = max(wide, width)  # a pipe has no edge
+            console.print(table)
+            console.width = width
         elif wide <= console.width:
             console.print(table)
         else:
@@ -47,6 +50,6 @@ class Shown:
     def _print_stacked(self, console: Console) -> None:
         console.print(Text(self.title, style="bold"))
         for first, *others in self.rows:
-            console.print(Text(first), soft_wrap=False)
+            console.print(Text(first))
             for column, cell in zip(self.columns[1:], others, strict=True):
                 console.print(Text(f"  {column}: {cell}" if column else f"  {cell}"))

@@ -44,6 +44,7 @@ from .broadcast import Broadcaster
 from .checkpoint import CHECKPOINT, ServerState, save_state
 from .cohort import draw_cohort
 from .device_grid import DeviceGrid
+from .enough import BEST, Judge
 from .held_out import HeldOut, check_metrics
 from .replies import ClientFailed, in_client_order, read_update, sizes
 from .roster import Roster
@@ -161,6 +162,7 @@ class TieredStrategy(Strategy):
             raise ValueError(f"sampling {config.cohort.sampling!r} draws by clients' examples: give their num_examples")
         self._losses = torch.full((config.cohort.num_clients,), float("inf"), dtype=torch.float64)
         self._bytes: dict[tuple[str, int], float] = {}
+        self._judge = Judge(config.output.stop_rule, config.output.keep_best, self._is_better_high)
         self._open: OpenRound | None = None
         self._cumulative_uplink_bytes = 0
         self._rounds_done = 0
@@ -228,6 +230,8 @@ class TieredStrategy(Strategy):
         self.summary()
         result = Result(arrays=initial_arrays)
         for server_round in range(self._rounds_done + 1, num_rounds + 1):
+            if self._judge.reason:
+                break
             log(INFO, "[ROUND %s/%s]", server_round, num_rounds)
             before = self._state_after(server_round - 1, from_arrays(result.arrays))
             try:
@@ -240,8 +244,12 @@ class TieredStrategy(Strategy):
             result.arrays = stepped or result.arrays
             if evaluate_fn and (metrics := evaluate_fn(server_round, result.arrays)):
                 result.evaluate_metrics_serverapp[server_round] = metrics
-            if server_round % self.config.output.checkpoint_every == 0 or server_round == num_rounds:
+            is_last = server_round == num_rounds or bool(self._judge.reason)
+            if server_round % self.config.output.checkpoint_every == 0 or is_last:
                 self._save(self._state_after(server_round, from_arrays(result.arrays)))
+        if reason := self._judge.reason:
+            log(INFO, "stopped early: %s", reason)
+            self.round_log.update({"stopped": reason})
         return result
 
     def _replies(self, grid: Grid, messages: Iterable[Message], timeout: float) -> Iterable[Message]:
@@ -272,6 +280,7 @@ class TieredStrategy(Strategy):
         self._scheme.restore(state.scheme)
         self._broadcaster.restore(state.scheme)
         self._losses = state.scheme.get(LOSSES, self._losses).clone()
+        self._judge.restore(self.round_log.directory, state.server_round)
 
     def _kept(self) -> dict[str, Tensor]:
         """What must outlive the process beside the model and the optimizer."""
@@ -304,6 +313,7 @@ class TieredStrategy(Strategy):
         """
         started = time.perf_counter()
         self._meet_clients(grid)
+        self._optimizer.learning_rate = self.config.aggregation.server_learning_rate_in(server_round)
         vector = from_arrays(arrays)
         present, waited = self._timeline.present(self.roster.clients, self._least)
         drawn = self._draw(server_round, present)
@@ -569,8 +579,16 @@ class TieredStrategy(Strategy):
             metrics |= self._evaluate_model(from_arrays(arrays))
         row = self._opened.row | metrics
         self.round_log.append_round(row)
+        if self._judge.add(row):
+            state = self._state_after(server_round, from_arrays(arrays))
+            save_state(self.round_log.directory / BEST, self.model.spec, state, self.config.output.durable)
         log(INFO, "\t└──> %s", headline(row))
         return MetricRecord(dict(metrics))
+
+    def _is_better_high(self, metric: str) -> bool:
+        if self.config.training.is_bilevel:
+            return metric != "loss"
+        return self.config.training.parsed_objective.is_better_higher(metric)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

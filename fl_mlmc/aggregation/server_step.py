@@ -26,7 +26,9 @@ class ServerOptimizer:
     """
 
     def __init__(self, text: str, learning_rate: float, size: int) -> None:
-        self._text, self._learning_rate = text, learning_rate
+        self._text = text
+        self.learning_rate = learning_rate
+        """Of the next step; whoever has a schedule changes it from round to round."""
         self._vector = torch.zeros(size)
         self._optimizer = make_optimizer(text, [self._vector], learning_rate)
 
@@ -37,6 +39,8 @@ class ServerOptimizer:
         """
         before = self.state()
         self.restore({name: value.clone() for name, value in before.items()})  # torch writes over what it has
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.learning_rate
         self._vector.copy_(vector)
         self._vector.grad = -mean.update
         self._optimizer.step()
@@ -45,7 +49,7 @@ class ServerOptimizer:
         if broken := [name for name, value in named.items() if not is_finite(value)]:
             self.restore(before)
             raise NotFiniteError(
-                f"server-optimizer {self._text!r} at rate {self._learning_rate:g} would make {' and '.join(broken)} "
+                f"server-optimizer {self._text!r} at rate {self.learning_rate:g} would make {' and '.join(broken)} "
                 f"not finite, by a mean whose largest coordinate is {float(mean.update.abs().max()):.3g}: set "
                 "max-update-norm, or a smaller server-learning-rate"
             )

@@ -136,7 +136,7 @@ def levels(facts: Facts) -> go.Figure | None:
                        marker={"color": colour, "symbol": "diamond", "size": 8, "line": {"width": 1, "color": "white"}},
                        hovertemplate="level %{x}: drawn with a chance of %{y:.3f} on average<extra></extra>")
         )  # fmt: skip
-    figure.update_layout(xaxis_title="level", yaxis_title="share of draws; ◆ mean chance", barmode="group")
+    figure.update_layout(xaxis_title="level", yaxis_title="draws; ◆ chance", barmode="group")
     figure.update_layout(scattermode="group", xaxis={"tick0": 1, "dtick": _whole_step(table["level"].max())})
     _lay_out(figure, 380)
     return figure

@@ -7,6 +7,7 @@ from pydantic import Field, field_validator
 
 from ...aggregation import Aggregation, parse_aggregation
 from ...training.optimizers import parse_optimizer
+from ...training.schedules import factor_in
 from .section import Section
 
 
@@ -49,6 +50,20 @@ class AggregationConfig(Section):
         return text
 
     server_learning_rate: float = Field(1.0, gt=0, description="step of the server; 1 with sgd is FedAvg")
+
+    server_learning_rate_schedule: str = Field(
+        "constant", description="the factor of the server's learning rate in a round: constant, warmup, cosine or steps"
+    )
+
+    @field_validator("server_learning_rate_schedule")
+    @classmethod
+    def _is_schedule(cls, text: str) -> str:
+        factor_in(text, 1)
+        return text
+
+    def server_learning_rate_in(self, server_round: int) -> float:
+        """The server's learning rate in a round."""
+        return self.server_learning_rate * factor_in(self.server_learning_rate_schedule, server_round)
 
     @cached_property
     def parsed_rule(self) -> Aggregation:

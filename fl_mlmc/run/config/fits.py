@@ -11,6 +11,7 @@ from .cohort import CohortConfig
 from .compression import CompressionConfig
 from .data import DataConfig
 from .engine import EngineConfig
+from .output import OutputConfig
 from .privacy import PrivacyConfig
 from .section import Scalar
 from .time import TimeConfig
@@ -51,6 +52,15 @@ def check_fits(
     _fits_broadcast(scheme, compression)
     _fits_local_objective(scheme, training)
     _fits_aggregation(cohort, training, compression, aggregation, privacy)
+
+
+def check_metrics(training: TrainingConfig, output: OutputConfig) -> None:
+    """ValueError if a run is to stop, or to keep its best model, by what it does not measure."""
+    known = ("loss", "accuracy") if training.is_bilevel else training.metric_names
+    wanted = {"early-stop": output.stop_rule.metric if output.stop_rule else "", "keep-best": output.keep_best}
+    for key, metric in wanted.items():
+        if metric and metric not in known:
+            raise ValueError(f"{key} looks at {metric!r}, and this run measures {', '.join(known)}: see metrics")
 
 
 def _fits_aggregation(
@@ -123,11 +133,14 @@ def _fits_own_steps(scheme: Scheme, training: TrainingConfig, aggregation: Aggre
     wanted: dict[str, tuple[Scalar, Scalar]] = {
         "client-optimizer": (training.client_optimizer, "sgd"),
         "local-steps": (training.local_steps, 0),
+        "learning-rate-drops": (training.learning_rate_drops, ""),
+        "learning-rate-schedule": (training.learning_rate_schedule, "constant"),
     }
     if scheme.moves_itself:
         wanted |= {
             "server-optimizer": (aggregation.server_optimizer, "sgd"),
             "server-learning-rate": (aggregation.server_learning_rate, 1.0),
+            "server-learning-rate-schedule": (aggregation.server_learning_rate_schedule, "constant"),
         }
     for key, (value, needed) in wanted.items():
         if value != needed:
@@ -274,6 +287,8 @@ def _fits_bilevel(
             raise ValueError(f"{key} is for task 'classification'; a bilevel problem states its losses")
     for key, is_set in {
         "learning-rate-drops": bool(training.learning_rate_drops),
+        "learning-rate-schedule": training.learning_rate_schedule != "constant",
+        "server-learning-rate-schedule": aggregation.server_learning_rate_schedule != "constant",
         "clip-norm": bool(training.clip_norm),
     }.items():
         if is_set:

@@ -18,7 +18,7 @@ from .cohort import CohortConfig
 from .compression import CompressionConfig
 from .data import DataConfig
 from .engine import EngineConfig
-from .fits import check_fits
+from .fits import check_fits, check_metrics
 from .output import OutputConfig
 from .privacy import PrivacyConfig
 from .section import ConfigError, Scalar, Section, dashed
@@ -36,6 +36,8 @@ MAY_BE_OWN: Mapping[str, int] = {
     "aggregation": 0,
     "client-optimizer": 2,
     "server-optimizer": 2,
+    "learning-rate-schedule": 1,
+    "server-learning-rate-schedule": 1,
     "width-rule": 0,
     "problem": 1,
 }
@@ -146,6 +148,7 @@ class RunConfig(Section):
             *(self.cohort, self.training, self.compression, self.aggregation),
             *(self.privacy, self.engine, self.data, self.time),
         )
+        check_metrics(self.training, self.output)
         return self
 
 

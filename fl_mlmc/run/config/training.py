@@ -10,6 +10,7 @@ from ...bilevel.problems import check_problem
 from ...models import parse_model
 from ...training.objectives import Objective, parse_objective
 from ...training.optimizers import parse_optimizer
+from ...training.schedules import factor_in
 from .section import Section
 
 
@@ -62,6 +63,20 @@ class TrainingConfig(Section):
     def _are_rounds(cls, text: str) -> str:
         if text and not all(part.strip().isdecimal() for part in text.split(",")):
             raise ValueError('it is a list of rounds such as "150,250"')
+        return text
+
+    learning_rate_schedule: str = Field(
+        "constant", description="the factor of the learning rate in a round: constant, warmup, cosine or steps"
+    )
+
+    @field_validator("learning_rate_schedule")
+    @classmethod
+    def _is_schedule(cls, text: str, info: ValidationInfo) -> str:
+        factor_in(text, 1)
+        if text != "constant" and info.data.get("learning_rate_drops"):
+            raise ValueError(
+                f"learning-rate-drops = {info.data['learning_rate_drops']!r} is a schedule too: leave one of them out"
+            )
         return text
 
     proximal: float = Field(
@@ -118,6 +133,8 @@ class TrainingConfig(Section):
 
     def learning_rate_in(self, server_round: int) -> float:
         """The clients' learning rate in a round."""
+        if self.learning_rate_schedule != "constant":
+            return self.learning_rate * factor_in(self.learning_rate_schedule, server_round)
         return self.learning_rate * 0.1 ** sum(server_round > drop for drop in self._drops)
 
     @cached_property

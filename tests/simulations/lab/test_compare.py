@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -97,12 +98,16 @@ def test_tables_hold_the_figures_and_json_no_nan(runs: list[Path]) -> None:
         compare_runs(runs, "f1")
 
 
-@pytest.mark.parametrize("width", [40, 80])
-def test_a_narrow_terminal_loses_no_figure(runs: list[Path], width: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("width", "is_terminal"), [(40, True), (80, True), (80, False)])
+def test_a_narrow_terminal_and_a_pipe_lose_no_figure(
+    runs: list[Path], width: int, is_terminal: bool, tmp_path: Path
+) -> None:
     with (tmp_path / "out").open("w") as file:
-        console = Console(width=width, file=file, force_terminal=True, no_color=True)
+        console = Console(width=width, file=file, force_terminal=is_terminal, no_color=True)
         for shown in tables(compare_runs(runs)):
             shown.print(console)
-    lines = (tmp_path / "out").read_text().splitlines()
+    lines = re.sub(r"\x1b\[\d*m", "", (tmp_path / "out").read_text()).splitlines()
     assert any("0.8500 ± 0.0707" in line for line in lines)
     assert not any("…" in line for line in lines)
+    assert max(map(len, lines)) <= width or not is_terminal
+    assert not set("".join(lines)) & set("│┃╭┌┏") or is_terminal
