@@ -9,6 +9,7 @@ import textwrap
 import tomllib
 from collections.abc import Iterator
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,15 @@ def test_a_long_sentence_is_found_and_a_table_is_read_by_the_cell() -> None:
         30,
     ]
     assert max(num_words(text) for text in sentences(f"| `a b c` | {long} |\n|---|---|\n| {long} | x |")) == MOST_WORDS
+
+
+def test_every_name_of_the_reference_exists() -> None:
+    names = re.findall(
+        r"^::: (\S+)", "".join(page.read_text() for page in (DOCS / "reference").glob("*.md")), re.MULTILINE
+    )
+    assert len(names) > 40
+    homes = [name.rpartition(".") for name in names]
+    assert [name for home, _, name in homes if not hasattr(import_module(home), name)] == []
 
 
 def test_start_here_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
