@@ -215,6 +215,7 @@ _SPARSIFIERS: tuple[Compressor, ...] = (
     Systematic(fraction=1.0),
     RandK(fraction=1.0),
     RandK(fraction=1.0, values="bfloat16"),
+    RandK(fraction=1.0, values=Dither(_COARSEST)),
 )
 """Payloads of these have a known longest one."""
 

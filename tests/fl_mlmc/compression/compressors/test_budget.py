@@ -88,6 +88,14 @@ def test_the_family_follows_the_vector_and_the_budget() -> None:
     assert Budget(45_000).chosen(normal) == Identity()
 
 
+def test_what_is_sure_to_fit_has_dithered_values() -> None:
+    for size, most in ((2000, 300), (100_000, 4000)):
+        sure = Budget(most).sure(size)
+        assert repr(sure).endswith("values=Dither(unit=2.8))")
+        assert sure.longest(size) <= most  # type: ignore[operator]
+        assert sure.worst_omega(size) < 0.4 * parse("RandK(fraction=1.0)").shortened(size, most).worst_omega(size)  # type: ignore[operator]
+
+
 def test_the_choice_is_the_vectors_alone() -> None:
     vector = vectors(2000)["student"]
     chosen = {Budget(300).compress(vector, np.random.default_rng(seed)).chosen for seed in range(4)}
