@@ -20,6 +20,8 @@ from rich.progress import Progress
 import fl_mlmc
 from fl_mlmc.deploy.cli import app as deployment
 
+from .explained import Explained
+
 if TYPE_CHECKING:
     from fl_mlmc.run.config import RunConfig, Scalar
 
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from .lab.compare import Comparison
     from .lab.study import Study
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(cls=Explained, no_args_is_help=True, pretty_exceptions_enable=False)
 console = Console()
 errors = Console(stderr=True)
 app.add_typer(deployment, name="deploy")
@@ -192,7 +194,7 @@ def _tell_end(directory: Path, told_to: Console, json_out: bool) -> None:
 
 @app.command()
 def sweep(
-    study: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="A scenario and its axes: [grid], [zip].")],
+    study: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="A scenario and its axes: a grid, or a zip.")],
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, where memory is free for them.")] = 1,
     quiet: Quiet = False,
     json_out: Json = False,
@@ -288,6 +290,22 @@ def watch(
             raise typer.Exit(130) from None
     if status.startswith("failed"):
         raise typer.Exit(1)
+
+
+@app.command()
+def keys(
+    word: Annotated[str, typer.Argument(metavar="[WORD]", help="Only keys with it in their name or meaning.")] = "",
+    json_out: Json = False,
+) -> None:
+    """List the run-config keys: type, default and meaning."""
+    with _reporting():
+        from .keys import table
+
+        found = table(word)
+    if json_out:
+        typer.echo(json.dumps([dict(zip(found.columns, row, strict=True)) for row in found.rows], indent=2))
+        return
+    found.print(console)
 
 
 @app.command("export")

@@ -6,8 +6,12 @@ from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from fl_mlmc.strategies.rows import counted, headline
+
+LEAST_FOR_BAR = 70
+"""Columns of a terminal from which on there is room for a bar beside the figures."""
 
 
 class Telling:
@@ -49,5 +53,10 @@ class Telling:
 
 
 def _bar(console: Console) -> Progress:
-    round_of = TextColumn("round {task.completed:.0f}/{task.total:.0f}")
-    return Progress(round_of, BarColumn(), TextColumn("{task.fields[figures]}"), TimeRemainingColumn(), console=console)
+    """Round, figures and time left; a bar where there is room for it, and where not the figures' end is cut."""
+    is_wide = console.width >= LEAST_FOR_BAR
+    round_of = TextColumn("{task.completed:.0f}/{task.total:.0f}", table_column=Column(no_wrap=True))
+    figures = TextColumn("{task.fields[figures]}", table_column=Column(no_wrap=True, overflow="crop", ratio=1))
+    left = TimeRemainingColumn(compact=not is_wide, table_column=Column(no_wrap=True))
+    columns = [TextColumn("round"), round_of, BarColumn(), figures, left] if is_wide else [round_of, figures, left]
+    return Progress(*columns, console=console, expand=True)

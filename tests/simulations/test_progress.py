@@ -1,6 +1,7 @@
 """What a run says while it goes on, in a terminal and in a pipe, from the command and from Python."""
 
 import io
+import re
 import tomllib
 from pathlib import Path
 
@@ -41,12 +42,16 @@ def test_a_pipe_gets_a_line_a_round() -> None:
     ]
 
 
-def test_a_terminal_gets_a_bar() -> None:
-    console = Console(file=(output := io.StringIO()), force_terminal=True, width=100)
+@pytest.mark.parametrize("width", [40, 80, 100])
+def test_a_terminal_gets_a_bar_as_wide_as_it_is(width: int) -> None:
+    console = Console(file=(output := io.StringIO()), force_terminal=True, width=width, no_color=True)
     with Telling(20, "local", console) as told:
         told.advance(ROW)
-    assert "round 3/20" in output.getvalue()
     assert "\x1b[" in output.getvalue()
+    last = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", output.getvalue()).splitlines()[-1].rpartition("\r")[2]
+    for part in ("3/20", "accuracy 0.812", "-:--"):
+        assert part in last
+    assert len(last) <= width
 
 
 def test_a_run_from_python_tells_of_its_rounds_and_shows_in_one_line(
