@@ -75,16 +75,18 @@ def node(
     data_path: Annotated[str | None, typer.Option(help="A .csv or .parquet file, or a folder of images.")] = None,
     tier: Annotated[str | None, typer.Option(help='One of the run\'s tiers, or "auto" to measure.')] = None,
     server: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where the server is.")] = None,
+    weights: Annotated[str | None, typer.Option(metavar="DIR", help="The weights of a model that adapts some.")] = None,
     uplink_budget: Annotated[int | None, typer.Option(metavar="BYTES", help="Most that a round's update has.")] = None,
     port: Annotated[int | None, typer.Option(help="A free port on loopback; one for each node of a machine.")] = None,
 ) -> None:
     """Run a node, and run it again when it ends. Options win over DEVICE_DIR/node.toml."""
     with _reporting():
-        given = {"data_path": data_path, "tier": tier, "server": server, "uplink_budget": uplink_budget, "port": port}
+        given = {"tier": tier, "server": server, "uplink_budget": uplink_budget, "port": port}
+        paths = {"data_path": data_path, "weights": weights}
         settings = read_node(directory.absolute())
-        settings = replace(settings, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
-        if settings.data_path:
-            settings = replace(settings, data_path=str(Path(settings.data_path).expanduser().absolute()))
+        settings = replace(settings, **{name: value for name, value in {**given, **paths}.items() if value is not None})  # type: ignore[arg-type]
+        rooted = {name: str(Path(path).expanduser().absolute()) for name in paths if (path := getattr(settings, name))}
+        settings = replace(settings, **rooted)  # type: ignore[arg-type]
         run_node(directory.absolute(), settings, _tell)
 
 

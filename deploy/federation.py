@@ -98,6 +98,8 @@ class NodeSettings(_Settings):
     """Bytes that an update may have in a round; 0: any."""
     port: int = 9094
     """Where the node talks to its own parts, on loopback; nodes on one machine need one each."""
+    weights: str = ""
+    """The folder with the weights that the run's model starts from and never sends; empty: where the run says."""
 
     def __post_init__(self) -> None:
         if self.client < 0 or self.uplink_budget < 0:

@@ -84,6 +84,8 @@ def supernode_command(device: Path, settings: NodeSettings) -> list[str]:
         config["tier"] = settings.tier
     if settings.data_path:
         config["data-path"] = str(Path(settings.data_path).expanduser())
+    if settings.weights:
+        config["weights"] = str(Path(settings.weights).expanduser())
     if settings.uplink_budget:
         config["uplink-budget"] = settings.uplink_budget
     path = state / "node-config.toml"

@@ -9,7 +9,7 @@ them the file says how the module is built; a state_dict (.pt) cannot hold that.
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..own import references
 from ..submodels.plan import plan
 from .norms import StaticBatchNorm2d
-from .registry import build_model
+from .registry import build_model, placed_model
 
 ABOUT = "fl_mlmc"
 FORMATS = (".safetensors", ".pt")
@@ -47,6 +47,8 @@ def save_exported(module: nn.Module, about: About, path: Path) -> None:
     """
     from safetensors.torch import save_file  # a device has it not
 
+    if not references(about.model):
+        about = replace(about, model=placed_model(about.model, ""))  # all weights are in the file
     tensors = {name: tensor.detach().clone().contiguous() for name, tensor in module.state_dict().items()}
     tensors |= _statistics(module)
     if path.suffix == ".safetensors":

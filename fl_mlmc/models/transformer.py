@@ -187,8 +187,10 @@ def load_weights(directory: Path, spec: WidthSpec) -> dict[str, Tensor]:
 
     ValueError names a file that cannot be read, or the tensor that is missing or has another shape.
     """
-    from safetensors import SafetensorError, safe_open  # the server's business: clients build models without it
-
+    try:
+        from safetensors import SafetensorError, safe_open  # few devices need it
+    except ImportError:
+        raise ValueError("this model's weights are in a file of safetensors: `pip install safetensors`") from None
     path = directory.expanduser() / "model.safetensors"
     if not path.is_file():
         raise ValueError(f"{path} does not exist; weights names a directory that holds a model.safetensors")

@@ -184,7 +184,9 @@ def test_the_node_is_told_its_tier_client_data_and_budget(tmp_path: Path) -> Non
     init(tmp_path / "fed", ["127.0.0.1"], "127.0.0.1:1", 2, {4: ""})
     device = tmp_path / "fed/devices/client-4"
     (device / "state").mkdir()
-    command = supernode_command(device, NodeSettings("10.0.0.1:9443", 4, "auto", '/a b/it\'s "x".csv', 5000, 9100))
+    command = supernode_command(
+        device, NodeSettings("10.0.0.1:9443", 4, "auto", '/a b/it\'s "x".csv', 5000, 9100, "/base")
+    )
     assert command[:3] == ["flower-supernode", "--superlink", "10.0.0.1:9443"]
     assert "--insecure" not in command
     assert command[command.index("--auth-supernode-private-key") + 1] == str(device / "node.key")
@@ -193,6 +195,7 @@ def test_the_node_is_told_its_tier_client_data_and_budget(tmp_path: Path) -> Non
         "tier": "auto",
         "data-path": '/a b/it\'s "x".csv',
         "uplink-budget": 5000,
+        "weights": "/base",
         "state-path": str(device / "state/memory"),
     }
 

@@ -28,7 +28,9 @@ def trained(config: RunConfig, **changes: object) -> tuple[RunResult, Tensor, Te
     return result, torch.from_numpy(features), torch.from_numpy(labels)
 
 
-@pytest.mark.parametrize("model", ["mlp(hidden=(16,))", "cnn(conv=(4,8),norm='static',scaler=True)"])
+@pytest.mark.parametrize(
+    "model", ["mlp(hidden=(16,))", "cnn(conv=(4,8),norm='static',scaler=True)", "lora(mlp, targets='1')"]
+)
 def test_the_whole_model_scores_as_the_run_did(small: RunConfig, tmp_path: Path, model: str) -> None:
     result, features, labels = trained(small, model=model)
     export(result.directory, tmp_path / "model.safetensors")
