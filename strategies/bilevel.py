@@ -25,6 +25,7 @@ from fl_mlmc.submodels.coverage import coverage_by_tensor
 
 from .checkpoint import ServerState
 from .round import Answer, OpenRound, Row
+from .summing import Summed
 from .tiered import Evaluate, QuorumError, TieredStrategy, from_arrays
 
 WAS_HELD = "outer-was-held"
@@ -88,7 +89,7 @@ class FedBilevel(TieredStrategy):
         return {**super()._kept(), WAS_HELD: self._was_held}
 
     def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
+        self, server_round: int, replies: Iterable[Message | Summed]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """As every run, then a look at whether the inner problem can be solved."""
         try:

@@ -29,6 +29,7 @@ from .checkpoint import ServerState
 from .device_grid import DeviceGrid
 from .flight import Flight, unpacked
 from .round import Answer, OpenRound, Reading, Row, Sent
+from .summing import Summed
 from .tiered import Evaluate, TieredStrategy, from_arrays
 
 FLIGHT_PREFIX = "flight/"
@@ -108,7 +109,7 @@ class BufferedStrategy(TieredStrategy):
         return []
 
     def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
+        self, server_round: int, replies: Iterable[Message | Summed]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Run the clock until the buffer is full, then step the model; there are no `replies`."""
         with threads():

@@ -1,16 +1,13 @@
-"""What comes back from clients: which task a reply answers, whether it keeps the rules, and how long it is.
+"""What comes back from clients: whether a reply keeps the rules, and how long it is.
 
 Every reply is taken for hostile. One that breaks a rule raises ProtocolError or WireError, both ValueErrors; the
 strategy counts on neither: whatever a reply raises costs its own client only. What a client says stands in quotes, so
 that it cannot pose as what we say.
 """
 
-from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from logging import WARNING
 
 from flwr.app import ArrayRecord, ConfigRecord, Message
-from flwr.common.logger import log
 
 from fl_mlmc import parse
 from fl_mlmc.compression.blocks import Payload
@@ -28,7 +25,7 @@ from fl_mlmc.run.protocol import (
     payload_name,
 )
 
-from .round import OpenRound, Sent
+from .round import Asked, Sent
 
 
 class ClientFailed(ProtocolError):
@@ -37,28 +34,6 @@ class ClientFailed(ProtocolError):
     def __init__(self, failure: TrainFailure) -> None:
         super().__init__(f"it says {failure.failure!r}")
         self.failure = failure
-
-
-def in_client_order(opened: OpenRound, replies: Iterable[Message]) -> Iterator[tuple[int, Message | None]]:
-    """Pair every client of the cohort with its reply, in ascending order; None for one that never came.
-
-    Sums of floats depend on their order, and replies come in any. A reply is held back only while one before it is out.
-    """
-    waiting: dict[int, Message] = {}
-    seen: set[int] = set()
-    num_given = 0
-    for reply in replies:
-        client = opened.client_of(reply)
-        if client is None or client in seen:
-            log(WARNING, "ignored a reply of node %d that answers no open task", reply.metadata.src_node_id)
-            continue
-        seen.add(client)
-        waiting[client] = reply
-        while num_given < len(opened.cohort) and (awaited := opened.cohort[num_given]) in waiting:
-            yield awaited, waiting.pop(awaited)
-            num_given += 1
-    for client in opened.cohort[num_given:]:
-        yield client, waiting.pop(client, None)
 
 
 def sizes(reply: Message | None) -> tuple[int, int]:
@@ -75,11 +50,17 @@ def sizes(reply: Message | None) -> tuple[int, int]:
 
 
 def read_update(
-    reply: Message | None, sent: Sent, limits: AggregationConfig, num_messages: int = 1, follow: References = ()
+    reply: Message | None,
+    asked: "Asked | Sent",
+    limits: AggregationConfig,
+    num_messages: int = 1,
+    follow: References = (),
+    server_stamp: str = "",
 ) -> tuple[TrainUpdate, list[Payload]]:
     """The update and the payloads of a reply; ProtocolError or WireError says which rule it breaks.
 
-    `follow`: the parts of the user's own that the client's compressor may name, those of the run's.
+    `follow`: the parts of the user's own that the client's compressor may name, those of the run's. `server_stamp`: of
+    the code that the server runs, where that is another process than this one.
     """
     if reply is None:
         raise ProtocolError("no reply in time")
@@ -92,19 +73,19 @@ def read_update(
     if "failure" in facts:
         raise ClientFailed(TrainFailure.from_config(facts))
     update = TrainUpdate.from_config(facts)
-    if (update.server_round, update.client) != (sent.task.server_round, sent.task.client):
+    if (update.server_round, update.client) != (asked.task.server_round, asked.task.client):
         raise ProtocolError(
             f"it answers round {update.server_round} for client {update.client}, the task was round "
-            f"{sent.task.server_round} for client {sent.task.client}"
+            f"{asked.task.server_round} for client {asked.task.client}"
         )
-    if update.code_stamp != code_stamp():
-        raise ProtocolError(f"it runs code {update.code_stamp!r}, the server runs {code_stamp()}")
+    if update.code_stamp != (wanted := server_stamp or code_stamp()):
+        raise ProtocolError(f"it runs code {update.code_stamp!r}, the server runs {wanted}")
     if update.num_examples > limits.max_examples:
         raise ProtocolError(f"it declares {update.num_examples} examples, 1 to {limits.max_examples} are allowed")
     if update.compressor:
         update = replace(update, compressor=repr(parse(update.compressor, follow)))
     names = [payload_name(number) for number in range(num_messages)]
-    payloads = [read_payload(arrays, name, sent.plan.size) for name in names]
+    payloads = [read_payload(arrays, name, asked.plan.size) for name in names]
     for payload in payloads if limits.max_update_norm else ():
         if not (norm := float(payload.dense().norm())) <= limits.max_update_norm:
             raise ProtocolError(f"its update has norm {norm:.4g}, max-update-norm is {limits.max_update_norm:g}")

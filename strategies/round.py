@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from flwr.app import Message
 from torch import Tensor
 
-from fl_mlmc.aggregation import Mean
+from fl_mlmc.aggregation import GroupSum, Mean
 from fl_mlmc.compression.blocks import Payload
 from fl_mlmc.run.protocol import TrainFailure, TrainTask, TrainUpdate
 from fl_mlmc.submodels import IndexPlan
@@ -20,6 +20,30 @@ from .scheme_server import Gathering
 
 Row = dict[str, Any]
 """A row of the round log, by column."""
+
+
+class Asked(NamedTuple):
+    """A client's task, and the coordinates of the model that it is about: all that it takes to read the reply."""
+
+    task: TrainTask
+    plan: IndexPlan
+
+
+class Taken(NamedTuple):
+    """What came of a reply, wherever it was taken."""
+
+    payload_bytes: int = 0
+    message_bytes: int = 0
+    update: TrainUpdate | None = None
+    """What is in the sums; None: nothing."""
+    reason: str = ""
+    """Why there is no update; empty if there is one."""
+    failure: TrainFailure | None = None
+    """What the client says, where it says itself that it has no update."""
+    trace: str = ""
+    """Where an error arose that nobody foresaw."""
+    num_steps: int | None = None
+    """What the client did, where its reply could be read."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +74,18 @@ class Answer:
     """What the simulated clock read when it was asked."""
     failure: TrainFailure | None = None
     """What the client says, where it says itself that it has no update."""
+
+    @classmethod
+    def of(cls, sent: Sent, taken: Taken) -> "Answer":
+        """That of a client whose reply was taken."""
+        return cls(
+            sent,
+            taken.payload_bytes,
+            taken.message_bytes,
+            update=taken.update,
+            reason=taken.reason,
+            failure=taken.failure,
+        )
 
 
 class Reading(NamedTuple):
@@ -89,6 +125,8 @@ class OpenRound:
     """Replies to earlier rounds that came since the last one."""
     answers: list[Answer] = field(default_factory=list)
     """Of the cohort, in its order, as far as they are in."""
+    sums: dict[int, list[GroupSum]] = field(default_factory=dict)
+    """Of groups that were summed where they arose and are not in the means yet, by number."""
     mean: Mean | None = None
     """What all updates come to, once it is known."""
     aggregate_seconds: float = 0.0

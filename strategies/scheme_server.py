@@ -1,6 +1,6 @@
 """The server's half of the run's scheme, over tiers: what it keeps, and whose replies it counts on."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fl_mlmc.aggregation import Fold, Folding, Groups, Mean, NotFiniteError
+from fl_mlmc.aggregation import Fold, Folding, Groups, GroupSum, Mean, NotFiniteError
 from fl_mlmc.aggregation.fold import is_finite
 from fl_mlmc.compression.blocks import Payload
 from fl_mlmc.compression.wire import encode_payload
 from fl_mlmc.run.config.cohort import CohortConfig
 from fl_mlmc.run.config.compression import CompressionConfig
-from fl_mlmc.schemes import Part, Round, State, Workload
+from fl_mlmc.schemes import Part, Round, Scheme, State, Workload
 from fl_mlmc.schemes.controlled import sparse
 from fl_mlmc.submodels import IndexPlan, Tier
 
@@ -46,6 +46,10 @@ class Gathering:
     """One for each message of the scheme."""
     groups: Groups
     """Those in which the folds sum the cohort."""
+
+    def group_of(self, client: int) -> int:
+        """The number of a client's group."""
+        return self.groups.of(self.ranks[client])
 
 
 class SchemeServer:
@@ -170,22 +174,41 @@ class SchemeServer:
 
         `weight` is that of a scheme without weights of its own; `labels` as in `Fold.add`.
         """
-        round, rank = gathering.round, gathering.ranks[client]
-        only = self._only(own, round, rank)
-        if self.scheme.has_memory or client in self._workloads:
-            weight = self._workload(client).weight
-        messages = list(zip(gathering.folds, payloads, strict=True))
-        ready = [(fold, fold.checked(own, payload, weight, labels, only)) for fold, payload in messages]
-        for fold, payload in ready:
-            fold.take(own, payload, weight, labels, only)
-        if self.remembers:
-            self._origins[client] = torch.tensor(MemoryOrigin(round.number, rank, round.cohort_size))
+        weight, only = self._weight(client, weight), self._only(own, gathering.round, gathering.ranks[client])
+        add_all(gathering.folds, own, payloads, weight, labels, only)
+        self._note(gathering, client)
 
-    def passed(self, gathering: Gathering, client: int) -> None:
-        """Hear that a client's turn is over, whether its messages were taken or not: clients come in their order."""
-        if gathering.groups.ends_at(gathering.ranks[client]):
-            for fold in gathering.folds:
-                fold.end_group()
+    def count(self, gathering: Gathering, client: int, own: IndexPlan, weight: float, labels: list[int] | None) -> None:
+        """Count a client whose messages are in a sum that its group's end will bring; arguments as in `add`."""
+        weight, only = self._weight(client, weight), self._only(own, gathering.round, gathering.ranks[client])
+        for fold in gathering.folds:
+            fold.count(own, weight, labels, only)
+        self._note(gathering, client)
+
+    def passed(self, gathering: Gathering, client: int, sums: MutableMapping[int, list[GroupSum]]) -> None:
+        """Hear that a client's turn is over, whether its messages were taken or not: clients come in their order.
+
+        `sums`: those of groups that were summed elsewhere, by number; they are taken out of it at their groups' ends.
+        """
+        if not gathering.groups.ends_at(gathering.ranks[client]):
+            return
+        elsewhere = sums.pop(gathering.group_of(client), None)
+        for fold in gathering.folds if elsewhere is None else ():
+            fold.end_group()
+        for fold, group in zip(gathering.folds, elsewhere, strict=True) if elsewhere is not None else ():
+            fold.merge(group)
+
+    def sums_elsewhere(self, gathering: Gathering) -> bool:
+        """Whether whoever knows the run config can sum a group: no weight and no update is needed here alone."""
+        return not self.scheme.sets_workloads and all(fold.is_sum for fold in gathering.folds)
+
+    def _weight(self, client: int, weight: float) -> float:
+        return self._workload(client).weight if self.scheme.has_memory or client in self._workloads else weight
+
+    def _note(self, gathering: Gathering, client: int) -> None:
+        if self.remembers:
+            round = gathering.round
+            self._origins[client] = torch.tensor(MemoryOrigin(round.number, gathering.ranks[client], round.cohort_size))
 
     def estimate(self, gathering: Gathering, vector: Tensor) -> Mean:
         """The model's update that the round comes to, and how many clients spoke of each coordinate.
@@ -241,7 +264,28 @@ class SchemeServer:
         return self._workloads.get(client, Workload())
 
     def _only(self, own: IndexPlan, round: Round, rank: int) -> Tensor | None:
-        only = self.scheme.speaks_of(self._size, round, rank)
-        if only is None or own.size == self._size:
-            return only
-        return Part(self._size, own.indices).own(only)
+        return part_of(self.scheme, self._size, own, round, rank)
+
+
+def part_of(scheme: Scheme, size: int, own: IndexPlan, round: Round, rank: int) -> Tensor | None:
+    """The client's own numbers of the coordinates that member `rank` speaks of, int64, ascending; None: all.
+
+    `size` is that of the model.
+    """
+    only = scheme.speaks_of(size, round, rank)
+    return only if only is None or own.size == size else Part(size, own.indices).own(only)
+
+
+def add_all(
+    folds: Sequence[Fold],
+    own: IndexPlan,
+    payloads: Sequence[Payload],
+    weight: float,
+    labels: list[int] | None,
+    only: Tensor | None,
+) -> None:
+    """Add a client's messages, each to its fold; ValueError if one of them cannot be taken, and then none was."""
+    messages = list(zip(folds, payloads, strict=True))
+    ready = [(fold, fold.checked(own, payload, weight, labels, only)) for fold, payload in messages]
+    for fold, payload in ready:
+        fold.take(own, payload, weight, labels, only)

@@ -1,5 +1,6 @@
 """The strategy that all share: submodels by tier out, compressed updates back, a coverage-aware mean between."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -46,11 +47,14 @@ from .cohort import draw_cohort
 from .device_grid import DeviceGrid
 from .enough import BEST, Judge
 from .held_out import HeldOut, check_metrics
-from .replies import ClientFailed, in_client_order, read_update, sizes
+from .order import in_client_order
+from .replies import ClientFailed, read_update, sizes
 from .roster import Roster
-from .round import Answer, OpenRound, Reading, Row, Sent
+from .round import Answer, OpenRound, Reading, Row, Sent, Taken
 from .rows import client_row, headline, round_row
 from .scheme_server import SchemeServer
+from .summing import Summed, Summing, SummingGrid
+from .taking import counted
 from .timeline import Timeline, the_first
 
 Evaluate = Callable[[Tensor], Mapping[str, float]]
@@ -155,6 +159,7 @@ class TieredStrategy(Strategy):
             lambda client: self._plan(client, 1),
             remembers,
         )
+        self._summing = Summing(config, model.spec)
         self._broadcaster = Broadcaster(config.compression, config.seed)
         self._timeline = Timeline(config)
         self._sampling, self._num_examples = config.cohort.parsed_sampling, num_examples
@@ -252,9 +257,12 @@ class TieredStrategy(Strategy):
             self.round_log.update({"stopped": reason})
         return result
 
-    def _replies(self, grid: Grid, messages: Iterable[Message], timeout: float) -> Iterable[Message]:
+    def _replies(self, grid: Grid, messages: Iterable[Message], timeout: float) -> Iterable[Message | Summed]:
         if not isinstance(grid, DeviceGrid):
             self._opened.wanted = self.config.cohort.clients_per_round if self.config.cohort.over_sampling else 0
+            if isinstance(grid, SummingGrid) and self._may_be_summed(self._opened):
+                groups = self._opened.gathering.groups
+                return grid.sum_and_receive(messages, groups, self._summing, timeout=timeout)
             return grid.send_and_receive(messages, timeout=timeout)
         if not self.config.time.is_always:
             raise ValueError(
@@ -270,6 +278,12 @@ class TieredStrategy(Strategy):
         return grid.collect(
             messages, timeout, self.config.cohort.clients_per_round if self.config.cohort.over_sampling else 0
         )
+
+    def _may_be_summed(self, opened: OpenRound) -> bool:
+        """Whether workers may sum the round's replies: the server alone knows whose time is over, and odd chances."""
+        is_timed = opened.wanted or opened.deadline < math.inf or not self.config.time.is_always
+        counts_alike = all(factor == 1 for factor in opened.factors.values())
+        return not is_timed and counts_alike and self._scheme.sums_elsewhere(opened.gathering)
 
     def restore(self, state: ServerState) -> None:
         """Go on after the round of `state`; pass its vector to `start`."""
@@ -426,7 +440,7 @@ class TieredStrategy(Strategy):
         return plan(self.model.spec, self.config.cohort.width_rule, width, server_round, client, self.config.seed)
 
     def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
+        self, server_round: int, replies: Iterable[Message | Summed]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Average the good updates and step the model; every sampled client gets its row in the log.
 
@@ -437,6 +451,10 @@ class TieredStrategy(Strategy):
             waiting: list[Reading] = []
             for client, reply in in_client_order(opened, replies):
                 start = time.perf_counter()
+                if isinstance(reply, Taken):  # where it arose
+                    self._pass(opened, self._count(opened, opened.sent[client], reply))
+                    opened.aggregate_seconds += time.perf_counter() - start
+                    continue
                 reading = self._read(opened, client, reply)
                 if opened.wanted:
                     waiting.append(reading)  # who is among the first is known when all are in
@@ -481,8 +499,26 @@ class TieredStrategy(Strategy):
 
     def _take(self, opened: OpenRound, reading: Reading) -> None:
         """Add the next reply of the cohort to the means."""
-        opened.answers.append(self._add(opened, reading))
-        self._scheme.passed(opened.gathering, reading.answer.sent.task.client)
+        self._pass(opened, self._add(opened, reading))
+
+    def _pass(self, opened: OpenRound, answer: Answer) -> None:
+        """Take note of what came of the cohort's next client."""
+        opened.answers.append(answer)
+        self._scheme.passed(opened.gathering, answer.sent.task.client, opened.sums)
+
+    def _count(self, opened: OpenRound, sent: Sent, taken: Taken) -> Answer:
+        """What came of a client whose reply was taken where it arose: it is in a sum, or was dropped there."""
+        client, update, answer = sent.task.client, taken.update, Answer.of(sent, taken)
+        if taken.num_steps is not None:
+            stay = self._timeline.stay(sent, taken.num_steps, taken.payload_bytes, opened.deadline)
+            answer = replace(answer, simulated_seconds=stay.seconds, begins=self._timeline.now)
+        if update is None:
+            trace = f"\n{taken.trace}" if taken.trace else ""
+            log(WARNING, "client %d dropped in round %d: %s%s", client, opened.number, taken.reason, trace)
+            return answer
+        self._scheme.count(opened.gathering, client, sent.plan, *counted(update, self.config.aggregation))
+        self._losses[client] = update.train_loss
+        return answer
 
     def _add(self, opened: OpenRound, reading: Reading) -> Answer:
         """What came of a client's task: what its reply says is in the means, if that can be."""

@@ -7,7 +7,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 
 from fl_mlmc.run.protocol import TrainTask
 from fl_mlmc.simulations.engines.simulated import identify_process
-from fl_mlmc.strategies.replies import in_client_order
+from fl_mlmc.strategies.order import in_client_order
 from fl_mlmc.strategies.roster import Seat
 from fl_mlmc.strategies.round import OpenRound, Sent
 from fl_mlmc.submodels.tier import parse_tiers

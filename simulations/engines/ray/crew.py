@@ -22,7 +22,7 @@ from ..needs import Need
 from .cargo import Cargo
 from .queue import QUEUED_BATCHES, Job
 from .spool import Spool
-from .worker import Answer, Parcel, Setting, Worker, look_at_progress, read_progress
+from .worker import Done, Parcel, Setting, Worker, look_at_progress, read_progress
 
 MAX_FAILED_STARTS = 5
 LOOK_AT_NODES_SECONDS = 5.0
@@ -81,8 +81,8 @@ class Member:
             self.turned = time.monotonic()
         self.batches[parcel.number] = Batch(jobs, ref, place)
 
-    def answers(self, number: int) -> list[Answer]:
-        """Of a batch that is done; RayError if it is lost."""
+    def answers(self, number: int) -> Done:
+        """What a batch came to; RayError if it is lost."""
         batch = self.batches[number]
         return ray.get(batch.ref).open(self.spool, batch.place)
 

@@ -11,14 +11,16 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import ray
 from flwr.app import Error, Message
 from flwr.clientapp import ClientApp
 from ray.exceptions import RayError, RayTaskError
 
+from fl_mlmc.aggregation import Groups
 from fl_mlmc.run.config import Scalar
+from fl_mlmc.strategies.summing import Sum, SummingGrid
 
 from ..needs import Needs
 from ..simulated import SimulatedGrid
@@ -27,12 +29,14 @@ from .queue import QUEUED_BATCHES, Cost, Job, Queue
 from .worker import AtOnce, Parcel, Setting
 
 MAX_KILLS = 2
+AHEAD = 16
+"""Groups for each worker that may be summed before their turn: the server holds no more of them."""
 CRASHED = 8  # flwr's ErrorCode.CLIENT_APP_CRASHED
 
 logger = logging.getLogger(__name__)
 
 
-class RayGrid(SimulatedGrid):
+class RayGrid(SimulatedGrid, SummingGrid):
     """A Grid of `num_nodes` simulated nodes whose ClientApp runs on all machines of the connected Ray cluster.
 
     A client takes what `needs` says of its machine. One that runs longer than `client_timeout` seconds is given up;
@@ -60,6 +64,7 @@ class RayGrid(SimulatedGrid):
         self._cost = Cost()
         self._rounds = itertools.count(1)
         self._batches = itertools.count(1)
+        self._sum: tuple[Sum | None, ray.ObjectRef | None] = None, None
 
     def get_node_ids(self) -> Iterable[int]:
         """The range 1 to `num_nodes`: nodes that differ in nothing but their number."""
@@ -71,15 +76,41 @@ class RayGrid(SimulatedGrid):
 
         RuntimeError where no machine carries a client, or no worker starts.
         """
+        source = ([self._job(position, message)] for position, message in enumerate(messages))
+        return self._exchange(source, 1, timeout)
+
+    def sum_and_receive(
+        self, messages: Iterable[Message], groups: Groups, summing: Sum, *, timeout: float | None = None
+    ) -> Iterator[Any]:
+        """As `send_and_receive`, but the sums of groups in place of their replies.
+
+        The round's last groups, one for each worker, are answered client by client: workers end together. So are all
+        where tiers differ in what they need, for the clients of a group then run on different workers.
+        """
+        if len(self._needs.kinds) > 1:
+            return self.send_and_receive(messages, timeout=timeout)
+        if self._sum[0] is not summing:
+            self._sum = summing, ray.put(summing)
+        num_summed, numbered = len(groups) - len(self._crew.workers), enumerate(messages)
+
+        def jobs(number: int) -> list[Job]:
+            group = number if number < num_summed else None
+            return [self._job(*each, group) for each in itertools.islice(numbered, len(groups.ranks(number)))]
+
+        return self._exchange(map(jobs, range(len(groups))), groups.size, timeout)
+
+    def _job(self, position: int, message: Message, group: int | None = None) -> Job:
+        return Job(position, self.number(message), self._needs.of(message), group)
+
+    def _exchange(self, source: Iterator[list[Job]], unit: int, timeout: float | None) -> Iterator[Any]:
+        """Answers to the jobs of `source`, which come by lists of `unit` at most that stay together."""
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         server_round, broadcast = next(self._rounds), _Broadcast()
         self._crew.recruit()
-        numbered = enumerate(map(self.number, messages))
-        source = (Job(position, message, self._needs.of(message)) for position, message in numbered)
         queue = Queue()
         try:
             while time.monotonic() < deadline:
-                self._hand_out(queue, source, server_round, broadcast)
+                self._hand_out(queue, source, unit, server_round, broadcast)
                 if not queue and not self._crew.is_busy:
                     return
                 self._crew.end_silent(self._client_timeout)
@@ -99,42 +130,58 @@ class RayGrid(SimulatedGrid):
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         self.close()
 
-    def _hand_out(self, queue: "Queue", source: Iterator[Job], server_round: int, broadcast: "_Broadcast") -> None:
+    def _hand_out(
+        self, queue: "Queue", source: Iterator[list[Job]], unit: int, server_round: int, broadcast: "_Broadcast"
+    ) -> None:
         ready = self._crew.ready
         for depth in range(1, QUEUED_BATCHES + 1):
             # Making messages takes time, so nobody waits for more than is needed to begin.
             num_idle = sum(not worker.batches for worker in ready)
-            wanted = num_idle if depth == 1 else self._cost.look_ahead(len(ready))
-            queue.add(itertools.islice(source, max(0, wanted - len(queue))))
+            wanted = unit * num_idle if depth == 1 else self._cost.look_ahead(len(ready))
+            while len(queue) < wanted and (jobs := next(source, None)) is not None:
+                queue.add(jobs)
             for worker in ready:
                 need = queue.first_need(worker.has_gpu) if len(worker.batches) < depth else None
-                if need is not None and self._crew.has_room(worker, need):
+                if need is not None and self._is_near(queue.line(need)[0]) and self._crew.has_room(worker, need):
                     jobs = self._cost.take(queue.line(need), len(ready))
                     states = (self._states.get(job.node) for job in jobs)
                     messages = zip((job.message for job in jobs), states, strict=True)
                     at_once = self._at_once and len(jobs) > 1 and all(job.may_join for job in jobs)
-                    parcel = Parcel.pack(next(self._batches), server_round, list(messages), broadcast.put, at_once)
+                    groups = [job.group for job in jobs]
+                    parcel = Parcel.pack(
+                        next(self._batches), server_round, list(messages), broadcast.put, at_once, groups, self._sum[1]
+                    )
                     worker.send(parcel, jobs)
 
-    def _take_in(self, worker: "Member", number: int | None, queue: "Queue") -> Iterator[Message]:
-        """The replies of a batch; if it is lost, its clients go back into the queue."""
+    def _is_near(self, job: Job) -> bool:
+        """Whether a job's group is not far ahead of the first one under way, which sums of later groups wait for."""
+        if job.group is None:
+            return True
+        firsts = (batch.jobs[0].group for worker in self._crew.workers for batch in worker.batches.values())
+        open_groups = [group for group in firsts if group is not None]
+        return not open_groups or job.group - min(open_groups) <= AHEAD * len(self._crew.workers)
+
+    def _take_in(self, worker: "Member", number: int | None, queue: "Queue") -> Iterator[Any]:
+        """The replies and sums of a batch; if it is lost, its clients go back into the queue."""
         try:
             if number is None:
                 worker.greet()
                 return
-            answers = worker.answers(number)
+            done = worker.answers(number)
         except RayTaskError:
             raise
         except RayError as error:
             yield from self._retry(worker, error, queue)
             return
-        for job, (reply, state, seconds) in zip(worker.done(number), answers, strict=True):
+        for job, (reply, state, seconds) in zip(worker.done(number), done.answers, strict=True):
             self._cost.learn(job, seconds)
             if state is None:
                 self._states.pop(job.node, None)
             else:
                 self._states[job.node] = state
-            yield reply
+            if reply is not None:
+                yield reply
+        yield from done.sums
 
     def _retry(self, worker: "Member", error: RayError, queue: "Queue") -> Iterator[Message]:
         """Put a dead worker's clients back into the queue; an error reply for one that has cost too many workers."""

@@ -25,6 +25,8 @@ class Job:
     """Its place among the round's messages."""
     message: Message
     need: Need
+    group: int | None = None
+    """The group whose sum its reply goes into, with the worker; None: the reply is wanted itself."""
     num_kills: int = 0
     was_lost: bool = False
 
@@ -93,11 +95,15 @@ class Cost:
         return max(1, num_workers) * 2 * QUEUED_BATCHES * min(MAX_BATCH, 1 + int(BATCH_SECONDS / self._mean))
 
     def take(self, queue: deque[Job], num_workers: int) -> list[Job]:
-        """The next batch. Batches get smaller as the queue runs out, so that all workers end together."""
+        """The next batch, of whole groups; smaller as the queue runs out, so that all workers end together."""
         most = min(MAX_BATCH, math.ceil(len(queue) / (2 * num_workers)))
         batch: list[Job] = []
         seconds = 0.0
         while queue and len(batch) < most and seconds < BATCH_SECONDS:
             batch.append(queue.popleft())
+            group = batch[-1].group
+            while queue and group is not None and queue[0].group == group:
+                batch.append(queue.popleft())
+                seconds += self._seconds.get(batch[-1].kind, self._mean)
             seconds += self._seconds.get(batch[-1].kind, self._mean)
         return batch

@@ -14,7 +14,8 @@ import os
 import pickle
 import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from flwr.app import Array, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fl_mlmc.run.config import Scalar
+from fl_mlmc.strategies.summing import Exchange, Sum
 
 from ..heap import keep_heap
 from ..simulated import answer, context_of, identify_process, raised
@@ -44,9 +46,19 @@ AtOnce = Callable[[Sequence[Message], Sequence[Context]], list[Message]]
 class Answer(NamedTuple):
     """A client's reply, the state it leaves behind (None if empty) and how long it took."""
 
-    reply: Message
+    reply: Message | None
+    """None: it is in the sum of a group."""
     state: RecordDict | None
     seconds: float
+
+
+class Done(NamedTuple):
+    """What a batch came to."""
+
+    answers: list[Answer]
+    """Of each client, in the order of the batch."""
+    sums: Sequence[Any] = ()
+    """Of each of its groups, as the round's `Sum` makes them."""
 
 
 class Worker:
@@ -63,6 +75,7 @@ class Worker:
         self._progress = Progress(progress)
         self._broadcasts = _Broadcasts()
         self._spool = Spool(spool) if spool else None
+        self._sums: dict[ray.ObjectRef, Sum] = {}
         self._data_path = "" if cargo is None or (here := cargo.unload()) == cargo.partition else str(here)
 
     def greet(self) -> "Greeting":
@@ -73,28 +86,51 @@ class Worker:
         """The packed Answers to a batch."""
         requests = parcel.open(self._broadcasts.of(parcel))
         calls = [(message, self._context(message, state)) for message, state in requests]
-        answers = self._at_once(parcel.number, calls) if parcel.at_once else None
-        answers = answers or self._one_by_one(parcel.number, calls)
+        found = self._at_once(parcel.number, calls) if parcel.at_once else None
+        done = self._summed(parcel, calls, found or self._one_by_one(parcel.number, calls))
         self._limit.lift()
         try:
-            return Return.pack(answers, self._spool, parcel.place)
+            return Return.pack(done, self._spool, parcel.place)
         except Exception:  # one of them holds what cannot be sent
-            answers = [_sendable(answer, message) for answer, (message, _) in zip(answers, calls, strict=True)]
-            return Return.pack(answers, self._spool, parcel.place)
+            answers = [_sendable(answer, message) for answer, (message, _) in zip(done.answers, calls, strict=True)]
+            return Return.pack(done._replace(answers=answers), self._spool, parcel.place)
+
+    def _summed(self, parcel: "Parcel", calls: "list[tuple[Message, Context]]", found: Iterable[Answer]) -> Done:
+        """The answers, those of a group as one sum: each is taken before the next client begins."""
+        answers: list[Answer] = []
+        sums: list[Any] = []
+
+        def exchanges(part: "Iterable[tuple[int | None, tuple[Message, Context], Answer]]") -> Iterator[Exchange]:
+            for _, (message, _), found in part:
+                fit = found if found.state is None else _sendable(found, message)
+                answers.append(fit._replace(reply=None))
+                assert fit.reply is not None
+                yield message, fit.reply
+
+        for group, part in groupby(zip(parcel.groups, calls, found, strict=True), key=lambda each: each[0]):
+            if group is None:
+                answers += [reply for _, _, reply in part]
+            else:
+                sums.append(self._summing(parcel)(exchanges(part)))
+        return Done(answers, sums)
+
+    def _summing(self, parcel: "Parcel") -> Sum:
+        assert parcel.summing is not None, "a batch with groups says what sums them"
+        if parcel.summing not in self._sums:
+            self._sums = {parcel.summing: ray.get(parcel.summing)}
+        return self._sums[parcel.summing]
 
     def _context(self, message: Message, state: RecordDict | None) -> Context:
         setting = self._setting
         return context_of(message, setting.num_nodes, setting.run_config, state or RecordDict(), self._data_path)
 
-    def _one_by_one(self, number: int, calls: "list[tuple[Message, Context]]") -> list[Answer]:
-        answers = []
+    def _one_by_one(self, number: int, calls: "list[tuple[Message, Context]]") -> Iterator[Answer]:
         for index, (message, context) in enumerate(calls):
             start = time.monotonic()
             self._limit.renew(start)
             self._progress.write(number, index, start)
             reply = answer(self._setting.client_app, message, context, is_apart=True)
-            answers.append(Answer(reply, context.state or None, time.monotonic() - start))
-        return answers
+            yield Answer(reply, context.state or None, time.monotonic() - start)
 
     def _at_once(self, number: int, calls: "list[tuple[Message, Context]]") -> list[Answer] | None:
         """The answers of the setting's `at_once`; None, and a line in the log, if it raises."""
@@ -141,6 +177,10 @@ class Parcel(NamedTuple):
     """Indices into `shared`: which of them each large array of the requests is, in the order of unpickling."""
     at_once: bool
     """Whether its clients are run at the same time."""
+    groups: Sequence[int | None] = ()
+    """Of each request: the group whose sum its reply goes into; None: the reply is wanted itself."""
+    summing: ray.ObjectRef | None = None
+    """What sums a group."""
     place: int = 0
     """Where in the worker's spool its answers go."""
 
@@ -152,12 +192,15 @@ class Parcel(NamedTuple):
         requests: Sequence[Request],
         put: Callable[[bytes], ray.ObjectRef],
         at_once: bool = False,
+        groups: Sequence[int | None] = (),
+        summing: ray.ObjectRef | None = None,
     ) -> "Parcel":
         """Pack requests; `put` lays bytes into the object store, once for the same bytes object."""
         shared: dict[ray.ObjectRef, int] = {}
         pickled, large = _pickled_apart(list(requests))
         order = [shared.setdefault(put(data), len(shared)) for data in large]
-        return cls(number, server_round, pickled, list(shared), order, at_once)
+        wanted = list(groups) or [None] * len(requests)
+        return cls(number, server_round, pickled, list(shared), order, at_once, wanted, summing)
 
     def open(self, shared: Sequence[bytes]) -> list[Request]:
         """The requests, given the bytes of `shared`."""
@@ -165,33 +208,38 @@ class Parcel(NamedTuple):
 
 
 class Return(NamedTuple):
-    """The answers to a batch on their way back."""
+    """What a batch came to, on its way back."""
 
-    answers: bytes
+    done: bytes
     sizes: list[int]
     """Bytes of each large array, in the order of unpickling."""
     large: list[np.ndarray] | None
     """The arrays, uint8: Ray copies them into its object store and nowhere else. None if they lie in the spool."""
 
     @classmethod
-    def pack(cls, answers: Sequence[Answer], spool: Spool | None, place: int) -> "Return":
-        """The answers, their large arrays laid into `place` of the spool if there is one with room."""
-        pickled, large = _pickled_apart(list(answers))
+    def pack(cls, done: Done, spool: Spool | None, place: int) -> "Return":
+        """What was done, large arrays laid into `place` of the spool if there is one with room."""
+        pickled, large = _pickled_apart(done)
         spooled = spool is not None and spool.write(place, large)
         sizes = [len(data) for data in large]
         return cls(pickled, sizes, None if spooled else [np.frombuffer(data, np.uint8) for data in large])
 
-    def open(self, spool: Spool | None, place: int) -> list[Answer]:
-        """The answers, read on the driver's side; `spool` and `place` as in `pack`."""
+    @property
+    def num_bytes(self) -> int:
+        """What travels."""
+        return len(self.done) + sum(self.sizes)
+
+    def open(self, spool: Spool | None, place: int) -> Done:
+        """What was done, read on the driver's side; `spool` and `place` as in `pack`."""
         # Copied out: whoever keeps a reply must not keep a batch in the object store.
         if self.large is not None:
-            return pickle.loads(self.answers, buffers=[data.tobytes() for data in self.large])
+            return pickle.loads(self.done, buffers=[data.tobytes() for data in self.large])
         assert spool is not None
-        return pickle.loads(self.answers, buffers=spool.read(place, self.sizes))
+        return pickle.loads(self.done, buffers=spool.read(place, self.sizes))
 
 
 def _sendable(answer: Answer, message: Message) -> Answer:
-    """The answer, or an error in its place if it cannot be sent."""
+    """The answer, or an error in its place if it, or its state, cannot be sent."""
     try:
         _pickled_apart(answer)
     except Exception as error:
@@ -199,18 +247,24 @@ def _sendable(answer: Answer, message: Message) -> Answer:
     return answer
 
 
-def _pickled_apart(value: object) -> tuple[bytes, list[bytes]]:
-    """A pickle of `value` without the data of large Arrays, and these in the order of unpickling."""
-    large: list[bytes] = []
+def _pickled_apart(value: object) -> tuple[bytes, list[Any]]:
+    """A pickle of `value` without the data of large Arrays and of NumPy's, and these in the order of unpickling.
+
+    They are bytes, the very object where it was bytes, or views of them.
+    """
+    large: list[Any] = []
+
+    def keep(buffer: pickle.PickleBuffer) -> None:
+        raw = buffer.raw()
+        large.append(raw.obj if isinstance(raw.obj, bytes) else raw)
 
     def reduce_array(array: Array) -> Any:
         if len(array.data) < SHARED_BYTES:
             return array.__reduce_ex__(5)
-        large.append(array.data)
         return Array, (array.dtype, array.shape, array.stype, pickle.PickleBuffer(array.data))
 
     file = io.BytesIO()
-    pickler = pickle.Pickler(file, protocol=5, buffer_callback=lambda buffer: None)
+    pickler = pickle.Pickler(file, protocol=5, buffer_callback=keep)
     pickler.dispatch_table = {**copyreg.dispatch_table, Array: reduce_array}
     pickler.dump(value)
     return file.getvalue(), large

@@ -5,19 +5,21 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from fl_mlmc.aggregation import Groups
 from fl_mlmc.simulations.engines.local import LocalGrid
 from fl_mlmc.simulations.engines.ray.crew import Batch, Member
 from fl_mlmc.simulations.engines.ray.grid import RayGrid
 from fl_mlmc.simulations.engines.ray.session import ray_session
 from fl_mlmc.simulations.engines.ray.worker import Progress
 from fl_mlmc.simulations.engines.simulated import SimulatedGrid
+from fl_mlmc.strategies.summing import Exchange, Sum
 
 pytestmark = pytest.mark.xdist_group("ray")
 
@@ -186,6 +188,58 @@ def test_a_client_that_kills_its_worker_twice_is_given_up(grid: RayGrid, tmp_pat
     assert len({reply.metadata.src_node_id for reply in replies}) == len(replies) == NUM_NODES
     assert (tmp_path / "mark").read_text() == "xx"
     assert not any(reply.has_error() for reply in grid.send_and_receive(messages()))  # the next round is whole
+
+
+def noting() -> Sum:
+    """Notes whose replies it got, in which order."""
+
+    def note(exchanges: Iterable[Exchange]) -> list[tuple[int, str | None]]:
+        told = ((message.metadata.dst_node_id, reply) for message, reply in exchanges)
+        return [(node, reply.error.reason if reply.has_error() else None) for node, reply in told]
+
+    return note
+
+
+def summed(
+    grid: RayGrid, orders: dict[int, dict[str, str]] | None = None
+) -> tuple[dict[int, list[tuple[int, str | None]]], dict[int, str | None]]:
+    """What came as the sum of a group, by number, and what came client by client."""
+    groups, single = Groups(NUM_NODES), {}
+    sums: dict[int, list[tuple[int, str | None]]] = {}
+    for found in grid.sum_and_receive(messages(orders), groups, noting(), timeout=240):
+        if isinstance(found, Message):
+            single[found.metadata.src_node_id] = found.error.reason if found.has_error() else None
+        else:
+            number = groups.of(found[0][0] - 1)
+            assert number not in sums
+            sums[number] = found
+    return sums, single
+
+
+def test_groups_are_summed_where_they_are_in_client_order_through_every_fault(grid: RayGrid, tmp_path: Path) -> None:
+    groups, num_workers = Groups(NUM_NODES), len(grid._crew.workers)
+    whole = {number: [(rank + 1, None) for rank in groups.ranks(number)] for number in range(len(groups))}
+    assert groups.size > 2
+    fates: dict[str, tuple[dict[str, str], str | None]] = {
+        "raise": ({"do": "raise"}, "ValueError: on purpose"),
+        "die once": ({"do": "die once", "mark": str(tmp_path / "once")}, None),
+        "die always": ({"do": "die always", "mark": str(tmp_path / "always")}, "killed its worker 2 times"),
+    }
+    for node, (order, reason) in zip((2, 6, groups.size + 1), fates.values(), strict=True):
+        sums, single = summed(grid, {node: order})
+        given_up = single.pop(node, None)
+        expected = dict(whole)
+        if order["do"] == "raise":
+            expected[0] = [(rank, reason if rank == node else None) for rank, _ in expected[0]]
+        if order["do"] == "die always":
+            assert reason in str(given_up)
+            number = groups.of(node - 1)
+            expected[number] = [told for told in expected[number] if told[0] != node]
+        assert sums == {number: expected[number] for number in range(len(groups) - num_workers)}
+        # The last ones, one for each worker, are answered singly, so that all workers end together.
+        last = [rank + 1 for number in range(len(groups) - num_workers, len(groups)) for rank in groups.ranks(number)]
+        assert single == dict.fromkeys(last)
+    assert {name: (tmp_path / name).read_text() for name in ("once", "always")} == {"once": "xx", "always": "xx"}
 
 
 def test_a_client_that_hangs_is_given_up(grid: RayGrid) -> None:

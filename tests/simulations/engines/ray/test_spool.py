@@ -14,7 +14,7 @@ from fl_mlmc.simulations.engines.ray import spool as ray_spool
 from fl_mlmc.simulations.engines.ray.crew import Member
 from fl_mlmc.simulations.engines.ray.queue import QUEUED_BATCHES
 from fl_mlmc.simulations.engines.ray.spool import Spool
-from fl_mlmc.simulations.engines.ray.worker import SHARED_BYTES, Answer, Parcel, Return
+from fl_mlmc.simulations.engines.ray.worker import SHARED_BYTES, Answer, Done, Parcel, Return
 from fl_mlmc.simulations.engines.simulated import identify_process
 
 
@@ -93,9 +93,9 @@ def test_answers_come_back_as_they_were(ends: tuple[Spool, Spool], size: int, is
     worker, driver = ends if is_near else (None, None)
     arrays = {"small": Array("uint8", (3,), "raw", b"abc"), "large": Array("uint8", (size,), "raw", os.urandom(size))}
     reply = Message(RecordDict({"model": ArrayRecord(arrays)}), dst_node_id=3, message_type="train")
-    back = Return.pack([Answer(reply, None, 0.5)] * 2, worker, 1)
+    back = Return.pack(Done([Answer(reply, None, 0.5)] * 2), worker, 1)
     assert (back.large is None) == (is_near and size == SHARED_BYTES)
-    for answer in back.open(driver, 1):
+    for answer in back.open(driver, 1).answers:
         assert answer.reply.content == reply.content
         assert answer[1:] == (None, 0.5)
 
