@@ -220,6 +220,8 @@ def test_every_key_names_what_is_missing(here: Path, key: str) -> None:
         "problem",
         "server-optimizer",
         "client-optimizer",
+        "learning-rate-schedule",  # 7 is a rate's factor
+        "server-learning-rate-schedule",
     ):
         with pytest.raises(ConfigError, match=f"{key} = 'odd.py:Mine': .*gives a int, expected a"):
             RunConfig.from_flower({key: "odd.py:Mine"})
