@@ -325,6 +325,7 @@ def test_meta_learning_makes_new_tasks_easier(bilevel: RunConfig) -> None:
         serve(few)
 
 
+@pytest.mark.sweep(quick=lambda lower: lower == "global")
 @pytest.mark.parametrize(
     ("scheme", "lower", "left"), [("rabo", "global", 1e-5), ("rabo", "personal", 1e-5), ("fednest", "global", 0.02)]
 )

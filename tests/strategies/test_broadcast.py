@@ -70,6 +70,7 @@ SCHEMES_IN_RUNS = {
 }
 
 
+@pytest.mark.sweep(quick=lambda scheme: scheme.partition("(")[0] in ("ef21", "diana", "marina", "tamuna", "scaffold"))
 @pytest.mark.parametrize("scheme", SCHEMES_IN_RUNS)
 def test_a_scheme_runs_over_an_unbiased_broadcast_and_over_docofl(small: RunConfig, scheme: str) -> None:
     kind = SCHEMES[scheme.partition("(")[0]]

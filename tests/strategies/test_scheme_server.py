@@ -85,6 +85,7 @@ def remembered(config: RunConfig, strategy: TieredStrategy, name: str) -> torch.
     return total / holders.clamp(min=1)
 
 
+@pytest.mark.sweep(quick=lambda scheme, rule: rule == "nested" or scheme == "diana")
 @pytest.mark.parametrize(
     ("scheme", "compressor", "name"),
     [

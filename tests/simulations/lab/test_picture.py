@@ -42,8 +42,11 @@ def test_text_is_readable_and_within_the_page(tmp_path: Path, kept: list[Figure]
         for label in ("Identity()", "MLMC(TopK(fraction=0.05))", "QSGD(levels=4)")
         for seed in (0, 1)
     ]
-    for comparison in (compare_runs(runs), compare_runs([wide(tmp_path / "wide", 161)])):
-        for ending in (".png", ".pdf", ".svg"):
+    for comparison, endings in (
+        (compare_runs(runs), [".png"]),
+        (compare_runs([wide(tmp_path / "wide", 161)]), [".pdf", ".svg"]),
+    ):
+        for ending in endings:
             assert picture.draw(comparison, tmp_path / f"a{ending}").stat().st_size > 5000
         figure = kept[-1]
         shown = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
@@ -55,7 +58,7 @@ def test_text_is_readable_and_within_the_page(tmp_path: Path, kept: list[Figure]
             box = legend.get_window_extent()
             assert page.x0 <= box.x0
             assert box.x1 <= page.x1
-    names = [text.get_text() for text in kept[2].legends[0].get_texts()]
+    names = [text.get_text() for text in kept[0].legends[0].get_texts()]
     assert names == ["Identity()", "MLMC(TopK(fraction=0.05))", "QSGD(levels=4)"]
 
 

@@ -217,7 +217,9 @@ def summed(
 
 
 def test_groups_are_summed_where_they_are_in_client_order_through_every_fault(grid: RayGrid, tmp_path: Path) -> None:
+    exchange(grid)  # workers are there from the first round on
     groups, num_workers = Groups(NUM_NODES), len(grid._crew.workers)
+    assert num_workers > 0
     whole = {number: [(rank + 1, None) for rank in groups.ranks(number)] for number in range(len(groups))}
     assert groups.size > 2
     fates: dict[str, tuple[dict[str, str], str | None]] = {
