@@ -5,16 +5,22 @@ BIN := $(VENV)/bin
 FUZZ_SECONDS ?= 30
 SCENARIO ?= simulations/scenarios/quickstart.toml
 TESTS ?= tests
+# Tests as processes that CI has time for: a run on each engine, workers and drivers that are killed, a study that is.
+AS_PROCESSES := $(addprefix tests/,simulations/engines/ray/test_sums.py simulations/engines/ray/test_guard.py \
+	simulations/app/test_launch.py simulations/lab/test_sweep.py strategies/test_buffered.py)
 PYTEST := $(BIN)/python -m pytest -q --durations=10
 SPREAD ?= -n logical --maxprocesses 8 --dist loadgroup
 
-.PHONY: run test test-all test-browser test-root fuzz check bundle format docs benchmark vectors clean
+.PHONY: run test test-ci test-all test-browser test-root fuzz check bundle format docs benchmark vectors clean
 
 run: $(VENV)/.installed
 	$(BIN)/fl-mlmc run $(SCENARIO)
 
 test: $(VENV)/.installed-dev
 	$(PYTEST) $(SPREAD) -m "not slow and not long and not browser" $(TESTS)
+
+test-ci: test
+	$(PYTEST) $(SPREAD) -m "slow and not root" $(AS_PROCESSES)
 
 test-all: test
 	$(PYTEST) $(SPREAD) -m "(slow or long) and not root and not browser" $(TESTS)
