@@ -26,7 +26,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
-from .rooms import LIBRARY, ROOMS, folder
+from .rooms import LIBRARY, folder, folders
 
 LONGEST_TEXT = 2000
 """Characters that a text may have; no longer one is looked at."""
@@ -250,7 +250,7 @@ def is_users(error: BaseException) -> bool:
 
 
 def _line(error: BaseException) -> str:
-    ours = [folder(room) for room in (LIBRARY, *ROOMS)] + _installed()
+    ours = folders() + _installed()
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
         path = Path(frame.f_code.co_filename)
         if path.is_file() and not any(path.is_relative_to(place) for place in ours):

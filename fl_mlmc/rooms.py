@@ -17,11 +17,18 @@ def beside(path: Sequence[str]) -> list[str]:
 
 
 def folder(room: str) -> Path:
-    """The folder of a room, or of the library."""
+    """The folder of a room, or of the library; StopIteration for a room that is not here."""
     home = Path(__file__).parent
     if room == LIBRARY:
         return home
     return next(place / room for place in (home, home.parent) if (place / room / "__init__.py").is_file())
+
+
+def folders() -> list[Path]:
+    """The library's folder and those of the rooms that are here: Flower's bundle leaves some out, and so may a device."""
+    home = Path(__file__).parent
+    places = (place / room for room in ROOMS for place in (home, home.parent))
+    return [home, *(place for place in places if (place / "__init__.py").is_file())]
 
 
 def files(room: str, pattern: str = "*.py") -> Iterator[tuple[str, Path]]:

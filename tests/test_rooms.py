@@ -14,8 +14,8 @@ from fl_mlmc.simulations.app.bundle import CLIENT_APP, SERVER_APP, stage_app
 ROOT = Path(__file__).parents[1]
 
 
-def told(code: str, cwd: Path, path: Path) -> str:
-    command = [sys.executable, "-c", code]
+def told(code: str, cwd: Path, path: Path, *words: str) -> str:
+    command = [sys.executable, "-c", code, *words]
     return subprocess.run(
         command, cwd=cwd, env={"PYTHONPATH": str(path)}, capture_output=True, text=True, check=True
     ).stdout
@@ -80,6 +80,20 @@ for thread in threads: thread.join()
 print(missing)
 """
     assert told(code, ROOT, ROOT) == "[]\n"
+
+
+def test_an_app_in_which_a_room_is_missing_still_tells_where_an_error_comes_from(tmp_path: Path) -> None:
+    stage_app(tmp_path / "app")
+    assert not (tmp_path / "app/deploy").exists()
+    assert not (tmp_path / "app/fl_mlmc/deploy").exists()
+    (tmp_path / "mine.py").write_text("def net():\n    raise KeyError('hidden')\n")
+    code = (
+        "import sys; sys.path.append(sys.argv[1]); from fl_mlmc.own import blamed; import mine\n"
+        "try:\n    mine.net()\nexcept KeyError as error:\n    print(blamed(error))\n"
+    )
+    assert told(code, tmp_path / "app", tmp_path / "app", str(tmp_path)).endswith(
+        "mine.py, line 2, in net: KeyError: 'hidden'\n"
+    )
 
 
 def test_flower_is_told_of_the_apps_in_the_package() -> None:
