@@ -25,7 +25,7 @@ def folder(room: str) -> Path:
 
 
 def folders() -> list[Path]:
-    """The library's folder and those of the rooms that are here: Flower's bundle leaves some out, and so may a device."""
+    """The library's folder and those of the rooms that are here: Flower's bundle leaves some out."""
     home = Path(__file__).parent
     places = (place / room for room in ROOMS for place in (home, home.parent))
     return [home, *(place for place in places if (place / "__init__.py").is_file())]
