@@ -106,7 +106,7 @@ class Frozen:
         module = skeleton(self.build, {RANK: self.rank})
         full = {RANK: self.rank}
         axes: dict[str, tuple[Axis | None, ...]] = {}
-        for name, tensor in vector_tensors(module).items():
+        for name in vector_tensors(module):
             if name.endswith(".lora_a"):
                 axes[name] = (Axis(RANK), None)
             elif name.endswith(".lora_b"):
@@ -116,8 +116,6 @@ class Frozen:
                 axes[name] = tuple(axis if axis and axis.units == CLASSES else None for axis in row)
                 if any(axes[name]):
                     full[CLASSES] = self.base.spec.units[CLASSES]
-                elif len(axes[name]) != tensor.dim():
-                    raise ValueError(f"tensor {name!r} has {tensor.dim()} axes, its spec {len(axes[name])}")
         return WidthSpec.of(module, full, axes)
 
     def build(self, units: Mapping[str, int]) -> nn.Module:

@@ -175,17 +175,24 @@ def conditional_entropy(block: DitherBlock, num_contexts: int = 16) -> float:
     return bits
 
 
+MISSED = pytest.mark.xfail(strict=True, reason="2.9 %: 44 kB in all, and tables of rare letters for 16 contexts")
+
+
 @pytest.mark.sweep(quick=lambda name, unit: (name, unit) in {("normal", 2.82), ("squares", 1.0)})
-@pytest.mark.parametrize("unit", [0.25, 1.0, 2.82, 8.0])
-@pytest.mark.parametrize("name", VECTORS)
+@pytest.mark.parametrize(
+    ("name", "unit"),
+    [
+        pytest.param(name, unit, marks=MISSED if (name, unit) == ("cubes", 8.0) else ())
+        for name in VECTORS
+        for unit in (0.25, 1.0, 2.82, 8.0)
+    ],
+)
 def test_a_long_payload_is_within_two_percent_of_the_conditional_entropy(name: str, unit: float) -> None:
     vector = VECTORS[name].repeat(11)[: 1 << 21]
     payload = Dither(unit).compress(vector, np.random.default_rng(3)).payload
     [block] = payload.blocks
     assert isinstance(block, DitherBlock)
-    # Of normal cubes at 8.0, 44 kB in all, the tables of rare letters in 16 contexts are more than the two percent.
-    share = 1.03 if (name, unit) == ("cubes", 8.0) else 1.02
-    assert 8 * (len(encode_payload(payload)) - 48) <= share * conditional_entropy(block)
+    assert 8 * (len(encode_payload(payload)) - 48) <= 1.02 * conditional_entropy(block)
 
 
 def test_it_is_shorter_than_bit_planes_of_the_same_variance() -> None:
